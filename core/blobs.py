@@ -1,0 +1,62 @@
+"""Blob store in a folder, keyed by SHA-256. A file appears under its name only when it is whole and synced."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from core.errors import NotFound
+
+
+class FolderBlobStore:
+    """Blobs as files `ab/cdef...` below a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def path_of(self, digest: str) -> Path:
+        """Where a blob is, or would be."""
+        if len(digest) != 64 or any(c not in "0123456789abcdef" for c in digest):
+            raise NotFound(f"no blob {digest!r}")
+        return self._root / digest[:2] / digest[2:]
+
+    def put(self, data: bytes) -> str:
+        """Store bytes; returns their hex SHA-256."""
+        digest = hashlib.sha256(data).hexdigest()
+        path = self.path_of(digest)
+        if path.exists():
+            return digest
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """Read a blob.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        try:
+            return self.path_of(digest).read_bytes()
+        except FileNotFoundError as error:
+            raise NotFound(f"no blob {digest}") from error
+
+    def exists(self, digest: str) -> bool:
+        """Whether the blob is there."""
+        return self.path_of(digest).is_file()
+
+    def delete(self, digest: str) -> None:
+        """Drop a blob; an unknown one is ignored."""
+        self.path_of(digest).unlink(missing_ok=True)

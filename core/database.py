@@ -1,0 +1,104 @@
+"""Engine and sessions. Read and write sessions are different types, so that a reader cannot commit by accident.
+
+SQLite runs in WAL mode; write transactions take the write lock at BEGIN (`BEGIN IMMEDIATE`): a deferred one that
+upgrades later fails at once with SQLITE_BUSY whatever the timeout is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.orm import Session
+
+
+class ReadSession(Session):
+    """A session for reading. Flushing changes through it is an error."""
+
+    def flush(self, objects: Any = None) -> None:
+        """Refuse to write."""
+        if self.new or self.dirty or self.deleted:
+            raise RuntimeError("write through a read session")
+
+    def commit(self) -> None:
+        """Refuse to commit."""
+        raise RuntimeError("commit of a read session")
+
+
+class WriteSession(Session):
+    """A session inside one write transaction; `after_commit` runs functions once the data is durable."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._after_commit: list[Callable[[], None]] = []
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Run `action` when, and only when, this transaction has committed."""
+        self._after_commit.append(action)
+
+    def take_after_commit(self) -> list[Callable[[], None]]:
+        """Hand over the registered functions, once."""
+        actions, self._after_commit = self._after_commit, []
+        return actions
+
+
+class Database:
+    """Connection pool and session factory of one process."""
+
+    def __init__(self, url: str, *, busy_timeout_s: float = 30.0) -> None:
+        self.url = url
+        self.is_sqlite = url.startswith("sqlite")
+        if self.is_sqlite:
+            path = url.removeprefix("sqlite:///")
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self.engine = create_engine(
+                url,
+                connect_args={"timeout": busy_timeout_s, "check_same_thread": False},
+                pool_size=20,
+                max_overflow=40,
+            )
+            _prepare_sqlite(self.engine)
+        else:
+            self.engine = create_engine(url, pool_pre_ping=True)
+
+    @contextmanager
+    def read(self) -> Iterator[ReadSession]:
+        """Session on one consistent snapshot."""
+        with ReadSession(self.engine, expire_on_commit=False, autoflush=False) as session:
+            yield session
+            session.expunge_all()
+            session.rollback()
+
+    @contextmanager
+    def write(self) -> Iterator[WriteSession]:
+        """One write transaction: commits at the end of the block, rolls back on any exception."""
+        engine = self.engine.execution_options(tsumugi_write=True)
+        with WriteSession(engine, expire_on_commit=False) as session:
+            yield session
+            session.commit()
+            actions = session.take_after_commit()
+        for action in actions:
+            action()
+
+    def close(self) -> None:
+        """Drop pooled connections."""
+        self.engine.dispose()
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we emit BEGIN ourselves
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Any) -> None:
+        write = connection.get_execution_options().get("tsumugi_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,0 +1,190 @@
+"""What one package asks of another, as protocols. Implementations live below `retrieval`, `generation` and `core`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from core.types import (
+    AccessFilter,
+    AdapterRef,
+    GenerationRequest,
+    GenerationResult,
+    IndexPoint,
+    Language,
+    ScoredPoint,
+    SparseVector,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Embedder(Protocol):
+    """Dense text embedder."""
+
+    name: str
+    dim: int
+    max_tokens: int
+    languages: frozenset[Language]
+    """Languages in which its vectors mean something; fusion gives the dense arm no say in others."""
+    digest: str
+    """sha256 over the weights, the tokenizer and the pooling configuration."""
+
+    def encode_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed passages: float32 (len(texts), dim), rows L2-normalised, order kept; over-long texts cut at the end."""
+        ...
+
+    def encode_query(self, text: str) -> NDArray[np.float32]:
+        """Embed one query: float32 (dim,), L2-normalised."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of `text` without special tokens."""
+        ...
+
+
+class LexicalEncoder(Protocol):
+    """Text to sparse term weights. Documents carry BM25 term-frequency weights; the index applies the IDF."""
+
+    digest: str
+
+    def encode_passage(self, text: str) -> SparseVector:
+        """Weights of a stored passage."""
+        ...
+
+    def encode_query(self, text: str) -> SparseVector:
+        """Weights of a query."""
+        ...
+
+
+class VectorIndex(Protocol):
+    """One collection of points with a dense and a sparse vector each. Thread-safe."""
+
+    def upsert(self, points: Sequence[IndexPoint]) -> None:
+        """Write points; the same id overwrites."""
+        ...
+
+    def delete_document(self, document_id: str, *, keep_generation: int | None = None) -> None:
+        """Drop all points of a document, or all but those of one generation."""
+        ...
+
+    def delete_points(self, ids: Sequence[str]) -> None:
+        """Drop points by id; unknown ids are ignored."""
+        ...
+
+    def search_dense(self, vector: Sequence[float], access: AccessFilter, limit: int) -> list[ScoredPoint]:
+        """Nearest by cosine, best first."""
+        ...
+
+    def search_sparse(self, vector: SparseVector, access: AccessFilter, limit: int) -> list[ScoredPoint]:
+        """Best by BM25 (IDF over the tenant's points), best first; points sharing no term are absent."""
+        ...
+
+    def count(self, *, document_id: str | None = None, generation: int | None = None) -> int:
+        """Exact number of points."""
+        ...
+
+    def scan(self) -> Iterator[ScoredPoint]:
+        """Every point, score 0, for doctor and backup."""
+        ...
+
+    def flush(self) -> None:
+        """Return when all writes so far are on disk."""
+        ...
+
+    def close(self) -> None:
+        """Flush and give up the lock."""
+        ...
+
+
+class GenerationHandle(Protocol):
+    """A running generation. Iterating yields text pieces as they come (never half a character)."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def cancel(self) -> None:
+        """Stop soon; iteration then ends and `result` says 'cancelled'. Safe from any thread, and twice."""
+        ...
+
+    def result(self) -> GenerationResult:
+        """Block until finished.
+
+        Raises:
+            Unavailable: the engine stopped.
+            AdapterRefused: the pinned adapter could not be loaded.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """A generator. Many threads may submit at once; requests are batched inside."""
+
+    base_model: str
+    """Name and short digest of the base, as answers are stamped."""
+
+    def submit(self, request: GenerationRequest) -> GenerationHandle:
+        """Queue a generation.
+
+        Raises:
+            Unavailable: the queue is full or the engine is stopped.
+            TooLarge: prompt and `max_tokens` do not fit the context window.
+        """
+        ...
+
+    def ensure_adapter(self, adapter: AdapterRef) -> None:
+        """Load and verify an adapter (digests, base, fingerprint) so that the next request finds it.
+
+        Raises:
+            AdapterRefused: it does not fit or has no effect.
+        """
+        ...
+
+    def retire_adapter(self, adapter: AdapterRef) -> None:
+        """Unload when the last request that pinned it is done."""
+        ...
+
+    def loaded_adapters(self) -> Sequence[str]:
+        """Serving names in memory now."""
+        ...
+
+    def count_prompt_tokens(self, messages: Sequence[object]) -> int:
+        """Tokens of the rendered prompt."""
+        ...
+
+    def close(self) -> None:
+        """Refuse new work, finish or cancel what runs, free memory."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Bytes by SHA-256. Writes are atomic and idempotent."""
+
+    def put(self, data: bytes) -> str:
+        """Store and return the hex digest."""
+        ...
+
+    def get(self, digest: str) -> bytes:
+        """Raises NotFound."""
+        ...
+
+    def exists(self, digest: str) -> bool:
+        """Whether the blob is there."""
+        ...
+
+    def delete(self, digest: str) -> None:
+        """Drop; unknown digests are ignored."""
+        ...
+
+
+class TaskQueue(Protocol):
+    """Where a committed outbox row is sent. The database stays the truth; this is only a hint to a worker."""
+
+    def send(self, task: str, arguments: Mapping[str, str | int], queue: str, priority: int) -> None:
+        """Publish one task message.
+
+        Raises:
+            Unavailable: the broker does not answer; the sweeper sends it later.
+        """
+        ...

@@ -1,0 +1,221 @@
+"""All settings, as small nested models. Built once in a process root (`load_settings`) and passed in.
+
+Order of precedence: arguments of the call, `TSUMUGI_*` variables (`TSUMUGI_INGEST__WORKER_THREADS=4`), `tsumugi.toml`
+in the working directory, defaults. Nothing else in the project reads the environment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+class Section(BaseModel):
+    """Base of a group of settings: unknown names are errors, and nothing changes after start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HttpSettings(Section):
+    """The HTTP edge."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    max_upload_bytes: int = Field(
+        200 * 2**20, ge=1, description="Largest request body with files; more is 413."
+    )
+    max_json_bytes: int = Field(16 * 2**20, ge=1, description="Largest JSON body; more is 413.")
+    max_question_chars: int = Field(8_000, ge=1, description="Longest question or query, in code points.")
+    drain_timeout_s: float = Field(
+        20.0, gt=0, description="On SIGTERM, how long running requests and jobs may finish."
+    )
+
+
+class DatabaseSettings(Section):
+    """SQL database."""
+
+    url: SecretStr | None = Field(None, description="SQLAlchemy URL; default is SQLite in the data dir.")
+    busy_timeout_s: float = Field(30.0, gt=0, description="SQLite: how long a writer waits for another.")
+
+
+class BrokerSettings(Section):
+    """Celery broker."""
+
+    url: SecretStr | None = Field(
+        None, description="Redis URL; default is the bundled Redis of `tsumugi up`."
+    )
+    visibility_timeout_s: int = Field(
+        3600, ge=60, description="Redis re-delivers a message not acknowledged by then."
+    )
+
+
+class IngestSettings(Section):
+    """Extraction, chunking, ingest workers."""
+
+    worker_threads: int = Field(2, ge=1, le=64, description="Documents ingested at once in this process.")
+    extract_timeout_s: float = Field(120.0, gt=0, description="Wall-clock limit of one extraction.")
+    extract_cpu_s: int = Field(100, ge=1, description="CPU limit of one extraction.")
+    extract_memory_bytes: int = Field(
+        3 * 2**30, ge=2**28, description="Address-space limit of one extraction."
+    )
+    extract_max_chars: int = Field(
+        20_000_000, ge=1_000, description="Longest extracted text; more is failed, not cut."
+    )
+    chunk_tokens: int = Field(
+        160, ge=32, le=2048, description="Token budget of a chunk, by the embedder's tokenizer."
+    )
+    chunk_chars: int = Field(
+        900, ge=64, description="Character cap of a chunk, for scripts the tokenizer does not know."
+    )
+    chunk_chars_cjk: int = Field(400, ge=32, description="The same cap for text that is mostly Japanese.")
+    max_attempts: int = Field(
+        4, ge=1, description="Attempts of a job for transient errors before it fails for good."
+    )
+    max_crashes: int = Field(
+        8, ge=1, description="Attempts of a job that ended by a dying worker, before it fails."
+    )
+
+
+class JobSettings(Section):
+    """Job state machine."""
+
+    heartbeat_s: float = Field(5.0, gt=0, description="How often a running job says it is alive.")
+    stalled_after_s: float = Field(
+        60.0, gt=0, description="No heartbeat for so long: the attempt is taken for dead."
+    )
+    resend_after_s: float = Field(
+        30.0, gt=0, description="Queued for so long with a lost message: it is sent again."
+    )
+    sweep_every_s: float = Field(10.0, gt=0, description="Period of the sweeper.")
+    retry_base_s: float = Field(
+        2.0, gt=0, description="First back-off of a transient error; doubles each time."
+    )
+
+
+class RetrievalSettings(Section):
+    """Embedding, search, refusal."""
+
+    embedder: Literal["minilm"] = Field("minilm", description="Dense embedder.")
+    candidates: int = Field(40, ge=1, le=1000, description="Candidates taken from each arm before fusion.")
+    passages: int = Field(3, ge=1, le=20, description="Passages put before the generator.")
+    refusal_threshold: float | None = Field(
+        None, ge=0, le=1, description="Overrides the calibrated relevance under which an answer is refused."
+    )
+
+
+class GenerationSettings(Section):
+    """The generator."""
+
+    max_batch: int = Field(8, ge=1, description="Sequences decoded together.")
+    max_queue: int = Field(64, ge=1, description="Requests waiting; more are answered 429.")
+    max_adapters: int = Field(
+        8, ge=1, description="Adapter versions kept in memory (least recently used goes)."
+    )
+    max_tokens: int = Field(256, ge=1, description="Default bound on generated tokens.")
+    context_tokens: int = Field(8192, ge=256, description="Context window used.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
+    torch_threads: int | None = Field(None, ge=1, description="CPU threads of torch; default: all cores.")
+
+
+class TuningSettings(Section):
+    """Training and its gate."""
+
+    worker_memory_bytes: int | None = Field(None, description="Address-space limit of a training subprocess.")
+    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept per run.")
+    default_family: str = Field("house", description="Family that `model: tsumugi` and plain asks use.")
+
+
+class Settings(BaseSettings):
+    """Everything. `data_dir` holds all state of the embedded topology."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TSUMUGI_",
+        env_nested_delimiter="__",
+        toml_file="tsumugi.toml",
+        extra="ignore",
+        frozen=True,
+    )
+
+    data_dir: Path = Field(Path("./.tsumugi"), description="Folder with all state.")
+    topology: Literal["embedded", "server"] = Field(
+        "embedded", description="One process, or several machines."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Lowest level logged."
+    )
+    http: HttpSettings = HttpSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    broker: BrokerSettings = BrokerSettings()
+    ingest: IngestSettings = IngestSettings()
+    jobs: JobSettings = JobSettings()
+    retrieval: RetrievalSettings = RetrievalSettings()
+    generation: GenerationSettings = GenerationSettings()
+    tuning: TuningSettings = TuningSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments over variables over the TOML file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL in force."""
+        if self.database.url is not None:
+            return self.database.url.get_secret_value()
+        return f"sqlite:///{(self.data_dir / 'tsumugi.sqlite3').resolve()}"
+
+    @property
+    def blobs_dir(self) -> Path:
+        """Uploaded bytes and extracted text, by SHA-256."""
+        return self.data_dir / "blobs"
+
+    @property
+    def index_dir(self) -> Path:
+        """Qdrant Edge shards, one folder per index version."""
+        return self.data_dir / "index"
+
+    @property
+    def adapters_dir(self) -> Path:
+        """Adapter versions, one folder per content digest."""
+        return self.data_dir / "adapters"
+
+    @property
+    def models_dir(self) -> Path:
+        """Prepared base models, one folder per digest."""
+        return self.data_dir / "models"
+
+    @property
+    def runs_dir(self) -> Path:
+        """Work folders of tuning runs."""
+        return self.data_dir / "runs"
+
+    @property
+    def redis_dir(self) -> Path:
+        """AOF of the bundled Redis. Its socket is in a short temp path: AF_UNIX allows 107 bytes."""
+        return self.data_dir / "redis"
+
+    @property
+    def admin_key_file(self) -> Path:
+        """One line: the admin key made by the first start."""
+        return self.data_dir / "admin.key"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Build the settings; keyword arguments win over variables and file. Paths are made absolute."""
+    settings = Settings(**overrides)
+    return settings.model_copy(update={"data_dir": settings.data_dir.expanduser().resolve()})

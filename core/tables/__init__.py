@@ -1,0 +1,38 @@
+"""SQL tables, one file per noun. Every row belongs to a tenant from the start. Migrations are in `migrations/`."""
+
+from core.tables.adapters import AdapterAlias, AdapterFamily, AdapterVersion, AliasEvent
+from core.tables.answers import Answer, Feedback
+from core.tables.base import Base
+from core.tables.datasets import Dataset, DatasetRow
+from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration, DocumentGroup
+from core.tables.jobs import Job, OutboxMessage
+from core.tables.operations import AuditEntry, Calibration, IdempotencyRecord, IndexVersion
+from core.tables.tenancy import ApiKey, Tenant
+from core.tables.tuning import Schedule, TuningRun
+
+__all__ = [
+    "AdapterAlias",
+    "AdapterFamily",
+    "AdapterVersion",
+    "AliasEvent",
+    "Answer",
+    "ApiKey",
+    "AuditEntry",
+    "Base",
+    "Calibration",
+    "ChunkRow",
+    "Collection",
+    "Dataset",
+    "DatasetRow",
+    "Document",
+    "DocumentGeneration",
+    "DocumentGroup",
+    "Feedback",
+    "IdempotencyRecord",
+    "IndexVersion",
+    "Job",
+    "OutboxMessage",
+    "Schedule",
+    "Tenant",
+    "TuningRun",
+]

@@ -1,0 +1,53 @@
+"""Answers as given, and what people said of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.tables.base import Base, created_column, id_column
+
+
+class Answer(Base):
+    """A stored answer with all that is needed to reproduce and to audit it."""
+
+    __tablename__ = "answers"
+
+    id: Mapped[str] = id_column("ans")
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
+    key_id: Mapped[str | None] = mapped_column(String(48), default=None)
+    conversation_id: Mapped[str | None] = mapped_column(String(100), default=None, index=True)
+    question: Mapped[str] = mapped_column(Text)
+    answer: Mapped[str] = mapped_column(Text)
+    refused: Mapped[bool] = mapped_column(default=False)
+    refusal_reason: Mapped[str | None] = mapped_column(String(80), default=None)
+    citations: Mapped[list[Any]] = mapped_column(default=list)
+    passages: Mapped[list[Any]] = mapped_column(default=list)
+    """What the model read: [{chunk_id, document_id, generation, score, relevance}] in prompt order."""
+    groups: Mapped[list[Any] | None] = mapped_column(default=None)
+    """Union of the access groups of the passages: a training row made of this answer inherits them."""
+    provenance: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    usage: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    timings_ms: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    parameters: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    adapter_version_id: Mapped[str | None] = mapped_column(String(48), default=None, index=True)
+    created_at: Mapped[datetime] = created_column()
+
+
+class Feedback(Base):
+    """A rating, with a correction that may become a training row if `consent`."""
+
+    __tablename__ = "feedback"
+
+    id: Mapped[str] = id_column("fbk")
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
+    answer_id: Mapped[str] = mapped_column(ForeignKey("answers.id", ondelete="CASCADE"), index=True)
+    key_id: Mapped[str | None] = mapped_column(String(48), default=None)
+    rating: Mapped[str] = mapped_column(String(8))
+    correction: Mapped[str | None] = mapped_column(Text, default=None)
+    comment: Mapped[str | None] = mapped_column(Text, default=None)
+    consent: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = created_column()

@@ -1,0 +1,102 @@
+"""Collections, documents, their generations and chunks.
+
+`documents.active_generation` is the switch: a chunk or point of any other generation does not exist for readers.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.tables.base import Base, created_column, id_column
+
+
+class Collection(Base):
+    """A named set of documents; `default` exists in each tenant from its creation."""
+
+    __tablename__ = "collections"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+
+    id: Mapped[str] = id_column("col")
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime] = created_column()
+
+
+class Document(Base):
+    """A document across its generations. Deleting ones keep their row until the index is clean."""
+
+    __tablename__ = "documents"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "collection_id", "external_id"),
+        Index("ix_documents_tenant_status", "tenant_id", "status"),
+    )
+
+    id: Mapped[str] = id_column("doc")
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
+    collection_id: Mapped[str] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"), index=True)
+    external_id: Mapped[str | None] = mapped_column(String(512), default=None)
+    filename: Mapped[str] = mapped_column(String(512))
+    status: Mapped[str] = mapped_column(String(16))
+    error: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """{code, detail, retryable} of the newest generation when it failed."""
+    metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
+    latest_generation: Mapped[int] = mapped_column(default=1)
+    active_generation: Mapped[int | None] = mapped_column(default=None)
+    created_at: Mapped[datetime] = created_column()
+    updated_at: Mapped[datetime] = created_column()
+
+
+class DocumentGroup(Base):
+    """Who may read a document: one row per group, or one row with PUBLIC_GROUP for the whole tenant."""
+
+    __tablename__ = "document_groups"
+
+    document_id: Mapped[str] = mapped_column(ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True)
+    group_name: Mapped[str] = mapped_column(String(200), primary_key=True, index=True)
+
+
+class DocumentGeneration(Base):
+    """One content of a document: source bytes and, after extraction, the text and its facts."""
+
+    __tablename__ = "document_generations"
+
+    document_id: Mapped[str] = mapped_column(ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True)
+    generation: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(String(48), index=True)
+    source_sha256: Mapped[str] = mapped_column(String(64), index=True)
+    filename: Mapped[str] = mapped_column(String(512))
+    byte_size: Mapped[int]
+    media_type: Mapped[str | None] = mapped_column(String(200), default=None)
+    encoding: Mapped[str | None] = mapped_column(String(40), default=None)
+    text_sha256: Mapped[str | None] = mapped_column(String(64), default=None)
+    char_count: Mapped[int | None] = mapped_column(default=None)
+    page_count: Mapped[int | None] = mapped_column(default=None)
+    title: Mapped[str | None] = mapped_column(String(512), default=None)
+    language: Mapped[str | None] = mapped_column(String(8), default=None)
+    quality: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    chunk_count: Mapped[int | None] = mapped_column(default=None)
+    index_version: Mapped[str | None] = mapped_column(String(48), default=None)
+    created_at: Mapped[datetime] = created_column()
+
+
+class ChunkRow(Base):
+    """A chunk's text and place. Its id is the index point's id: uuid5 over (document, generation, ordinal)."""
+
+    __tablename__ = "chunks"
+    __table_args__ = (Index("ix_chunks_document_generation", "document_id", "generation"),)
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(String(48), index=True)
+    document_id: Mapped[str] = mapped_column(ForeignKey("documents.id", ondelete="CASCADE"))
+    generation: Mapped[int]
+    ordinal: Mapped[int]
+    start: Mapped[int]
+    end: Mapped[int]
+    page: Mapped[int | None] = mapped_column(default=None)
+    heading: Mapped[str | None] = mapped_column(Text, default=None)
+    text: Mapped[str] = mapped_column(Text)
+    token_count: Mapped[int] = mapped_column(default=0)

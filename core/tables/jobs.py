@@ -1,0 +1,63 @@
+"""Jobs and the outbox. The database owns a job's state; a broker message is only a hint that it may be worked on."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.tables.base import Base, created_column, id_column
+
+
+class Job(Base):
+    """One unit of background work. `attempt` is the fencing token: a write carrying an older one is refused."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_status_heartbeat", "status", "heartbeat_at"),
+        Index("ix_jobs_tenant_created", "tenant_id", "created_at"),
+    )
+
+    id: Mapped[str] = id_column("job")
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+    kind: Mapped[str] = mapped_column(String(16))
+    status: Mapped[str] = mapped_column(String(16))
+    stage: Mapped[str | None] = mapped_column(String(40), default=None)
+    progress: Mapped[float] = mapped_column(default=0.0)
+    attempt: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    """Attempts that ended in a transient error."""
+    crashes: Mapped[int] = mapped_column(default=0)
+    """Attempts that ended without a word: the worker died."""
+    attempts_log: Mapped[list[Any]] = mapped_column(default=list)
+    """One {attempt, ended_at, reason, code} per ended attempt."""
+    subject_id: Mapped[str] = mapped_column(String(48), index=True)
+    """What it works on: a document or a tuning run."""
+    arguments: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    priority: Mapped[int] = mapped_column(default=5)
+    error: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    worker: Mapped[str | None] = mapped_column(String(120), default=None)
+    created_at: Mapped[datetime] = created_column()
+    not_before: Mapped[datetime | None] = mapped_column(default=None)
+    sent_at: Mapped[datetime | None] = mapped_column(default=None)
+    started_at: Mapped[datetime | None] = mapped_column(default=None)
+    heartbeat_at: Mapped[datetime | None] = mapped_column(default=None)
+    finished_at: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class OutboxMessage(Base):
+    """A task to publish, written in the transaction that makes it necessary, dropped when published."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[str] = id_column("msg")
+    task: Mapped[str] = mapped_column(String(80))
+    arguments: Mapped[dict[str, Any]]
+    queue: Mapped[str] = mapped_column(String(40))
+    priority: Mapped[int] = mapped_column(default=5)
+    created_at: Mapped[datetime] = created_column()
+    not_before: Mapped[datetime | None] = mapped_column(default=None)
+    send_attempts: Mapped[int] = mapped_column(default=0)

@@ -1,0 +1,1 @@
+"""Adapters, engines, the prompt and the composition of answers."""

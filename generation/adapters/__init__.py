@@ -1,0 +1,1 @@
+"""Adapter registry, manifests and routing of requests to versions."""

@@ -1,0 +1,1 @@
+"""The write side: accept, extract, chunk, embed, index."""

@@ -1,0 +1,1 @@
+"""Extractors, run in a limited child process."""

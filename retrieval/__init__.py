@@ -1,0 +1,1 @@
+"""Embedders, lexical vectors, the index, search and calibration."""

@@ -1,0 +1,1 @@
+"""The training side: datasets, training, evaluation, gate."""
