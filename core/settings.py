@@ -29,14 +29,10 @@ class HttpSettings(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 takes a free one.")
-    max_upload_bytes: int = Field(
-        200 * 2**20, ge=1, description="Largest request body with files; more is 413."
-    )
+    max_upload_bytes: int = Field(200 * 2**20, ge=1, description="Largest request body with files; more is 413.")
     max_json_bytes: int = Field(16 * 2**20, ge=1, description="Largest JSON body; more is 413.")
     max_question_chars: int = Field(8_000, ge=1, description="Longest question or query, in code points.")
-    drain_timeout_s: float = Field(
-        20.0, gt=0, description="On SIGTERM, how long running requests and jobs may finish."
-    )
+    drain_timeout_s: float = Field(20.0, gt=0, description="On SIGTERM, how long running requests and jobs may finish.")
 
 
 class DatabaseSettings(Section):
@@ -49,12 +45,8 @@ class DatabaseSettings(Section):
 class BrokerSettings(Section):
     """Celery broker."""
 
-    url: SecretStr | None = Field(
-        None, description="Redis URL; default is the bundled Redis of `tsumugi up`."
-    )
-    visibility_timeout_s: int = Field(
-        3600, ge=60, description="Redis re-delivers a message not acknowledged by then."
-    )
+    url: SecretStr | None = Field(None, description="Redis URL; default is the bundled Redis of `tsumugi up`.")
+    visibility_timeout_s: int = Field(3600, ge=60, description="Redis re-delivers a message not acknowledged by then.")
 
 
 class IngestSettings(Section):
@@ -63,41 +55,25 @@ class IngestSettings(Section):
     worker_threads: int = Field(2, ge=1, le=64, description="Documents ingested at once in this process.")
     extract_timeout_s: float = Field(120.0, gt=0, description="Wall-clock limit of one extraction.")
     extract_cpu_s: int = Field(100, ge=1, description="CPU limit of one extraction.")
-    extract_memory_bytes: int = Field(
-        3 * 2**30, ge=2**28, description="Address-space limit of one extraction."
-    )
-    extract_max_chars: int = Field(
-        20_000_000, ge=1_000, description="Longest extracted text; more is failed, not cut."
-    )
-    chunk_tokens: int = Field(
-        160, ge=32, le=2048, description="Token budget of a chunk, by the embedder's tokenizer."
-    )
+    extract_memory_bytes: int = Field(3 * 2**30, ge=2**28, description="Address-space limit of one extraction.")
+    extract_max_chars: int = Field(20_000_000, ge=1_000, description="Longest extracted text; more is failed, not cut.")
+    chunk_tokens: int = Field(160, ge=32, le=2048, description="Token budget of a chunk, by the embedder's tokenizer.")
     chunk_chars: int = Field(
         900, ge=64, description="Character cap of a chunk, for scripts the tokenizer does not know."
     )
     chunk_chars_cjk: int = Field(400, ge=32, description="The same cap for text that is mostly Japanese.")
-    max_attempts: int = Field(
-        4, ge=1, description="Attempts of a job for transient errors before it fails for good."
-    )
-    max_crashes: int = Field(
-        8, ge=1, description="Attempts of a job that ended by a dying worker, before it fails."
-    )
+    max_attempts: int = Field(4, ge=1, description="Attempts of a job for transient errors before it fails for good.")
+    max_crashes: int = Field(8, ge=1, description="Attempts of a job that ended by a dying worker, before it fails.")
 
 
 class JobSettings(Section):
     """Job state machine."""
 
     heartbeat_s: float = Field(5.0, gt=0, description="How often a running job says it is alive.")
-    stalled_after_s: float = Field(
-        60.0, gt=0, description="No heartbeat for so long: the attempt is taken for dead."
-    )
-    resend_after_s: float = Field(
-        30.0, gt=0, description="Queued for so long with a lost message: it is sent again."
-    )
+    stalled_after_s: float = Field(60.0, gt=0, description="No heartbeat for so long: the attempt is taken for dead.")
+    resend_after_s: float = Field(30.0, gt=0, description="Queued for so long with a lost message: it is sent again.")
     sweep_every_s: float = Field(10.0, gt=0, description="Period of the sweeper.")
-    retry_base_s: float = Field(
-        2.0, gt=0, description="First back-off of a transient error; doubles each time."
-    )
+    retry_base_s: float = Field(2.0, gt=0, description="First back-off of a transient error; doubles each time.")
 
 
 class RetrievalSettings(Section):
@@ -116,9 +92,7 @@ class GenerationSettings(Section):
 
     max_batch: int = Field(8, ge=1, description="Sequences decoded together.")
     max_queue: int = Field(64, ge=1, description="Requests waiting; more are answered 429.")
-    max_adapters: int = Field(
-        8, ge=1, description="Adapter versions kept in memory (least recently used goes)."
-    )
+    max_adapters: int = Field(8, ge=1, description="Adapter versions kept in memory (least recently used goes).")
     max_tokens: int = Field(256, ge=1, description="Default bound on generated tokens.")
     context_tokens: int = Field(8192, ge=256, description="Context window used.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
@@ -145,12 +119,8 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Field(Path("./.tsumugi"), description="Folder with all state.")
-    topology: Literal["embedded", "server"] = Field(
-        "embedded", description="One process, or several machines."
-    )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Lowest level logged."
-    )
+    topology: Literal["embedded", "server"] = Field("embedded", description="One process, or several machines.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level logged.")
     http: HttpSettings = HttpSettings()
     database: DatabaseSettings = DatabaseSettings()
     broker: BrokerSettings = BrokerSettings()

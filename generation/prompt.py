@@ -79,7 +79,5 @@ def render_grounded(
         title = f"({defuse(passage.title).strip()}) " if passage.title else ""
         lines.append(f"[{number}] {title}{defuse(passage.text).strip()}")
     lines.append(f"Question: {defuse(question).strip()}")
-    earlier = tuple(
-        Message(turn.role, defuse(turn.content)) for turn in history if turn.role in {"user", "assistant"}
-    )
+    earlier = tuple(Message(turn.role, defuse(turn.content)) for turn in history if turn.role in {"user", "assistant"})
     return (Message("system", SYSTEM), *earlier, Message("user", "\n\n".join(lines)))

@@ -52,9 +52,7 @@ class AdapterAlias(Base):
 
     __tablename__ = "adapter_aliases"
 
-    family_id: Mapped[str] = mapped_column(
-        ForeignKey("adapter_families.id", ondelete="CASCADE"), primary_key=True
-    )
+    family_id: Mapped[str] = mapped_column(ForeignKey("adapter_families.id", ondelete="CASCADE"), primary_key=True)
     alias: Mapped[str] = mapped_column(String(16), primary_key=True)
     tenant_id: Mapped[str] = mapped_column(String(48), index=True)
     version_id: Mapped[str | None] = mapped_column(String(48), default=None)

@@ -1,4 +1,4 @@
-"""Declarative base, the time column type and the id column. SQLite drops time zones, so times are put back to UTC here."""
+"""Declarative base, id and time columns. SQLite drops time zones, so times are put back to UTC here."""
 
 from __future__ import annotations
 
