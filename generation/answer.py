@@ -1,0 +1,382 @@
+"""Composition of an answer: resolve the version, search, refuse or generate, cite, store.
+
+The order matters. The adapter version is pinned first, so that a promotion in mid-request cannot change what the
+answer is stamped with; the refusal comes before the model, so that nothing is invented about nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from sqlalchemy import select
+
+from core.access import Principal, access_filter
+from core.database import Database
+from core.errors import InvalidInput, NotFound
+from core.ports import Engine, GenerationHandle
+from core.settings import Settings
+from core.tables import Answer, Collection, DocumentGroup, Feedback
+from core.tables.base import new_id
+from core.types import AccessFilter, AdapterRef, Citation, GenerationRequest, Message, Passage
+from generation.citations import cite
+from generation.prompt import PROMPT_VERSION, PromptPassage, is_not_found, not_found_text, render_grounded
+
+NO_PASSAGES = "no_passages"
+"""Nothing that the caller may read was found at all."""
+BELOW_THRESHOLD = "below_threshold"
+"""The best passage is under the calibrated relevance: the model was not asked."""
+NOT_IN_PASSAGES = "not_in_passages"
+"""The model read the passages and said that they do not hold the answer."""
+
+
+class SearchResult(Protocol):
+    """What a search gives back."""
+
+    @property
+    def passages(self) -> Sequence[Passage]:
+        """Best first."""
+        ...
+
+    @property
+    def timings_ms(self) -> dict[str, float]:
+        """By stage."""
+        ...
+
+    @property
+    def refusal_threshold(self) -> float:
+        """Relevance under which nothing is answered, for the language of the query."""
+        ...
+
+
+class Search(Protocol):
+    """The part of retrieval that answers need."""
+
+    def search(self, query: str, access: AccessFilter, limit: int) -> SearchResult:
+        """Best passages first."""
+        ...
+
+
+class Routing(Protocol):
+    """The part of adapter routing that answers need."""
+
+    def resolve(self, tenant_id: str, model: str | None, conversation_id: str | None) -> AdapterRef | None:
+        """Pin a version; None is the base."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRecord:
+    """A finished answer in the shape of the public contract."""
+
+    id: str
+    answer: str
+    refused: bool
+    refusal_reason: str | None
+    citations: tuple[Citation, ...]
+    provenance: dict[str, Any]
+    usage: dict[str, int]
+    timings_ms: dict[str, float]
+    finish_reason: str = "stop"
+    passages: tuple[Passage, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerEvent:
+    """One event of an answer: kind is 'meta', 'token', 'citation' or 'done'; exactly one field beside it is set."""
+
+    kind: str
+    meta: dict[str, Any] | None = None
+    text: str | None = None
+    citation: Citation | None = None
+    record: AnswerRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What answers are stamped with beside the adapter."""
+
+    index_version: str
+    embedder: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskOptions:
+    """How to answer; None takes the default of the settings."""
+
+    collection: str | None = None
+    conversation_id: str | None = None
+    adapter: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    history: tuple[Message, ...] = ()
+
+
+class AnswerService:
+    """Answers questions and takes feedback on them."""
+
+    def __init__(
+        self, db: Database, search: Search, engine: Engine, routing: Routing, settings: Settings, *, stamp: Stamp
+    ) -> None:
+        self._db = db
+        self._search = search
+        self._engine = engine
+        self._routing = routing
+        self._settings = settings
+        self._stamp = stamp
+
+    def ask(self, principal: Principal, question: str, options: AskOptions | None = None) -> AnswerStream:
+        """Start an answer; everything that can be refused is refused here, before the first event.
+
+        Raises:
+            InvalidInput: the question is empty.
+            NotFound: unknown collection, family or version.
+            Unavailable: the generator's queue is full.
+        """
+        options = options or AskOptions()
+        question = question.strip()
+        if not question:
+            raise InvalidInput("the question is empty", code="empty_question")
+        begun = time.perf_counter()
+        adapter = self._routing.resolve(principal.tenant_id, options.adapter, options.conversation_id)
+        access = access_filter(principal, collection_id=self._collection_id(principal, options.collection))
+        found = self._search.search(question, access, self._settings.retrieval.passages)
+        retrieved = time.perf_counter()
+        override = self._settings.retrieval.refusal_threshold
+        threshold = found.refusal_threshold if override is None else override
+        reason = None
+        if not found.passages:
+            reason = NO_PASSAGES
+        elif max(passage.relevance for passage in found.passages) < threshold:
+            reason = BELOW_THRESHOLD
+        handle = None
+        if reason is None:
+            handle = self._engine.submit(self._request(question, found.passages, adapter, options))
+        return AnswerStream(
+            AnswerDraft(
+                principal=principal,
+                question=question,
+                options=options,
+                adapter=adapter,
+                passages=tuple(found.passages),
+                refusal_reason=reason,
+                provenance=self._provenance(adapter),
+                timings_ms={"retrieve": _ms(begun, retrieved)},
+                begun=begun,
+            ),
+            handle,
+            self._db,
+        )
+
+    def feedback(
+        self,
+        principal: Principal,
+        answer_id: str,
+        *,
+        rating: str,
+        correction: str | None = None,
+        comment: str | None = None,
+        consent: bool = False,
+    ) -> Feedback:
+        """Store what somebody says of an answer of the same tenant.
+
+        Raises:
+            NotFound: no such answer in the caller's tenant.
+        """
+        with self._db.write() as session:
+            answer = session.get(Answer, answer_id)
+            if answer is None or answer.tenant_id != principal.tenant_id:
+                raise NotFound(f"no answer {answer_id!r}")
+            row = Feedback(
+                tenant_id=principal.tenant_id,
+                answer_id=answer_id,
+                key_id=principal.key_id,
+                rating=rating,
+                correction=correction,
+                comment=comment,
+                consent=consent,
+            )
+            session.add(row)
+            return row
+
+    def _collection_id(self, principal: Principal, name: str | None) -> str | None:
+        if name is None:
+            return None
+        with self._db.read() as session:
+            found = session.scalar(
+                select(Collection.id).where(Collection.tenant_id == principal.tenant_id, Collection.name == name)
+            )
+        if found is None:
+            raise NotFound(f"no collection {name!r}", code="collection_not_found")
+        return found
+
+    def _request(
+        self, question: str, passages: Sequence[Passage], adapter: AdapterRef | None, options: AskOptions
+    ) -> GenerationRequest:
+        limits = self._settings.generation
+        shown = [PromptPassage(passage.text, passage.heading or passage.filename) for passage in passages]
+        return GenerationRequest(
+            messages=render_grounded(question, shown, history=options.history),
+            adapter=adapter,
+            max_tokens=min(options.max_tokens or limits.max_tokens, limits.context_tokens),
+            temperature=options.temperature or 0.0,
+            top_p=options.top_p if options.top_p is not None else 1.0,
+            stop=options.stop,
+            seed=options.seed,
+        )
+
+    def _provenance(self, adapter: AdapterRef | None) -> dict[str, Any]:
+        return {
+            "adapter": adapter.stamp if adapter else None,
+            "base_model": self._engine.base_model,
+            "index_version": self._stamp.index_version,
+            "embedder": self._stamp.embedder,
+            "prompt_version": PROMPT_VERSION,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDraft:
+    """All that is known of an answer before its first token."""
+
+    principal: Principal
+    question: str
+    options: AskOptions
+    adapter: AdapterRef | None
+    passages: tuple[Passage, ...]
+    refusal_reason: str | None
+    provenance: dict[str, Any]
+    timings_ms: dict[str, float]
+    begun: float
+    id: str = field(default_factory=lambda: new_id("ans"))
+
+
+class AnswerStream:
+    """An answer on its way. Iterate for events, or call `final`; both finish it once. The tokens add up to the answer."""
+
+    def __init__(self, draft: AnswerDraft, handle: GenerationHandle | None, db: Database) -> None:
+        self.draft = draft
+        self._handle = handle
+        self._db = db
+        self._record: AnswerRecord | None = None
+
+    def __iter__(self) -> Iterator[AnswerEvent]:
+        draft = self.draft
+        yield AnswerEvent("meta", meta={"id": draft.id, "provenance": draft.provenance})
+        pieces: list[str] = []
+        for text in _trimmed(self._handle or [not_found_text(draft.question)]):
+            if not pieces:
+                draft.timings_ms["first_token"] = _ms(draft.begun, time.perf_counter())
+            pieces.append(text)
+            yield AnswerEvent("token", text=text)
+        record = self._finish("".join(pieces))
+        for citation in record.citations:
+            yield AnswerEvent("citation", citation=citation)
+        yield AnswerEvent("done", record=record)
+
+    def final(self) -> AnswerRecord:
+        """Run to the end and return the stored answer."""
+        if self._record is None:
+            for _event in self:
+                pass
+        assert self._record is not None
+        return self._record
+
+    def cancel(self) -> None:
+        """Stop generating: the asker has gone. What was generated so far is still stored."""
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _finish(self, answer: str) -> AnswerRecord:
+        draft = self.draft
+        result = self._handle.result() if self._handle is not None else None
+        reason = draft.refusal_reason
+        if reason is None and is_not_found(answer):
+            reason = NOT_IN_PASSAGES
+        ended = time.perf_counter()
+        timings = dict(draft.timings_ms)
+        timings["generate"] = round(_ms(draft.begun, ended) - timings["retrieve"], 3)
+        timings["total"] = _ms(draft.begun, ended)
+        record = AnswerRecord(
+            id=draft.id,
+            answer=answer,
+            refused=reason is not None,
+            refusal_reason=reason,
+            citations=() if reason else tuple(cite(answer, draft.passages, question=draft.question)),
+            provenance=draft.provenance,
+            usage={
+                "prompt_tokens": result.prompt_tokens if result else 0,
+                "completion_tokens": result.completion_tokens if result else 0,
+                "total_tokens": result.prompt_tokens + result.completion_tokens if result else 0,
+            },
+            timings_ms=timings,
+            finish_reason=result.finish_reason if result else "stop",
+            passages=draft.passages,
+        )
+        self._store(record)
+        self._record = record
+        return record
+
+    def _store(self, record: AnswerRecord) -> None:
+        draft = self.draft
+        with self._db.write() as session:
+            read = {passage.document_id for passage in record.passages}
+            groups = session.scalars(
+                select(DocumentGroup.group_name).where(DocumentGroup.document_id.in_(read)).distinct()
+            )
+            session.add(
+                Answer(
+                    id=record.id,
+                    tenant_id=draft.principal.tenant_id,
+                    key_id=draft.principal.key_id,
+                    conversation_id=draft.options.conversation_id,
+                    question=draft.question,
+                    answer=record.answer,
+                    refused=record.refused,
+                    refusal_reason=record.refusal_reason,
+                    citations=[asdict(citation) for citation in record.citations],
+                    passages=[
+                        {
+                            "chunk_id": passage.chunk_id,
+                            "document_id": passage.document_id,
+                            "generation": passage.generation,
+                            "score": passage.score,
+                            "relevance": passage.relevance,
+                        }
+                        for passage in record.passages
+                    ],
+                    groups=sorted(groups),
+                    provenance={**record.provenance, "adapter_digest": draft.adapter.digest if draft.adapter else None},
+                    usage=record.usage,
+                    timings_ms=record.timings_ms,
+                    parameters={
+                        "max_tokens": draft.options.max_tokens,
+                        "temperature": draft.options.temperature,
+                        "top_p": draft.options.top_p,
+                        "seed": draft.options.seed,
+                    },
+                )
+            )
+
+
+def _trimmed(pieces: Iterator[str] | Sequence[str] | GenerationHandle) -> Iterator[str]:
+    """Pass pieces on without the white space at both ends of the whole, keeping what lies between."""
+    started, held = False, ""
+    for piece in pieces:
+        text = held + piece
+        if not started:
+            text = text.lstrip()
+        body = text.rstrip()
+        held = text[len(body) :] if (started or body) else ""
+        if body:
+            started = True
+            yield body
+
+
+def _ms(begin: float, end: float) -> float:
+    return round((end - begin) * 1000, 3)
