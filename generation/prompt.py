@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from core.language import language_of
 from core.types import Language, Message
 
 PROMPT_VERSION = "grounded-1"
@@ -26,8 +27,6 @@ NOT_FOUND = {
 
 _REFUSALS = ("could not find this in the documents", "資料には見つかりません")
 _BRACKETED_NUMBER = re.compile(r"[\[［]\s*([0-9０-９]{1,3})\s*[\]］]")
-_JAPANESE = re.compile(r"[\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
-_HAN = re.compile(r"[\u3400-\u9fff々]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +35,6 @@ class PromptPassage:
 
     text: str
     title: str | None = None
-
-
-def language_of(text: str) -> Language:
-    """Language of a question or passage: any kana, or Han without Latin words, is Japanese; Latin is English."""
-    if _JAPANESE.search(text):
-        return Language.JAPANESE
-    if _HAN.search(text):
-        return Language.JAPANESE
-    return Language.ENGLISH if re.search(r"[A-Za-z]", text) else Language.OTHER
 
 
 def not_found_text(question: str) -> str:

@@ -1,0 +1,21 @@
+"""Which language a text is in, as far as the service tells languages apart. Questions and passages use the same rule."""
+
+from __future__ import annotations
+
+import re
+
+from core.types import Language
+
+_KANA = re.compile(r"[\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
+_HAN = re.compile(r"[\u3400-\u9fff々]")
+_LATIN = re.compile(r"[A-Za-z]")
+
+
+def language_of(text: str) -> Language:
+    """Language of a question or passage: any kana or Han is Japanese; otherwise Latin letters are English.
+
+    A Japanese question about `PPR-9087` is Japanese: one kana or Han character decides.
+    """
+    if _KANA.search(text) or _HAN.search(text):
+        return Language.JAPANESE
+    return Language.ENGLISH if _LATIN.search(text) else Language.OTHER

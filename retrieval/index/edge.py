@@ -1,0 +1,207 @@
+"""Qdrant Edge: the real engine in process, with a write-ahead log. One process owns a shard; a second is refused.
+
+Tenancy is logical: one shard, every query filtered by tenant through a tenant-aware keyword index, and the IDF of the
+lexical arm counted over the tenant's own points, so that no tenant's words can be felt in another's ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from qdrant_edge import (
+    CountRequest,
+    Distance,
+    EdgeConfig,
+    EdgeShard,
+    EdgeSparseVectorParams,
+    EdgeVectorParams,
+    FieldCondition,
+    Filter,
+    IdfParams,
+    KeywordIndexParams,
+    MatchAny,
+    MatchValue,
+    Modifier,
+    PayloadSchemaType,
+    Point,
+    Query,
+    QueryRequest,
+    ScrollRequest,
+    SearchParams,
+    UpdateOperation,
+)
+from qdrant_edge import SparseVector as EdgeSparseVector
+
+from core.errors import DataDirBusy, Unavailable
+from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector
+
+DENSE = "dense"
+LEXICAL = "lexical"
+_UPSERT_BATCH = 256
+_SCAN_PAGE = 1000
+_KEYWORDS = ("collection_id", "document_id", "groups")
+
+
+class EdgeIndex:
+    """`VectorIndex` on one Edge shard in a folder."""
+
+    def __init__(self, folder: Path, *, dim: int) -> None:
+        """Open the shard, creating it when the folder has none.
+
+        Raises:
+            DataDirBusy: another process holds it.
+            Unavailable: it cannot be read.
+        """
+        self._folder = folder
+        self._lock = RLock()  # one writer at a time; the shard itself lets readers run beside it
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = not (folder / "edge_config.json").exists()
+        try:
+            self._shard: Any = EdgeShard.create(str(folder), _config(dim)) if fresh else EdgeShard.load(str(folder))
+        except Exception as error:  # the binding raises bare Exception
+            if "WouldBlock" in str(error):
+                raise DataDirBusy(f"the index in {folder} is open in another process") from error
+            raise Unavailable(f"the index in {folder} cannot be opened: {error}", retryable=False) from error
+        self._open = True
+        self._ensure_payload_indexes()
+
+    def _ensure_payload_indexes(self) -> None:
+        present = set(self._shard.info().payload_schema)
+        if "tenant_id" not in present:
+            self._update(UpdateOperation.create_field_index("tenant_id", KeywordIndexParams(is_tenant=True)))
+        for name in _KEYWORDS:
+            if name not in present:
+                self._update(UpdateOperation.create_field_index(name, PayloadSchemaType.Keyword))
+        if "generation" not in present:
+            self._update(UpdateOperation.create_field_index("generation", PayloadSchemaType.Integer))
+
+    def upsert(self, points: Sequence[IndexPoint]) -> None:
+        """Write points; the same id overwrites."""
+        for start in range(0, len(points), _UPSERT_BATCH):
+            batch = [_to_point(point) for point in points[start : start + _UPSERT_BATCH]]
+            self._update(UpdateOperation.upsert_points(batch))
+
+    def delete_document(self, document_id: str, *, keep_generation: int | None = None) -> None:
+        """Drop all points of a document, or all but those of one generation."""
+        kept = [] if keep_generation is None else [_equals("generation", keep_generation)]
+        condition = Filter(must=[_equals("document_id", document_id)], must_not=kept)
+        self._update(UpdateOperation.delete_points_by_filter(condition))
+
+    def delete_points(self, ids: Sequence[str]) -> None:
+        """Drop points by id; unknown ids are ignored."""
+        if ids:
+            self._update(UpdateOperation.delete_points(list(ids)))
+
+    def search_dense(self, vector: Sequence[float], access: AccessFilter, limit: int) -> list[ScoredPoint]:
+        """Nearest by cosine, best first."""
+        return self._query(Query.Nearest([float(x) for x in vector], using=DENSE), access, limit, None)
+
+    def search_sparse(self, vector: SparseVector, access: AccessFilter, limit: int) -> list[ScoredPoint]:
+        """Best by BM25, IDF over the tenant's points, best first; points sharing no term are absent."""
+        if not vector.indices:
+            return []
+        query = Query.Nearest(EdgeSparseVector(list(vector.indices), list(vector.values)), using=LEXICAL)
+        corpus = Filter(must=[_equals("tenant_id", access.tenant_id)])
+        return self._query(query, access, limit, SearchParams(idf=IdfParams(corpus=corpus)))
+
+    def count(self, *, document_id: str | None = None, generation: int | None = None) -> int:
+        """Exact number of points."""
+        conditions = []
+        if document_id is not None:
+            conditions.append(_equals("document_id", document_id))
+        if generation is not None:
+            conditions.append(_equals("generation", generation))
+        return int(self._live().count(CountRequest(exact=True, filter=Filter(must=conditions) if conditions else None)))
+
+    def scan(self) -> Iterator[ScoredPoint]:
+        """Every point, score 0, ordered by id."""
+        offset: str | None = None
+        while True:
+            request = ScrollRequest(
+                offset=offset, limit=_SCAN_PAGE, with_payload=["document_id", "generation"], with_vector=False
+            )
+            records, offset = self._live().scroll(request)
+            for record in records:
+                yield _to_scored(record, 0.0)
+            if offset is None:
+                return
+
+    def optimize(self) -> bool:
+        """Build graph indexes and merge segments where it is due; blocks for as long as that takes."""
+        with self._lock:
+            return bool(self._live().optimize())
+
+    def flush(self) -> None:
+        """Return when all writes so far are on disk."""
+        self._live().flush()
+
+    def close(self) -> None:
+        """Flush and give up the lock; closing twice is fine."""
+        with self._lock:
+            if self._open:
+                self._open = False
+                self._shard.flush()
+                self._shard.close()
+
+    def _live(self) -> Any:
+        if not self._open:
+            raise Unavailable(f"the index in {self._folder} is closed", retryable=False)
+        return self._shard
+
+    def _update(self, operation: Any) -> None:
+        with self._lock:
+            self._live().update(operation)
+
+    def _query(self, query: Any, access: AccessFilter, limit: int, params: Any) -> list[ScoredPoint]:
+        request = QueryRequest(
+            limit=limit,
+            query=query,
+            filter=access_condition(access),
+            params=params,
+            with_payload=["document_id", "generation"],
+            with_vector=False,
+        )
+        return [_to_scored(point, float(point.score)) for point in self._live().query(request)]
+
+
+def access_condition(access: AccessFilter) -> Any:
+    """Index side of the access filter: tenant AND any of the groups AND collection."""
+    must = [_equals("tenant_id", access.tenant_id)]
+    if access.collection_id is not None:
+        must.append(_equals("collection_id", access.collection_id))
+    if access.groups is not None:
+        must.append(FieldCondition("groups", match=MatchAny(sorted(access.groups))))
+    return Filter(must=must)
+
+
+def _config(dim: int) -> Any:
+    return EdgeConfig(
+        vectors={DENSE: EdgeVectorParams(size=dim, distance=Distance.Cosine)},
+        sparse_vectors={LEXICAL: EdgeSparseVectorParams(modifier=Modifier.Idf)},
+    )
+
+
+def _equals(key: str, value: str | int) -> Any:
+    return FieldCondition(key, match=MatchValue(value))
+
+
+def _to_point(point: IndexPoint) -> Any:
+    vectors: dict[str, Any] = {LEXICAL: EdgeSparseVector(list(point.sparse.indices), list(point.sparse.values))}
+    if point.dense is not None:
+        vectors[DENSE] = list(point.dense)
+    payload = {
+        "tenant_id": point.tenant_id,
+        "collection_id": point.collection_id,
+        "document_id": point.document_id,
+        "generation": point.generation,
+        "ordinal": point.ordinal,
+        "groups": list(point.groups),
+    }
+    return Point(point.id, vectors, payload)
+
+
+def _to_scored(record: Any, score: float) -> ScoredPoint:
+    return ScoredPoint(str(record.id), record.payload["document_id"], int(record.payload["generation"]), score)
