@@ -1,0 +1,269 @@
+"""The shapes in which training rows occur, each turned into one canonical row.
+
+Canonical: {"messages": [{"role", "content"}, ...]} ending with the assistant; with "passages": [{"text", "title"?}]
+when the row is grounded; with "chosen" and "rejected" (strings) instead of the last turn for preference pairs; with
+"label" (bool) for unpaired judgements. An Alpaca `input` is a passage: it is trained in the shape that is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+MAX_TEXT_CHARS = 32_000
+"""Longest row, all texts together. A longer one cannot fit a context window of 8,192 tokens in any language."""
+MAX_TURNS = 64
+MAX_PASSAGES = 20
+
+_ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "agent": "assistant",
+}
+_TURN_KEYS = ("messages", "conversations", "conversation", "utterances")
+_ROLE_KEYS = ("role", "from", "name")
+_TEXT_KEYS = ("content", "value", "text")
+Json = Mapping[str, Any]
+
+
+class DatasetFormat(StrEnum):
+    """What a file holds; one file holds one."""
+
+    ALPACA = "alpaca"
+    SHAREGPT = "sharegpt"
+    MESSAGES = "messages"
+    PROMPT_COMPLETION = "prompt_completion"
+    PREFERENCE = "preference"
+    UNPAIRED = "unpaired"
+
+    @property
+    def supervised(self) -> bool:
+        """Whether its rows show an answer to imitate (SFT)."""
+        return self not in {DatasetFormat.PREFERENCE, DatasetFormat.UNPAIRED}
+
+
+class RowRefused(Exception):
+    """A row that cannot be used; `code` is stable, `detail` says which field."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+def detect(row: Json) -> DatasetFormat | None:
+    """Format of a row by its keys; None when it is of no known shape."""
+    keys = set(row)
+    turns = keys & set(_TURN_KEYS)
+    if {"chosen", "rejected"} <= keys:
+        return DatasetFormat.PREFERENCE
+    if keys & {"label", "kto_tag"} and (turns or "completion" in keys):
+        return DatasetFormat.UNPAIRED
+    if "messages" in keys:
+        return DatasetFormat.MESSAGES
+    if turns:
+        return DatasetFormat.SHAREGPT
+    if "instruction" in keys:
+        return DatasetFormat.ALPACA
+    if {"prompt", "completion"} <= keys:
+        return DatasetFormat.PROMPT_COMPLETION
+    return None
+
+
+def canonical(row: Json, shape: DatasetFormat) -> dict[str, Any]:
+    """The row in canonical form.
+
+    Raises:
+        RowRefused: with the code of what is wrong.
+    """
+    result = _READERS[shape](row)
+    passages = _passages(row.get("passages"))
+    if passages:
+        result["passages"] = result.get("passages", []) + passages
+    size = sum(len(turn["content"]) for turn in result["messages"])
+    size += sum(len(passage["text"]) for passage in result.get("passages", []))
+    size += sum(len(result.get(key, "")) for key in ("chosen", "rejected"))
+    if size > MAX_TEXT_CHARS:
+        raise RowRefused("too_long", f"{size} characters; at most {MAX_TEXT_CHARS} are taken")
+    return result
+
+
+def _text(value: Any, field: str, *, optional: bool = False) -> str:
+    if value is None and optional:
+        return ""
+    if value is None:
+        raise RowRefused("missing_field", f"'{field}' is missing")
+    if not isinstance(value, str):
+        raise RowRefused("not_text", f"'{field}' is {type(value).__name__}, not a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RowRefused("bad_unicode", f"'{field}' holds half of a surrogate pair") from error
+    if "\0" in value:
+        raise RowRefused("bad_unicode", f"'{field}' holds a NUL character")
+    text = value.strip()
+    if not text and not optional:
+        raise RowRefused("empty_text", f"'{field}' is empty")
+    return text
+
+
+def _passages(value: Any) -> list[dict[str, str]]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or len(value) > MAX_PASSAGES:
+        raise RowRefused("bad_passages", f"'passages' must be a list of at most {MAX_PASSAGES}")
+    result = []
+    for number, given in enumerate(value):
+        item = {"text": given} if isinstance(given, str) else given
+        if not isinstance(item, dict):
+            raise RowRefused("bad_passages", f"'passages[{number}]' is neither a string nor an object")
+        passage = {"text": _text(item.get("text"), f"passages[{number}].text")}
+        title = _text(item.get("title"), f"passages[{number}].title", optional=True)
+        result.append(passage | ({"title": title} if title else {}))
+    return result
+
+
+def _turn(item: Any, field: str) -> dict[str, str]:
+    if not isinstance(item, dict):
+        raise RowRefused("wrong_turn", f"'{field}' is not an object with a role and a text")
+    role_key = next((key for key in _ROLE_KEYS if key in item), None)
+    text_key = next((key for key in _TEXT_KEYS if key in item), None)
+    if role_key is None or text_key is None:
+        raise RowRefused("missing_field", f"'{field}' needs a role and a text")
+    if not isinstance(item[role_key], str) or item[role_key].strip().lower() not in _ROLES:
+        raise RowRefused("unknown_role", f"'{field}.{role_key}' is {str(item[role_key])[:40]!r}")
+    return {
+        "role": _ROLES[item[role_key].strip().lower()],
+        "content": _text(item[text_key], f"{field}.{text_key}"),
+    }
+
+
+def _turns(row: Json, *, last: str) -> list[dict[str, str]]:
+    """Turns of a row: an optional system turn, then user and assistant by turns, ending with `last`."""
+    key = next(key for key in _TURN_KEYS if key in row)
+    items = row[key]
+    if not isinstance(items, list):
+        raise RowRefused("wrong_turn", f"'{key}' is not a list")
+    if not items:
+        raise RowRefused("empty_text", f"'{key}' is empty")
+    if len(items) > MAX_TURNS:
+        raise RowRefused("too_long", f"'{key}' has {len(items)} turns; at most {MAX_TURNS} are taken")
+    turns = [_turn(item, f"{key}[{number}]") for number, item in enumerate(items)]
+    system = _text(row.get("system"), "system", optional=True)
+    if system and turns[0]["role"] != "system":
+        turns.insert(0, {"role": "system", "content": system})
+    return _ordered(turns, key, last=last)
+
+
+def _ordered(turns: list[dict[str, str]], field: str, *, last: str) -> list[dict[str, str]]:
+    spoken = turns[1:] if turns and turns[0]["role"] == "system" else turns
+    if not spoken or spoken[-1]["role"] != last:
+        code = "not_ending_with_assistant" if last == "assistant" else "not_ending_with_user"
+        raise RowRefused(code, f"'{field}' must end with a turn of the {last}")
+    for number, turn in enumerate(spoken):
+        if turn["role"] != ("user", "assistant")[number % 2]:
+            raise RowRefused("wrong_order", f"'{field}': turn {number + 1} is by the {turn['role']}")
+    return turns
+
+
+def _alpaca(row: Json) -> dict[str, Any]:
+    turns = []
+    system = _text(row.get("system"), "system", optional=True)
+    if system:
+        turns.append({"role": "system", "content": system})
+    history = row.get("history") or []
+    if not isinstance(history, list):
+        raise RowRefused("wrong_turn", "'history' is not a list of [question, answer]")
+    for number, pair in enumerate(history):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise RowRefused("wrong_turn", f"'history[{number}]' is not [question, answer]")
+        turns.append({"role": "user", "content": _text(pair[0], f"history[{number}][0]")})
+        turns.append({"role": "assistant", "content": _text(pair[1], f"history[{number}][1]")})
+    turns.append({"role": "user", "content": _text(row.get("instruction"), "instruction")})
+    turns.append({"role": "assistant", "content": _text(row.get("output"), "output")})
+    context = _text(row.get("input"), "input", optional=True)
+    return {"messages": turns} | ({"passages": [{"text": context}]} if context else {})
+
+
+def _messages(row: Json) -> dict[str, Any]:
+    return {"messages": _turns(row, last="assistant")}
+
+
+def _prompt(row: Json) -> list[dict[str, str]]:
+    """Everything before the answer: turns, or `prompt` as turns or text, or Alpaca's `instruction`."""
+    if any(key in row for key in _TURN_KEYS):
+        return _turns(row, last="user")
+    if isinstance(row.get("prompt"), list):
+        return _turns({"messages": row["prompt"], "system": row.get("system")}, last="user")
+    key = "prompt" if "prompt" in row else "instruction"
+    turns = []
+    system = _text(row.get("system"), "system", optional=True)
+    if system:
+        turns.append({"role": "system", "content": system})
+    return [*turns, {"role": "user", "content": _text(row.get(key), key)}]
+
+
+def _reply(value: Any, field: str) -> str:
+    """An answer given as a string, as one turn, or as a list holding one turn."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, dict):
+        turn = _turn(value, field)
+        if turn["role"] != "assistant":
+            raise RowRefused("unknown_role", f"'{field}' is a turn of the {turn['role']}")
+        return turn["content"]
+    return _text(value, field)
+
+
+def _prompt_completion(row: Json) -> dict[str, Any]:
+    reply = _reply(row.get("completion"), "completion")
+    return {"messages": [*_prompt(row), {"role": "assistant", "content": reply}]}
+
+
+def _preference(row: Json) -> dict[str, Any]:
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    if "prompt" not in row and isinstance(chosen, list) and isinstance(rejected, list) and len(chosen) > 1:
+        return _implicit_preference(chosen, rejected)
+    pair = {"chosen": _reply(chosen, "chosen"), "rejected": _reply(rejected, "rejected")}
+    if pair["chosen"] == pair["rejected"]:
+        raise RowRefused("no_preference", "'chosen' and 'rejected' are the same")
+    result: dict[str, Any] = {"messages": _prompt(row), **pair}
+    context = _text(row.get("input"), "input", optional=True)
+    return result | ({"passages": [{"text": context}]} if context else {})
+
+
+def _implicit_preference(chosen: Sequence[Any], rejected: Sequence[Any]) -> dict[str, Any]:
+    """Both sides as whole conversations (Anthropic HH): they must agree up to the last turn."""
+    good = _turns({"messages": list(chosen)}, last="assistant")
+    bad = _turns({"messages": list(rejected)}, last="assistant")
+    if good[:-1] != bad[:-1]:
+        raise RowRefused("wrong_order", "'chosen' and 'rejected' differ before their last turn")
+    if good[-1] == bad[-1]:
+        raise RowRefused("no_preference", "'chosen' and 'rejected' are the same")
+    return {"messages": good[:-1], "chosen": good[-1]["content"], "rejected": bad[-1]["content"]}
+
+
+def _unpaired(row: Json) -> dict[str, Any]:
+    label = row.get("label", row.get("kto_tag"))
+    if not isinstance(label, bool):
+        raise RowRefused("not_boolean", "'label' must be true or false")
+    base = _prompt_completion(row) if "completion" in row else _messages(row)
+    return base | {"label": label}
+
+
+_READERS = {
+    DatasetFormat.ALPACA: _alpaca,
+    DatasetFormat.SHAREGPT: _messages,
+    DatasetFormat.MESSAGES: _messages,
+    DatasetFormat.PROMPT_COMPLETION: _prompt_completion,
+    DatasetFormat.PREFERENCE: _preference,
+    DatasetFormat.UNPAIRED: _unpaired,
+}
