@@ -257,7 +257,10 @@ class AnswerDraft:
 
 
 class AnswerStream:
-    """An answer on its way. Iterate for events, or call `final`; both finish it once. The tokens add up to the answer."""
+    """An answer on its way: iterate for events, or call `final`. The tokens add up to the stored answer.
+
+    Dropping the iterator half-way cancels the generation, and nothing is stored.
+    """
 
     def __init__(self, draft: AnswerDraft, handle: GenerationHandle | None, db: Database) -> None:
         self.draft = draft
@@ -269,11 +272,15 @@ class AnswerStream:
         draft = self.draft
         yield AnswerEvent("meta", meta={"id": draft.id, "provenance": draft.provenance})
         pieces: list[str] = []
-        for text in _trimmed(self._handle or [not_found_text(draft.question)]):
-            if not pieces:
-                draft.timings_ms["first_token"] = _ms(draft.begun, time.perf_counter())
-            pieces.append(text)
-            yield AnswerEvent("token", text=text)
+        try:
+            for text in _trimmed(self._handle or [not_found_text(draft.question)]):
+                if not pieces:
+                    draft.timings_ms["first_token"] = _ms(draft.begun, time.perf_counter())
+                pieces.append(text)
+                yield AnswerEvent("token", text=text)
+        except GeneratorExit:
+            self.cancel()
+            raise
         record = self._finish("".join(pieces))
         for citation in record.citations:
             yield AnswerEvent("citation", citation=citation)
@@ -288,7 +295,7 @@ class AnswerStream:
         return self._record
 
     def cancel(self) -> None:
-        """Stop generating: the asker has gone. What was generated so far is still stored."""
+        """Stop generating: the asker has gone. Whoever iterates on gets the stored answer as far as it came."""
         if self._handle is not None:
             self._handle.cancel()
 
