@@ -1,0 +1,132 @@
+"""`tsumugi adapters`: which style serves, and who changed it when."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.client import connect
+from cli.output import DataDirOption, JsonOption, console, print_json, print_rows
+
+app = typer.Typer(help="Adapter families and versions: promote, roll back, import.", no_args_is_help=True)
+
+FamilyArgument = Annotated[str, typer.Argument(help="Name of an adapter family.")]
+
+
+@app.command("list", epilog="Example: tsumugi adapters list")
+def list_families(json_output: JsonOption = False, data_dir: DataDirOption = None) -> None:
+    """List families with their champion."""
+    with connect(data_dir) as client:
+        found = list(client.items("/v1/admin/adapters"))
+    if json_output:
+        print_json({"items": found})
+    else:
+        for family in found:
+            family["champion"] = _alias(family, "champion")
+            family["canary"] = _alias(family, "canary")
+        print_rows(found, ["family", "champion", "canary", "created_at"], empty="no adapter families yet")
+
+
+@app.command("show", epilog="Example: tsumugi adapters show house")
+def show_family(family: FamilyArgument, json_output: JsonOption = False, data_dir: DataDirOption = None) -> None:
+    """Show the versions of a family."""
+    with connect(data_dir) as client:
+        found = client.get(f"/v1/admin/adapters/{family}")
+    if json_output:
+        print_json(found)
+        return
+    console.print(f"champion: {_alias(found, 'champion') or 'none, the base answers'}")
+    print_rows(found.get("versions", []), ["version", "status", "source", "reasons", "created_at"], empty="no versions")
+
+
+@app.command("history", epilog="Example: tsumugi adapters history house")
+def show_history(family: FamilyArgument, json_output: JsonOption = False, data_dir: DataDirOption = None) -> None:
+    """Show who moved which alias when, from what to what, and why."""
+    with connect(data_dir) as client:
+        found = list(client.items(f"/v1/admin/adapters/{family}/history"))
+    if json_output:
+        print_json({"items": found})
+    else:
+        columns = ["created_at", "action", "alias", "from_version", "to_version", "actor", "reason", "effective_ms"]
+        print_rows(found, columns, empty="nothing happened yet")
+
+
+@app.command("promote", epilog="Example: tsumugi adapters promote house v2")
+def promote(
+    family: FamilyArgument,
+    version: Annotated[str, typer.Argument(help="Version, such as v2.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Serve a version that the gate rejected; needs --reason.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
+    canary_percent: Annotated[int | None, typer.Option(min=1, max=99, help="Share of conversations it takes.")] = None,
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Let a version serve."""
+    body = {"version": version, "force": force or None, "reason": reason, "canary_percent": canary_percent}
+    with connect(data_dir) as client:
+        answer = client.post(f"/v1/admin/adapters/{family}/promote", body)
+    if json_output:
+        print_json(answer)
+    else:
+        console.print(f"{family}@{version} serves" + (f" {canary_percent} % as canary" if canary_percent else ""))
+
+
+@app.command("rollback", epilog='Example: tsumugi adapters rollback house --reason "tone too stiff"')
+def rollback(
+    family: FamilyArgument,
+    reason: Annotated[str, typer.Option(help="Why; kept in the history.")],
+    to: Annotated[str | None, typer.Option(help="Version [default: the previous champion].")] = None,
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Go back to the previous champion, or to the base when there was none."""
+    with connect(data_dir) as client:
+        answer = client.post(f"/v1/admin/adapters/{family}/rollback", {"to": to, "reason": reason})
+    if json_output:
+        print_json(answer)
+    else:
+        before, now = answer["from"] or "the base", answer["to"] or "the base"
+        console.print(f"{before} -> {now}, effective in {answer['effective_ms']:.0f} ms")
+
+
+@app.command("import", epilog="Example: tsumugi adapters import house ./my-adapter")
+def import_version(
+    family: FamilyArgument,
+    path: Annotated[Path, typer.Argument(exists=True, help="A PEFT adapter folder, or a .tar or .zip of one.")],
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Bring a version trained elsewhere; safetensors only, and it must fit the base."""
+    if path.is_dir():
+        name, data = f"{path.name}.tar", _tar_of(path)
+    else:
+        name, data = path.name, path.read_bytes()
+    with connect(data_dir) as client:
+        answer = client.post(f"/v1/admin/adapters/{family}/versions", files={"file": (name, data)})
+    if json_output:
+        print_json(answer)
+    else:
+        console.print(f"{family}@{answer['version']} is {answer['status']}")
+
+
+def _alias(family: dict[str, object], alias: str) -> str | None:
+    aliases = family.get("aliases")
+    value = aliases.get(alias) if isinstance(aliases, dict) else None
+    if isinstance(value, dict):
+        value = value.get("version")
+    return str(value) if value else None
+
+
+def _tar_of(folder: Path) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for file in sorted(folder.iterdir()):
+            if file.is_file():
+                archive.add(file, arcname=file.name)
+    return buffer.getvalue()

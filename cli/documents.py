@@ -1,0 +1,151 @@
+"""`tsumugi ingest` and `tsumugi documents`: files in, list, delete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cli.client import ApiProblem, Client, connect
+from cli.output import CommandFailed, DataDirOption, JsonOption, console, errors, print_json, print_rows
+
+app = typer.Typer(help="List, look at and delete documents.", no_args_is_help=True)
+
+
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="Files, or folders taken with everything below.", exists=True)],
+    collection: Annotated[str | None, typer.Option(help="Collection [default: default].")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="Only keys with this group may read it; repeatable.")] = None,
+    external_id: Annotated[
+        str | None, typer.Option(help="Name for later replacement, one file only [default: its path below PATH].")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until every document is ready or failed.")] = True,
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Upload files and wait until they can be searched.
+
+    The same file again replaces what it brought before, or is skipped when its bytes have not changed.
+    """
+    files = list(_files_of(paths))
+    if external_id is not None and len(files) != 1:
+        raise CommandFailed("--external-id goes with exactly one file", exit_code=2)
+    results: list[dict[str, Any]] = []
+    with connect(data_dir) as client, _progress(quiet=json_output or not wait) as progress:
+        bar = progress.add_task("upload", total=len(files))
+        for path, name in files:
+            results.append(_upload(client, path, external_id or name, collection, group))
+            progress.advance(bar)
+        if wait:
+            bar = progress.add_task("ingest", total=len(results))
+            for result in results:
+                _follow(client, result)
+                progress.advance(bar)
+    if json_output:
+        print_json({"items": results})
+    else:
+        print_rows(results, ["path", "document.id", "document.status", "error.code"], empty="no files found")
+        for result in results:
+            if result.get("error"):
+                errors.print(f"[red]failed[/red] {result['path']}: {result['error'].get('detail')}", soft_wrap=True)
+    if any(result.get("error") for result in results):
+        raise CommandFailed()
+
+
+@app.command("list", epilog="Example: tsumugi documents list --status failed")
+def list_documents(
+    status: Annotated[str | None, typer.Option(help="queued, processing, ready, failed or deleting.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """List the documents that the key may read, newest first."""
+    with connect(data_dir) as client:
+        found = list(client.items("/v1/documents", limit, status=status))
+    if json_output:
+        print_json({"items": found})
+    else:
+        print_rows(found, ["id", "filename", "status", "created_at", "error.code"], empty="no documents")
+
+
+@app.command("show", epilog="Example: tsumugi documents show doc_0190... --text")
+def show_document(
+    document_id: Annotated[str, typer.Argument(help="Id of a document.")],
+    text: Annotated[bool, typer.Option("--text", help="Print the extracted text instead of the facts.")] = False,
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Show one document, or the text extracted from it."""
+    with connect(data_dir) as client:
+        document = client.get(f"/v1/documents/{document_id}")
+        if text:
+            content = client.request("GET", f"/v1/documents/{document_id}/content", params={"as": "text"}).text
+    if text and not json_output:
+        typer.echo(content)
+    else:
+        print_json({**document, "text": content} if text else document)
+
+
+@app.command("delete", epilog="Example: tsumugi documents delete doc_0190...")
+def delete_documents(
+    document_ids: Annotated[list[str], typer.Argument(help="Ids of documents.")],
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Delete documents: invisible at once, gone from the index soon after."""
+    answers = []
+    with connect(data_dir) as client:
+        for document_id in document_ids:
+            answers.append({"id": document_id, "answer": client.delete(f"/v1/documents/{document_id}")})
+    if json_output:
+        print_json({"items": answers})
+    else:
+        console.print(f"deleted {len(answers)}")
+
+
+def _files_of(paths: list[Path]) -> Iterator[tuple[Path, str]]:
+    for path in paths:
+        if path.is_dir():
+            for file in sorted(path.rglob("*")):
+                relative = file.relative_to(path)
+                if file.is_file() and not any(part.startswith(".") for part in relative.parts):
+                    yield file, relative.as_posix()
+        else:
+            yield path, path.name
+
+
+def _upload(
+    client: Client, path: Path, external_id: str, collection: str | None, groups: list[str] | None
+) -> dict[str, Any]:
+    fields = {"external_id": external_id}
+    if collection is not None:
+        fields["collection"] = collection
+    if groups:
+        fields["groups"] = json.dumps(groups)
+    try:
+        with path.open("rb") as file:
+            answer = client.post("/v1/documents", files={"file": (path.name, file)}, data=fields)
+    except ApiProblem as problem:
+        if problem.status in {401, 403}:
+            raise
+        return {"path": str(path), "document": None, "job": None, "error": problem.problem}
+    return {"path": str(path), **answer["items"][0]}
+
+
+def _follow(client: Client, result: dict[str, Any]) -> None:
+    job = result.get("job")
+    if not job:
+        return
+    result["job"] = client.follow_job(job["id"])
+    result["document"] = client.get(f"/v1/documents/{result['document']['id']}")
+    if result["job"]["status"] != "succeeded":
+        result["error"] = result["job"].get("error") or {"code": result["job"]["status"], "detail": "the job ended"}
+
+
+def _progress(*, quiet: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=errors, transient=True, disable=quiet)

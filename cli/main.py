@@ -1,0 +1,61 @@
+"""`tsumugi`: every command in one place. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 service not reachable."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as package_version
+from typing import NoReturn
+
+import typer
+
+from cli import adapters, ask, documents, jobs, keys, tune
+from cli.output import EXIT_FAILED, EXIT_USAGE, CommandFailed, JsonOption, errors, print_json
+from core.errors import DataDirBusy, TsumugiError
+
+app = typer.Typer(
+    name="tsumugi",
+    help="Knowledge assistant service: retrieval for facts that change, adapters for the style that stays.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(epilog='Example: tsumugi ingest ./handbook "./price list.pdf"')(documents.ingest)
+app.command(epilog='Example: tsumugi ask "How many days of leave are there in the first year?"')(ask.ask)
+app.command(epilog="Example: tsumugi search 有給休暇 --limit 3")(ask.search)
+app.command(epilog="Example: tsumugi tune house --dataset examples/style.jsonl")(tune.tune)
+app.add_typer(documents.app, name="documents")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(adapters.app, name="adapters")
+app.add_typer(tune.datasets, name="datasets")
+app.add_typer(keys.app, name="keys")
+
+
+@app.command(epilog="Example: tsumugi version --json")
+def version(json_output: JsonOption = False) -> None:
+    """Print the version."""
+    number = package_version("tsumugi")
+    if json_output:
+        print_json({"version": number})
+    else:
+        typer.echo(number)
+
+
+def main() -> NoReturn:
+    """Entry point: run a command, turn what it raises into one line and an exit code."""
+    try:
+        app()
+    except CommandFailed as failure:
+        if failure.message:
+            errors.print(failure.message, markup=False, soft_wrap=True)
+        sys.exit(failure.exit_code)
+    except DataDirBusy as error:
+        errors.print(error.detail, markup=False, soft_wrap=True)
+        sys.exit(EXIT_USAGE)
+    except TsumugiError as error:
+        errors.print(f"{error.detail} ({error.code})", markup=False, soft_wrap=True)
+        sys.exit(EXIT_FAILED)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""`tsumugi tune` and `tsumugi datasets`: examples of a style in, an adapter version out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.client import Client, connect
+from cli.output import CommandFailed, DataDirOption, JsonOption, console, errors, print_json, print_rows
+
+datasets = typer.Typer(help="Training sets.", no_args_is_help=True)
+
+
+def tune(
+    family: Annotated[str, typer.Argument(help="Adapter family the new version belongs to.")],
+    dataset: Annotated[list[str], typer.Option(help="A JSONL or JSON file, or the id of a set; repeatable.")],
+    recipe: Annotated[str | None, typer.Option(help="Name of a recipe [default: the one for this machine].")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE over the recipe, value in JSON; repeatable.")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Train a version of a style, evaluate it, and put it before the gate. Promotion is a step of its own."""
+    with connect(data_dir) as client:
+        ids = [upload_dataset(client, Path(name))["id"] if Path(name).is_file() else name for name in dataset]
+        body = {"family": family, "method": "sft", "recipe": recipe, "dataset_ids": ids}
+        run = client.post("/v1/admin/tuning-runs", {**body, "overrides": _overrides(override or [])})
+        if wait:
+            run = follow_run(client, run, quiet=json_output)
+    if json_output:
+        print_json(run)
+    else:
+        console.print(f"{run['id']} {run['job']['status']}")
+        print_gate(run)
+    if wait and run["job"]["status"] != "succeeded":
+        raise CommandFailed()
+
+
+@datasets.command("upload", epilog="Example: tsumugi datasets upload examples/style.jsonl")
+def upload(
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL or JSON.")],
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Upload a training set; rows that cannot be used are reported by line."""
+    with connect(data_dir) as client:
+        found = upload_dataset(client, path)
+    if json_output:
+        print_json(found)
+        return
+    console.print(f"{found['id']}: {found['row_count']} rows, {found['invalid_count']} invalid ({found['format']})")
+    for row in found.get("report", {}).get("invalid", [])[:20]:
+        errors.print(f"  line {row['line']}: {row['detail']} ({row['code']})", markup=False)
+
+
+@datasets.command("list", epilog="Example: tsumugi datasets list")
+def list_datasets(json_output: JsonOption = False, data_dir: DataDirOption = None) -> None:
+    """List training sets."""
+    with connect(data_dir) as client:
+        found = list(client.items("/v1/datasets"))
+    if json_output:
+        print_json({"items": found})
+    else:
+        print_rows(found, ["id", "name", "format", "row_count", "invalid_count", "created_at"], empty="no datasets")
+
+
+def upload_dataset(client: Client, path: Path) -> dict[str, Any]:
+    """Upload a file as a training set."""
+    with path.open("rb") as file:
+        found: dict[str, Any] = client.post("/v1/datasets", files={"file": (path.name, file)})
+    return found
+
+
+def follow_run(client: Client, run: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+    """Follow a run to its end, telling stages and losses as they come; returns the run's detail."""
+    seen_steps = 0
+    stage: str | None = None
+
+    def tell(job: dict[str, Any]) -> None:
+        nonlocal seen_steps, stage
+        if job.get("stage") != stage:
+            stage = job.get("stage")
+            console.print(f"  [bold]{stage}[/bold]")
+        curve = client.get(f"/v1/admin/tuning-runs/{run['id']}").get("loss_curve") or []
+        for point in curve[seen_steps:]:
+            console.print(f"    step {point['step']:>4}  loss {point['loss']:.3f}")
+        seen_steps = len(curve)
+
+    client.follow_job(run["job"]["id"], None if quiet else tell)
+    detail: dict[str, Any] = client.get(f"/v1/admin/tuning-runs/{run['id']}")
+    return detail
+
+
+def print_gate(run: dict[str, Any]) -> None:
+    """The verdict on a run, if there is one."""
+    report = run.get("gate_report")
+    if not report:
+        return
+    verdict = report.get("verdict") or ("passed" if report.get("passed") else "rejected")
+    console.print(f"gate: {verdict}; version {run.get('adapter_version') or '-'}", markup=False)
+    for reason in report.get("reasons", []):
+        console.print(f"  {reason}", markup=False)
+
+
+def _overrides(pairs: list[str]) -> dict[str, Any] | None:
+    overrides: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise CommandFailed(f"--set takes NAME=VALUE, not {pair!r}", exit_code=2)
+        try:
+            overrides[name] = json.loads(value)
+        except ValueError:
+            overrides[name] = value
+    return overrides or None
