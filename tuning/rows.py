@@ -1,0 +1,101 @@
+"""Rows to token ids with labels, audited before any compute is spent.
+
+Prompt and completion are tokenised apart: the prompt's ids are then the very ids that serving feeds (no token can
+merge across the border), and the completion starts on a token of its own, as generation does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from core.errors import DatasetRejected, FieldError
+from tuning.spec import TrainRow
+from tuning.template import TrainingTemplate
+
+IGNORED = -100
+"""Label of a token without loss; torch's cross entropy skips it."""
+
+_TOKENISE_AT_ONCE = 2_000
+_TEMPLATE_CHECKS = 256
+_REPORTED_ROWS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """One row ready for training: `labels` equals `input_ids` from the completion on, IGNORED before."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+    @property
+    def supervised_tokens(self) -> int:
+        """Tokens with loss."""
+        return sum(label != IGNORED for label in self.labels)
+
+
+def encode_rows(tokenizer: Any, rows: Sequence[TrainRow], *, max_tokens: int) -> list[EncodedRow]:
+    """Encode all rows, order kept.
+
+    Raises:
+        DatasetRejected: some row is longer than `max_tokens` (`rows_too_long`; nothing is ever cut), has a completion
+            without tokens, holds a special token in its text (`special_token_in_row`), or the template does not render
+            what serving renders (see `TrainingTemplate.audit_rendering`). `errors` names up to 20 rows, counted from 1.
+    """
+    template = TrainingTemplate(tokenizer)
+    step = max(1, len(rows) // _TEMPLATE_CHECKS)
+    for row in rows[::step]:
+        template.audit_rendering(row.prompt, row.completion)
+    encoded: list[EncodedRow] = []
+    for start in range(0, len(rows), _TOKENISE_AT_ONCE):
+        part = rows[start : start + _TOKENISE_AT_ONCE]
+        prompts = tokenizer([template.prompt_text(row.prompt) for row in part], add_special_tokens=False)["input_ids"]
+        completions = tokenizer([row.completion for row in part], add_special_tokens=False)["input_ids"]
+        for prompt_ids, completion_ids in zip(prompts, completions, strict=True):
+            supervised = [*completion_ids, template.stop_id]
+            encoded.append(EncodedRow([*prompt_ids, *supervised], [IGNORED] * len(prompt_ids) + supervised))
+    audit_rows(encoded, stop_id=template.stop_id, max_tokens=max_tokens)
+    return encoded
+
+
+def audit_rows(encoded: Sequence[EncodedRow], *, stop_id: int, max_tokens: int) -> None:
+    """Refuse rows that would train the wrong thing in silence.
+
+    Raises:
+        DatasetRejected: see `encode_rows`.
+    """
+    problems: list[FieldError] = []
+    for number, row in enumerate(encoded, start=1):
+        location = f"row {number}"
+        if len(row.input_ids) > max_tokens:
+            detail = f"{len(row.input_ids)} tokens, more than the {max_tokens} of the recipe; rows are never cut"
+            problems.append(FieldError(location, detail, "rows_too_long"))
+        elif row.supervised_tokens < 2:
+            problems.append(FieldError(location, "no token of the completion carries loss", "nothing_supervised"))
+        elif row.labels[-1] != stop_id:
+            problems.append(FieldError(location, "the stop token carries no loss", "stop_token_missing"))
+        elif stop_id in row.labels[:-1]:
+            detail = "the completion holds the stop token as text; the model would learn to stop there"
+            problems.append(FieldError(location, detail, "special_token_in_row"))
+    if problems:
+        raise DatasetRejected(
+            f"{len(problems)} of {len(encoded)} rows cannot be trained on; first: {problems[0].location}: "
+            f"{problems[0].detail}",
+            code=problems[0].code,
+            errors=problems[:_REPORTED_ROWS],
+        )
+
+
+def order_by_length(rows: Sequence[EncodedRow], batch_rows: int, *, seed: int) -> list[EncodedRow]:
+    """Rows in batches of like length, batches in random order; an incomplete batch goes last.
+
+    Lengths are jittered by a tenth before sorting, so the same rows do not always meet.
+    """
+    random = Random(seed)
+    ranked = sorted(rows, key=lambda row: len(row.input_ids) * random.uniform(0.95, 1.05))
+    batches = [ranked[start : start + batch_rows] for start in range(0, len(ranked), batch_rows)]
+    rest = batches.pop() if len(batches[-1]) < batch_rows else []
+    random.shuffle(batches)
+    return [row for batch in batches for row in batch] + rest

@@ -1,0 +1,125 @@
+"""What a training process is told (one JSON file) and what it says (JSON lines on stdout).
+
+The trainer is a separate program on purpose: a crash, a leak or an out-of-memory kill in torch ends the process and not
+the worker that started it. Both sides of that border are typed here, so neither parses the other's prose.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from core.errors import DatasetRejected, InvalidInput
+from tuning.recipe import Recipe
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 75
+"""SIGTERM or SIGINT arrived, a checkpoint is on disk, and the same spec run again continues from it (EX_TEMPFAIL)."""
+
+
+class TrainSpec(BaseModel):
+    """One training, complete: the same spec and the same files give the same adapter on the same machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run_dir: Path = Field(description="Work folder of the run; checkpoints go to `run_dir/checkpoints`.")
+    base_path: Path = Field(description="Folder of the base model: safetensors, config, tokenizer, chat template.")
+    rows_path: Path = Field(description="Training rows, JSONL of `TrainRow`.")
+    eval_rows_path: Path | None = Field(None, description="Held-out rows for the evaluation loss, same shape.")
+    recipe: Recipe = Field(description="How to train.")
+    output_dir: Path = Field(description="Where the finished adapter goes, in PEFT's format. Replaced when done.")
+    seed: int = Field(17, description="Seeds data order, LoRA initialisation and dropout.")
+
+
+def load_spec(path: Path) -> TrainSpec:
+    """Read a spec file.
+
+    Raises:
+        InvalidInput: not readable, not JSON, or not a spec.
+    """
+    try:
+        return TrainSpec.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise InvalidInput(f"Training spec {path} cannot be used: {error}", code="invalid_train_spec") from error
+
+
+class TrainMessage(BaseModel):
+    """One turn of a prompt."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class TrainRow(BaseModel):
+    """One example: what the model is shown, and what it must say. Only `completion` and its stop token carry loss."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    prompt: tuple[TrainMessage, ...] = Field(min_length=1)
+    completion: str = Field(min_length=1)
+
+
+def read_rows(path: Path) -> list[TrainRow]:
+    """Read rows, order kept.
+
+    Raises:
+        DatasetRejected: the file is empty or a line is no row; names the first bad line.
+    """
+    rows: list[TrainRow] = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                rows.append(TrainRow.model_validate_json(line))
+            except ValidationError as error:
+                raise DatasetRejected(f"{path.name} line {number} is no training row: {error}") from error
+    if not rows:
+        raise DatasetRejected(f"{path.name} holds no rows", code="dataset_empty")
+    return rows
+
+
+class TrainEvent(BaseModel):
+    """One line of the trainer's stdout. Fields that an event has no value for are absent from the line."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    event: Literal["start", "step", "eval", "checkpoint", "interrupted", "done", "error"]
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: float | None = None
+    loss: float | None = Field(None, description="Mean negative log-likelihood per supervised token, in nats.")
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    token_accuracy: float | None = Field(None, description="Share of supervised tokens that are the most likely one.")
+    tokens: int | None = Field(None, description="Tokens seen so far, prompts included, padding not.")
+    rows: int | None = None
+    supervised_tokens: int | None = Field(None, description="Tokens with loss in one pass over the rows.")
+    trainable_parameters: int | None = None
+    resumed_from: int | None = Field(None, description="Step of the checkpoint that training continued from.")
+    path: str | None = None
+    seconds: float | None = None
+    device: str | None = None
+    precision: str | None = None
+    code: str | None = None
+    detail: str | None = None
+
+    def line(self) -> str:
+        """As written to stdout, without the line end."""
+        return json.dumps(self.model_dump(exclude_none=True), ensure_ascii=False, allow_nan=False)
+
+
+def parse_event(line: str) -> TrainEvent | None:
+    """An event from one line of stdout, or None where the line is none (a library that prints)."""
+    try:
+        value: Any = json.loads(line)
+        return TrainEvent.model_validate(value) if isinstance(value, dict) and "event" in value else None
+    except ValueError:
+        return None
