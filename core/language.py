@@ -1,4 +1,4 @@
-"""Which language a text is in, as far as the service tells languages apart. Questions and passages use the same rule."""
+"""Which language a text is in, as far as the service tells them apart. Questions and passages use the same rule."""
 
 from __future__ import annotations
 

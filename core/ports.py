@@ -82,6 +82,14 @@ class VectorIndex(Protocol):
         """Best by BM25 (IDF over the tenant's points), best first; points sharing no term are absent."""
         ...
 
+    def score_dense(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
+        """Cosine of the given points; those that the filter hides are absent."""
+        ...
+
+    def score_sparse(self, vector: SparseVector, ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
+        """BM25 of the given points, on the scale of `search_sparse`; those sharing no term are absent."""
+        ...
+
     def count(self, *, document_id: str | None = None, generation: int | None = None) -> int:
         """Exact number of points."""
         ...

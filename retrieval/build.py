@@ -1,0 +1,100 @@
+"""Composition root of retrieval: chooses embedder, lexical encoder and index, and names the index version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import update
+
+from core.database import Database
+from core.ports import Embedder, LexicalEncoder, VectorIndex
+from core.settings import Settings
+from core.tables.operations import IndexVersion
+from retrieval.embedders.minilm import MiniLmEmbedder
+from retrieval.index.edge import EdgeIndex
+from retrieval.lexical import BigramBm25
+from retrieval.relevance import load_model
+from retrieval.search import Searcher
+
+CHUNKER_REVISION = "sentences-1"
+"""Names how chunks are cut; change it with any change of `ingest.chunk` that moves their borders."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """Everything that reads or writes the index in this process."""
+
+    embedder: Embedder
+    lexical: LexicalEncoder
+    index: VectorIndex
+    searcher: Searcher
+    index_version: str
+
+    def close(self) -> None:
+        """Flush the index and give up its lock."""
+        self.index.close()
+
+
+def build_retrieval(settings: Settings, db: Database, *, embedder: Embedder | None = None) -> Retrieval:
+    """Open the index of the configured embedder, chunker and tokeniser, and register its version as the active one.
+
+    embedder: one that is loaded already; default is the configured one.
+
+    Raises:
+        DataDirBusy: another process owns the index.
+        Unavailable: model files or index cannot be read.
+    """
+    embedder = embedder or MiniLmEmbedder()
+    lexical = BigramBm25()
+    spec = index_spec(settings, embedder, lexical)
+    version = version_of(spec)
+    index = EdgeIndex(settings.index_dir / version, dim=embedder.dim)
+    try:
+        _register(db, version, spec)
+        searcher = Searcher(
+            db,
+            index,
+            embedder,
+            lexical,
+            load_model(db, version),
+            candidates=settings.retrieval.candidates,
+            refusal_threshold=settings.retrieval.refusal_threshold,
+        )
+    except BaseException:
+        index.close()
+        raise
+    return Retrieval(embedder, lexical, index, searcher, version)
+
+
+def index_spec(settings: Settings, embedder: Embedder, lexical: LexicalEncoder) -> dict[str, Any]:
+    """What vectors depend on; two indexes with one spec hold the same vectors for the same text."""
+    return {
+        "embedder": {"name": embedder.name, "digest": embedder.digest, "dim": embedder.dim},
+        "lexical": {"digest": lexical.digest},
+        "chunker": {
+            "revision": CHUNKER_REVISION,
+            "tokens": settings.ingest.chunk_tokens,
+            "chars": settings.ingest.chunk_chars,
+            "chars_cjk": settings.ingest.chunk_chars_cjk,
+        },
+    }
+
+
+def version_of(spec: dict[str, Any]) -> str:
+    """First 16 hex digits of the SHA-256 over the canonical JSON of `spec`."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def _register(db: Database, version: str, spec: dict[str, Any]) -> None:
+    with db.write() as session:
+        row = session.get(IndexVersion, version)
+        if row is not None and row.active:
+            return
+        session.execute(update(IndexVersion).values(active=False))
+        if row is None:
+            session.add(IndexVersion(id=version, spec=spec, active=True))
+        else:
+            row.active = True

@@ -1,0 +1,1 @@
+"""Shipped calibrations, written by `retrieval.calibrate`."""

@@ -1,0 +1,73 @@
+"""Relevance of a passage to a query, in [0, 1], and the threshold under which an answer is refused.
+
+Nothing here depends on the collection: not on its size, and not on its document frequencies, which say little when
+there are ten documents. The parameters come from `retrieval.calibrate`, never from this file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from sqlalchemy import select
+
+from core.database import Database
+from core.tables.operations import Calibration
+from core.types import Language
+from retrieval.coverage import Coverage
+
+SHIPPED = "minilm-lexical.json"
+FEATURES = ("bias", "cosine", "content", "function", "characters")
+
+
+@dataclass(frozen=True, slots=True)
+class RelevanceModel:
+    """A logistic model per language, with its refusal threshold."""
+
+    weights: Mapping[Language, tuple[float, ...]]
+    """In the order of FEATURES."""
+    thresholds: Mapping[Language, float]
+
+    def relevance(self, language: Language, cosine: float | None, cover: Coverage) -> float:
+        """Calibrated probability that a passage so related to the query helps to answer it."""
+        values = features(cosine, cover)
+        total = sum(w * x for w, x in zip(self.weights[_known(language)], values, strict=True))
+        return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total))))
+
+    def threshold(self, language: Language) -> float:
+        """Refusal threshold for queries in `language`."""
+        return self.thresholds[_known(language)]
+
+
+def features(cosine: float | None, cover: Coverage) -> tuple[float, ...]:
+    """Numbers the model weighs, in the order of FEATURES; a cosine is None where the embedder has no say."""
+    return (1.0, max(cosine or 0.0, 0.0), cover.content, cover.function, cover.characters)
+
+
+def parse_model(parameters: Mapping[str, Any]) -> RelevanceModel:
+    """Model from the stored form: {language: {"weights": {feature: w}, "threshold": t}}."""
+    weights = {Language(key): tuple(float(entry["weights"][f]) for f in FEATURES) for key, entry in parameters.items()}
+    return RelevanceModel(weights, {Language(key): float(entry["threshold"]) for key, entry in parameters.items()})
+
+
+def shipped_parameters() -> dict[str, Any]:
+    """Calibration that comes with the embedded default."""
+    text = resources.files("retrieval.calibration").joinpath(SHIPPED).read_text(encoding="utf-8")
+    parameters: dict[str, Any] = json.loads(text)["parameters"]
+    return parameters
+
+
+def load_model(db: Database, index_version: str) -> RelevanceModel:
+    """Newest calibration of this index version, else the shipped one."""
+    newest = select(Calibration).where(Calibration.index_version == index_version)
+    with db.read() as session:
+        row = session.scalars(newest.order_by(Calibration.created_at.desc(), Calibration.id).limit(1)).first()
+    return parse_model(row.parameters if row is not None else shipped_parameters())
+
+
+def _known(language: Language) -> Language:
+    return Language.JAPANESE if language is Language.JAPANESE else Language.ENGLISH

@@ -1,0 +1,255 @@
+"""Search: two arms, fusion, prune against SQL, collapse of near-copies, relevance. Steps are timed.
+
+The index may run ahead of SQL or behind it (a half-ingested generation, a deletion under way); SQL decides. A hit whose
+document is gone, being deleted, hidden from the caller or on another generation is dropped after the index returned it,
+and more candidates are fetched when that leaves too few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from time import perf_counter
+from typing import Any
+
+from sqlalchemy import select
+
+from core.access import documents_visible
+from core.database import Database
+from core.language import language_of
+from core.ports import Embedder, LexicalEncoder, VectorIndex
+from core.tables.documents import ChunkRow, Document, DocumentGeneration
+from core.types import AccessFilter, DocumentStatus, Language, Passage, ScoredPoint, SparseVector
+from retrieval.coverage import coverage
+from retrieval.fusion import fuse
+from retrieval.relevance import RelevanceModel
+from retrieval.similar import is_near_copy, shingles
+from retrieval.text import indexed_text
+
+_MAX_CANDIDATES = 2_000
+_SQL_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Passages best first, with what an answer needs to decide whether they are good enough."""
+
+    passages: list[Passage]
+    timings_ms: dict[str, float]
+    refusal_threshold: float
+    language: Language
+
+    @property
+    def best_relevance(self) -> float:
+        """Highest relevance among the passages; 0 when there is none."""
+        return max((passage.relevance for passage in self.passages), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    text: str
+    language: Language
+    dense: Sequence[float] | None
+    sparse: SparseVector
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    chunk: ChunkRow
+    document: Document
+    title: str | None
+
+
+class Searcher:
+    """Search over one index version. Thread-safe."""
+
+    def __init__(
+        self,
+        db: Database,
+        index: VectorIndex,
+        embedder: Embedder,
+        lexical: LexicalEncoder,
+        relevance: RelevanceModel,
+        *,
+        candidates: int,
+        refusal_threshold: float | None = None,
+    ) -> None:
+        """candidates: taken from each arm. refusal_threshold: overrides the calibrated one."""
+        self._db = db
+        self._index = index
+        self._embedder = embedder
+        self._lexical = lexical
+        self._relevance = relevance
+        self._candidates = candidates
+        self._refusal_threshold = refusal_threshold
+        self._lock = Lock()
+
+    def use_relevance(self, relevance: RelevanceModel) -> None:
+        """Put a new calibration in force for the searches that start after it."""
+        with self._lock:
+            self._relevance = relevance
+
+    def search(
+        self,
+        query: str,
+        access: AccessFilter,
+        limit: int,
+        *,
+        document_filters: Mapping[str, Any] | None = None,
+    ) -> SearchResult:
+        """Best `limit` passages that `access` allows, best first.
+
+        document_filters: all must hold. `document_id` and `filename` match those; any other name matches a key of the
+        document's metadata; a list means any of its values.
+        """
+        clock = _Clock()
+        relevance = self._relevance
+        asked = self._encode(query, clock)
+        threshold = relevance.threshold(asked.language) if self._refusal_threshold is None else self._refusal_threshold
+        depth = max(self._candidates, limit)
+        while True:
+            dense, sparse = self._arms(asked, access, depth, clock)
+            hits = self._score(asked, dense, sparse, access, clock)
+            with clock.step("load"):
+                loaded = self._load(hits, access, document_filters or {})
+            with clock.step("fuse"):
+                best = _best(hits, loaded, limit)
+            passages = [_passage(asked, relevance, *hits[item.chunk.id], item) for item in best]
+            exhausted = len(dense) < depth and len(sparse) < depth
+            if len(passages) >= limit or exhausted or depth >= _MAX_CANDIDATES:
+                return SearchResult(passages, clock.finish(), threshold, asked.language)
+            depth = min(depth * 4, _MAX_CANDIDATES)
+
+    def _encode(self, query: str, clock: _Clock) -> _Query:
+        with clock.step("embed"):
+            language = language_of(query)
+            covered = language in self._embedder.languages
+            dense = self._embedder.encode_query(query).tolist() if covered else None
+            return _Query(query, language, dense, self._lexical.encode_query(query))
+
+    def _arms(
+        self, query: _Query, access: AccessFilter, depth: int, clock: _Clock
+    ) -> tuple[list[ScoredPoint], list[ScoredPoint]]:
+        with clock.step("dense"):
+            dense = [] if query.dense is None else self._index.search_dense(query.dense, access, depth)
+        with clock.step("sparse"):
+            sparse = self._index.search_sparse(query.sparse, access, depth)
+        return dense, sparse
+
+    def _score(
+        self,
+        query: _Query,
+        dense: list[ScoredPoint],
+        sparse: list[ScoredPoint],
+        access: AccessFilter,
+        clock: _Clock,
+    ) -> dict[str, tuple[float, float | None]]:
+        """{id: (fused score, cosine)} of all candidates, best first."""
+        cosines = {point.id: point.score for point in dense}
+        bm25 = {point.id: point.score for point in sparse}
+        if query.dense is not None:
+            with clock.step("dense"):
+                cosines |= self._index.score_dense(query.dense, [key for key in bm25 if key not in cosines], access)
+            with clock.step("sparse"):
+                bm25 |= self._index.score_sparse(query.sparse, [key for key in cosines if key not in bm25], access)
+        with clock.step("fuse"):
+            fused = fuse(None if query.dense is None else cosines, bm25)
+            order = sorted(fused, key=lambda key: (-fused[key], key))
+        return {key: (fused[key], cosines.get(key)) for key in order}
+
+    def _load(
+        self, hits: Mapping[str, tuple[float, float | None]], access: AccessFilter, filters: Mapping[str, Any]
+    ) -> dict[str, _Loaded]:
+        ids = list(hits)
+        loaded: dict[str, _Loaded] = {}
+        with self._db.read() as session:
+            for start in range(0, len(ids), _SQL_BATCH):
+                rows = session.execute(
+                    select(ChunkRow, Document, DocumentGeneration.title)
+                    .join(Document, Document.id == ChunkRow.document_id)
+                    .outerjoin(
+                        DocumentGeneration,
+                        (DocumentGeneration.document_id == ChunkRow.document_id)
+                        & (DocumentGeneration.generation == ChunkRow.generation),
+                    )
+                    .where(
+                        ChunkRow.id.in_(ids[start : start + _SQL_BATCH]),
+                        ChunkRow.generation == Document.active_generation,
+                        Document.status != DocumentStatus.DELETING,
+                        documents_visible(access),
+                    )
+                )
+                for chunk, document, title in rows:
+                    if _matches(document, filters):
+                        loaded[chunk.id] = _Loaded(chunk, document, title)
+        return loaded
+
+
+def _best(hits: Mapping[str, tuple[float, float | None]], loaded: Mapping[str, _Loaded], limit: int) -> list[_Loaded]:
+    """First `limit` hits that SQL knows, without near-copies of better ones."""
+    best: list[_Loaded] = []
+    kept: list[frozenset[str]] = []
+    for key in hits:
+        if len(best) == limit:
+            break
+        if key in loaded:
+            own = shingles(loaded[key].chunk.text)
+            if not any(is_near_copy(own, other) for other in kept):
+                kept.append(own)
+                best.append(loaded[key])
+    return best
+
+
+def _passage(query: _Query, model: RelevanceModel, score: float, cosine: float | None, item: _Loaded) -> Passage:
+    chunk, document = item.chunk, item.document
+    whole = indexed_text(item.title or document.filename, chunk.heading, chunk.text)
+    return Passage(
+        chunk_id=chunk.id,
+        document_id=chunk.document_id,
+        generation=chunk.generation,
+        filename=document.filename,
+        page=chunk.page,
+        heading=chunk.heading,
+        start=chunk.start,
+        end=chunk.end,
+        text=chunk.text,
+        score=score,
+        relevance=model.relevance(query.language, cosine, coverage(query.text, whole)),
+    )
+
+
+def _matches(document: Document, filters: Mapping[str, Any]) -> bool:
+    own = {"document_id": document.id, "filename": document.filename}
+    for name, wanted in filters.items():
+        value = own[name] if name in own else document.metadata_.get(name)
+        if value not in (wanted if isinstance(wanted, list) else [wanted]):
+            return False
+    return True
+
+
+class _Clock:
+    """Adds up wall-clock milliseconds by step."""
+
+    def __init__(self) -> None:
+        self._began = perf_counter()
+        self._spent = dict.fromkeys(("embed", "dense", "sparse", "fuse", "load"), 0.0)
+
+    def step(self, name: str) -> _Step:
+        return _Step(self._spent, name)
+
+    def finish(self) -> dict[str, float]:
+        spent = {name: round(value, 3) for name, value in self._spent.items()}
+        return spent | {"total": round((perf_counter() - self._began) * 1000, 3)}
+
+
+class _Step:
+    def __init__(self, spent: dict[str, float], name: str) -> None:
+        self._spent = spent
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._began = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._spent[self._name] += (perf_counter() - self._began) * 1000
