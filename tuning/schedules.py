@@ -1,0 +1,350 @@
+"""Schedules: cron in a time zone plus conditions. Beat asks `run_due`; what it decided is kept as `last_outcome`.
+
+Claiming a due schedule, judging its conditions and queueing the run happen in one transaction, so that two beats cannot
+both act on one moment and a crash in between loses nothing. A moment missed while the service was down runs once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.access import Principal
+from core.audit import record
+from core.database import Database, WriteSession
+from core.errors import Conflict, FieldError, InvalidInput, NotFound, TsumugiError
+from core.paging import Page, after_cursor, checked_limit, cut_page
+from core.tables.base import new_id, utc_now
+from core.tables.datasets import Dataset
+from core.tables.jobs import Job
+from core.tables.tuning import Schedule, TuningRun
+from core.types import JobStatus, Scope
+from tuning.datasets.formats import DatasetFormat
+from tuning.service import FAMILY_PATTERN, Requester, TuningService, count_rows, family_named
+
+_RUNNING = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
+
+
+class Conditions(BaseModel):
+    """What must hold for a due schedule to run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_new_rows: int = Field(0, ge=0, description="Valid rows uploaded since the family's last run that did not fail.")
+
+
+class RunTemplate(BaseModel):
+    """The run a schedule asks for; the family is the schedule's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str = "sft"
+    recipe: str | None = None
+    dataset_ids: list[str] | None = None
+    overrides: dict[str, Any] | None = None
+
+
+class ScheduleRequest(BaseModel):
+    """Body of a new schedule, and the whole of a changed one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    family: str = Field(pattern=FAMILY_PATTERN)
+    cron: str = Field(max_length=120, description="Five fields: minute, hour, day, month, weekday.")
+    timezone: str = Field("UTC", max_length=64, description="IANA name, such as Asia/Tokyo.")
+    conditions: Conditions = Conditions()
+    request: RunTemplate = RunTemplate()
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleView:
+    """A schedule as callers see it."""
+
+    id: str
+    family: str
+    cron: str
+    timezone: str
+    conditions: dict[str, Any]
+    request: dict[str, Any]
+    enabled: bool
+    next_at: datetime | None
+    last_checked_at: datetime | None
+    last_outcome: dict[str, Any] | None
+    last_run_id: str | None
+    created_at: datetime
+
+
+class SchedulesService:
+    """Schedules through the eyes of a principal, and the step that beat takes."""
+
+    def __init__(self, db: Database, tuning: TuningService) -> None:
+        self._db = db
+        self._tuning = tuning
+
+    def create(
+        self, principal: Principal, body: ScheduleRequest | Mapping[str, Any], *, request_id: str | None = None
+    ) -> ScheduleView:
+        """Add a schedule; its first moment is the next one of its cron.
+
+        Raises:
+            InvalidInput: `errors` names fields; `invalid_cron`, `invalid_timezone`.
+        """
+        principal.require(Scope.TUNE)
+        asked = _parse(body)
+        schedule = Schedule(id=new_id("sch"), tenant_id=principal.tenant_id)
+        _apply(schedule, asked, utc_now())
+        with self._db.write() as session:
+            session.add(schedule)
+            _record(session, principal, schedule, "schedule.create", request_id)
+        return _view(schedule)
+
+    def update(
+        self, principal: Principal, schedule_id: str, changes: Mapping[str, Any], *, request_id: str | None = None
+    ) -> ScheduleView:
+        """Change some fields; `next_at` is worked out anew.
+
+        Raises:
+            NotFound, InvalidInput: as for `get` and `create`.
+        """
+        principal.require(Scope.TUNE)
+        with self._db.write() as session:
+            schedule = _find(session, principal.tenant_id, schedule_id)
+            _apply(schedule, _parse(_body(schedule) | dict(changes)), utc_now())
+            _record(session, principal, schedule, "schedule.update", request_id)
+        return _view(schedule)
+
+    def delete(self, principal: Principal, schedule_id: str, *, request_id: str | None = None) -> None:
+        """Drop a schedule; runs it made stay.
+
+        Raises:
+            NotFound: there is none in this tenant.
+        """
+        principal.require(Scope.TUNE)
+        with self._db.write() as session:
+            schedule = _find(session, principal.tenant_id, schedule_id)
+            _record(session, principal, schedule, "schedule.delete", request_id)
+            session.delete(schedule)
+
+    def list(self, principal: Principal, *, limit: int = 50, cursor: str | None = None) -> Page[ScheduleView]:
+        """Newest first."""
+        principal.require(Scope.TUNE)
+        query = select(Schedule).where(Schedule.tenant_id == principal.tenant_id)
+        behind = after_cursor(Schedule.created_at, Schedule.id, cursor)
+        if behind is not None:
+            query = query.where(behind)
+        query = query.order_by(Schedule.created_at.desc(), Schedule.id.desc()).limit(checked_limit(limit) + 1)
+        with self._db.read() as session:
+            return cut_page([_view(schedule) for schedule in session.scalars(query)], limit)
+
+    def get(self, principal: Principal, schedule_id: str) -> ScheduleView:
+        """One schedule.
+
+        Raises:
+            NotFound: there is none in this tenant.
+        """
+        principal.require(Scope.TUNE)
+        with self._db.read() as session:
+            return _view(_find(session, principal.tenant_id, schedule_id))
+
+    def run_now(self, principal: Principal, schedule_id: str, *, request_id: str | None = None) -> ScheduleView:
+        """Queue its run now, whatever the conditions say; `last_run_id` names it.
+
+        Raises:
+            NotFound: there is none in this tenant.
+            Conflict: `run_in_progress`, a run of the family is queued or running.
+            InvalidInput: its request cannot be run any more.
+        """
+        principal.require(Scope.TUNE)
+        with self._db.write() as session:
+            schedule = _find(session, principal.tenant_id, schedule_id)
+            busy = _run_in_progress(session, schedule)
+            if busy is not None:
+                raise Conflict(f"run '{busy}' of '{schedule.family}' has not ended", code="run_in_progress")
+            requester = Requester(
+                schedule.tenant_id, principal.actor, principal.key_id, schedule.id, request_id=request_id
+            )
+            self._queue(session, schedule, requester)
+            schedule.last_outcome = {"reason": "run_now", "run_id": schedule.last_run_id, "at": utc_now().isoformat()}
+        return _view(schedule)
+
+    def due(self, now: datetime) -> Sequence[str]:
+        """Ids of enabled schedules whose moment has come, oldest first."""
+        with self._db.read() as session:
+            return session.scalars(
+                select(Schedule.id)
+                .where(Schedule.enabled.is_(True), Schedule.next_at.is_not(None), Schedule.next_at <= now)
+                .order_by(Schedule.next_at)
+            ).all()
+
+    def run_due(self, now: datetime | None = None) -> Sequence[ScheduleView]:
+        """Judge every due schedule once; returns those judged, each with its outcome. Safe from several processes."""
+        moment = now or utc_now()
+        judged = []
+        for schedule_id in self.due(moment):
+            with self._db.write() as session:
+                schedule = session.scalars(
+                    select(Schedule).where(Schedule.id == schedule_id).with_for_update(skip_locked=True)
+                ).one_or_none()
+                if schedule is None or not schedule.enabled or schedule.next_at is None or schedule.next_at > moment:
+                    continue  # another beat was faster
+                schedule.last_checked_at = moment
+                schedule.next_at = next_moment(schedule.cron, schedule.timezone, moment)
+                schedule.last_outcome = {**self._judge(session, schedule), "at": moment.isoformat()}
+            judged.append(_view(schedule))
+        return judged
+
+    def _judge(self, session: WriteSession, schedule: Schedule) -> dict[str, Any]:
+        """Queue the run, or say why not."""
+        busy = _run_in_progress(session, schedule)
+        if busy is not None:
+            return {"reason": "run_in_progress", "run_id": busy}
+        needed = int(schedule.conditions.get("min_new_rows", 0))
+        fresh = _new_rows(session, schedule)
+        if fresh < needed:
+            return {"reason": "not_enough_new_rows", "new_rows": fresh, "needed": needed}
+        requester = Requester(schedule.tenant_id, f"schedule:{schedule.id}", schedule_id=schedule.id)
+        try:
+            self._queue(session, schedule, requester)
+        except TsumugiError as error:
+            return {"reason": "refused", "code": error.code, "detail": error.detail}
+        return {"reason": "started", "run_id": schedule.last_run_id, "new_rows": fresh}
+
+    def _queue(self, session: WriteSession, schedule: Schedule, requester: Requester) -> None:
+        checked = self._tuning.check(session, schedule.tenant_id, {"family": schedule.family, **schedule.request})
+        schedule.last_run_id = self._tuning.add(session, requester, checked).id
+
+
+def next_moment(cron: str, timezone: str, after: datetime) -> datetime:
+    """First moment of a cron line after another, in UTC.
+
+    Raises:
+        InvalidInput: `invalid_cron`, or `invalid_timezone`.
+    """
+    from croniter import CroniterError, croniter
+
+    try:
+        zone = ZoneInfo(timezone)
+    except (KeyError, ValueError, OSError) as error:  # ZoneInfo tells unknown, malformed and unreadable names apart
+        raise _field_error("timezone", f"no time zone '{timezone}'", "invalid_timezone") from error
+    if len(cron.split()) != 5:
+        raise _field_error("cron", "five fields: minute, hour, day, month, weekday", "invalid_cron")
+    try:
+        found: datetime = croniter(cron, after.astimezone(zone)).get_next(datetime)
+    except (CroniterError, ValueError, KeyError, AttributeError) as error:
+        raise _field_error("cron", f"not a cron line, or one that never comes: {error}", "invalid_cron") from error
+    return found.astimezone(UTC)
+
+
+def _field_error(location: str, detail: str, code: str) -> InvalidInput:
+    return InvalidInput(f"{location}: {detail}", code=code, errors=[FieldError(location, detail, code)])
+
+
+def _parse(body: ScheduleRequest | Mapping[str, Any]) -> ScheduleRequest:
+    if isinstance(body, ScheduleRequest):
+        return body
+    try:
+        return ScheduleRequest.model_validate(dict(body))
+    except ValidationError as error:
+        errors = [FieldError(".".join(map(str, e["loc"])), e["msg"], e["type"]) for e in error.errors()]
+        raise InvalidInput("the schedule cannot be used", errors=errors) from error
+
+
+def _body(schedule: Schedule) -> dict[str, Any]:
+    return {
+        "family": schedule.family,
+        "cron": schedule.cron,
+        "timezone": schedule.timezone,
+        "conditions": schedule.conditions,
+        "request": schedule.request,
+        "enabled": schedule.enabled,
+    }
+
+
+def _apply(schedule: Schedule, asked: ScheduleRequest, now: datetime) -> None:
+    schedule.family = asked.family
+    schedule.cron = asked.cron
+    schedule.timezone = asked.timezone
+    schedule.conditions = asked.conditions.model_dump(mode="json")
+    schedule.request = asked.request.model_dump(mode="json")
+    schedule.enabled = asked.enabled
+    upcoming = next_moment(asked.cron, asked.timezone, now)
+    schedule.next_at = upcoming if asked.enabled else None
+
+
+def _find(session: Session, tenant_id: str, schedule_id: str) -> Schedule:
+    schedule = session.get(Schedule, schedule_id)
+    if schedule is None or schedule.tenant_id != tenant_id:
+        raise NotFound(f"no schedule '{schedule_id}'")
+    return schedule
+
+
+def _record(
+    session: WriteSession, principal: Principal, schedule: Schedule, action: str, request_id: str | None
+) -> None:
+    record(
+        session,
+        tenant_id=schedule.tenant_id,
+        actor=principal.actor,
+        action=action,
+        object_id=schedule.id,
+        detail=_body(schedule),
+        request_id=request_id,
+    )
+
+
+def _run_in_progress(session: Session, schedule: Schedule) -> str | None:
+    """A run of the schedule's family that has not ended, whoever asked for it."""
+    family = family_named(session, schedule.tenant_id, schedule.family)
+    if family is None:
+        return None
+    return session.scalar(
+        select(TuningRun.id)
+        .join(Job, Job.id == TuningRun.job_id)
+        .where(TuningRun.family_id == family.id, Job.status.in_(_RUNNING))
+        .limit(1)
+    )
+
+
+def _new_rows(session: Session, schedule: Schedule) -> int:
+    """Rows since the family's last run. A run that failed or was cancelled has used up nothing."""
+    wanted = schedule.request.get("dataset_ids")
+    datasets = select(Dataset).where(Dataset.tenant_id == schedule.tenant_id)
+    if wanted is not None:
+        datasets = datasets.where(Dataset.id.in_(wanted))
+    ids = [dataset.id for dataset in session.scalars(datasets) if DatasetFormat(dataset.format).supervised]
+    family = family_named(session, schedule.tenant_id, schedule.family)
+    last = None
+    if family is not None:
+        last = session.scalar(
+            select(TuningRun.created_at)
+            .join(Job, Job.id == TuningRun.job_id)
+            .where(TuningRun.family_id == family.id, Job.status == JobStatus.SUCCEEDED.value)
+            .order_by(TuningRun.created_at.desc())
+            .limit(1)
+        )
+    return count_rows(session, schedule.tenant_id, ids, since=last)
+
+
+def _view(schedule: Schedule) -> ScheduleView:
+    return ScheduleView(
+        id=schedule.id,
+        family=schedule.family,
+        cron=schedule.cron,
+        timezone=schedule.timezone,
+        conditions=schedule.conditions,
+        request=schedule.request,
+        enabled=schedule.enabled,
+        next_at=schedule.next_at,
+        last_checked_at=schedule.last_checked_at,
+        last_outcome=schedule.last_outcome,
+        last_run_id=schedule.last_run_id,
+        created_at=schedule.created_at,
+    )

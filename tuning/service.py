@@ -1,0 +1,316 @@
+"""Tuning runs as the API and the scheduler see them. A request is checked to the end before anything is queued.
+
+Nothing here imports torch: the API process creates and shows runs, it never trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from core.access import Principal
+from core.audit import record
+from core.database import Database, WriteSession
+from core.errors import FieldError, InvalidInput, NotFound
+from core.jobs.store import JobStore
+from core.paging import Page, after_cursor, checked_limit, cut_page
+from core.settings import Settings
+from core.tables.adapters import AdapterFamily, AdapterVersion
+from core.tables.base import new_id
+from core.tables.datasets import Dataset, DatasetRow
+from core.tables.jobs import Job
+from core.tables.tuning import TuningRun
+from core.types import JobKind, Scope
+from tuning.datasets.formats import DatasetFormat
+from tuning.recipe import Recipe, load_recipe, recipe_names
+
+FAMILY_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+"""No ':' and no '@': they separate the parts of a model name."""
+RESERVED_FAMILIES = frozenset({"base"})
+METHODS = frozenset({"sft"})
+MIN_ROWS = 24
+"""Fewer cannot be split into something to learn from and something to be judged on."""
+
+
+class TuningRequest(BaseModel):
+    """Body of a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    family: str = Field(pattern=FAMILY_PATTERN, description="Style the new version belongs to; made when absent.")
+    method: str = Field("sft", description="How to train.")
+    recipe: str | None = Field(None, max_length=64, description="Recipe name; default: the one for this machine.")
+    dataset_ids: list[str] | None = Field(None, max_length=100, description="Training sets; default: all suitable.")
+    overrides: dict[str, Any] | None = Field(None, description="Values laid over the recipe.")
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """Who asks for a run: a key through the API, or a schedule."""
+
+    tenant_id: str
+    actor: str
+    key_id: str | None = None
+    schedule_id: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRequest:
+    """A request that can be run."""
+
+    family: str
+    recipe: Recipe
+    dataset_ids: Sequence[str]
+    row_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run with its job and result."""
+
+    id: str
+    family: str
+    method: str
+    recipe: str
+    recipe_values: dict[str, Any]
+    dataset_ids: list[str]
+    dataset_version: str | None
+    schedule_id: str | None
+    requested_by: str | None
+    status: str
+    """That of the job."""
+    progress: dict[str, Any]
+    loss_curve: list[dict[str, Any]]
+    gate_report: dict[str, Any] | None
+    adapter_version: str | None
+    """FAMILY@VERSION, once registered."""
+    adapter_status: str | None
+    reasons: list[str]
+    job: Job | None
+    created_at: datetime
+
+
+class TuningService:
+    """Runs through the eyes of a principal; what belongs to another tenant does not exist."""
+
+    def __init__(self, db: Database, jobs: JobStore, settings: Settings) -> None:
+        self._db = db
+        self._jobs = jobs
+        self._settings = settings
+
+    def create_run(
+        self, principal: Principal, body: TuningRequest | Mapping[str, Any], *, request_id: str | None = None
+    ) -> RunView:
+        """Check a request and queue it.
+
+        Raises:
+            InvalidInput: `errors` names fields; `method_not_supported`, `invalid_recipe`, `too_few_rows`,
+                `dataset_not_supervised`, `reserved_family`.
+            NotFound: no such recipe, or no such dataset in this tenant.
+        """
+        principal.require(Scope.TUNE)
+        requester = Requester(principal.tenant_id, principal.actor, principal.key_id, request_id=request_id)
+        with self._db.write() as session:
+            checked = self.check(session, requester.tenant_id, body)
+            run = self.add(session, requester, checked)
+        return self._show(run.id, requester.tenant_id)
+
+    def check(self, session: Session, tenant_id: str, body: TuningRequest | Mapping[str, Any]) -> CheckedRequest:
+        """Everything that can be refused before compute, is refused here."""
+        request = parse_request(body)
+        if request.family in RESERVED_FAMILIES:
+            raise InvalidInput(f"'{request.family}' is not a family's name", code="reserved_family")
+        if request.method not in METHODS:
+            raise InvalidInput(
+                f"method '{request.method}' is not supported; there are: {', '.join(sorted(METHODS))}",
+                code="method_not_supported",
+                errors=[FieldError("method", "not supported", "method_not_supported")],
+            )
+        recipe = load_recipe(request.recipe or self.default_recipe(), request.overrides)
+        dataset_ids = self._datasets(session, tenant_id, request.dataset_ids)
+        rows = count_rows(session, tenant_id, dataset_ids)
+        if rows < MIN_ROWS:
+            raise InvalidInput(
+                f"{rows} rows in {len(dataset_ids)} datasets; a run needs at least {MIN_ROWS}",
+                code="too_few_rows",
+                extra={"rows": rows, "needed": MIN_ROWS},
+            )
+        return CheckedRequest(request.family, recipe, dataset_ids, rows)
+
+    def add(self, session: WriteSession, requester: Requester, checked: CheckedRequest) -> TuningRun:
+        """Run, job and audit row in the caller's transaction; the family too when it is new."""
+        family = family_named(session, requester.tenant_id, checked.family)
+        if family is None:
+            family = AdapterFamily(id=new_id("fam"), tenant_id=requester.tenant_id, name=checked.family)
+            session.add(family)
+            session.flush()
+        run = TuningRun(
+            id=new_id("run"),
+            tenant_id=requester.tenant_id,
+            family_id=family.id,
+            schedule_id=requester.schedule_id,
+            method=checked.recipe.method,
+            recipe=checked.recipe.model_dump(mode="json"),
+            dataset_ids=list(checked.dataset_ids),
+            requested_by=requester.key_id,
+        )
+        session.add(run)
+        job = self._jobs.create(session, tenant_id=run.tenant_id, kind=JobKind.TUNING, subject_id=run.id)
+        run.job_id = job.id
+        record(
+            session,
+            tenant_id=run.tenant_id,
+            actor=requester.actor,
+            action="tuning_run.create",
+            object_id=run.id,
+            detail={
+                "family": checked.family,
+                "recipe": checked.recipe.name,
+                "rows": checked.row_count,
+                "datasets": list(checked.dataset_ids),
+            },
+            request_id=requester.request_id,
+        )
+        return run
+
+    def default_recipe(self) -> str:
+        """`style` where there is a GPU to train on, else `style-cpu`."""
+        return "style" if has_gpu(self._settings) and "style" in recipe_names() else "style-cpu"
+
+    def list(
+        self, principal: Principal, *, limit: int = 50, cursor: str | None = None, family: str | None = None
+    ) -> Page[RunView]:
+        """Newest first, of one family or of all."""
+        principal.require(Scope.TUNE)
+        query = select(TuningRun).where(TuningRun.tenant_id == principal.tenant_id)
+        if family is not None:
+            query = query.join(AdapterFamily, AdapterFamily.id == TuningRun.family_id).where(
+                AdapterFamily.name == family
+            )
+        behind = after_cursor(TuningRun.created_at, TuningRun.id, cursor)
+        if behind is not None:
+            query = query.where(behind)
+        query = query.order_by(TuningRun.created_at.desc(), TuningRun.id.desc()).limit(checked_limit(limit) + 1)
+        with self._db.read() as session:
+            return cut_page([_view(session, run) for run in session.scalars(query)], limit)
+
+    def get(self, principal: Principal, run_id: str) -> RunView:
+        """One run with its loss curve, gate report and job.
+
+        Raises:
+            NotFound: there is none in this tenant.
+        """
+        principal.require(Scope.TUNE)
+        return self._show(run_id, principal.tenant_id)
+
+    def cancel(self, principal: Principal, run_id: str, *, request_id: str | None = None) -> RunView:
+        """Ask a run to stop; what it trained so far is kept as a checkpoint, and a retry of its job goes on from there.
+
+        Raises:
+            NotFound: there is none in this tenant.
+            Conflict: it has ended.
+        """
+        principal.require(Scope.TUNE)
+        view = self._show(run_id, principal.tenant_id)
+        if view.job is not None:
+            self._jobs.request_cancel(view.job.id, principal.tenant_id, actor=principal.actor, request_id=request_id)
+        return self._show(run_id, principal.tenant_id)
+
+    def _show(self, run_id: str, tenant_id: str) -> RunView:
+        with self._db.read() as session:
+            run = session.get(TuningRun, run_id)
+            if run is None or run.tenant_id != tenant_id:
+                raise NotFound(f"no tuning run '{run_id}'")
+            return _view(session, run)
+
+    def _datasets(self, session: Session, tenant_id: str, wanted: Sequence[str] | None) -> Sequence[str]:
+        """Ids in a fixed order; by default every set that shows answers to imitate."""
+        query = select(Dataset).where(Dataset.tenant_id == tenant_id).order_by(Dataset.created_at, Dataset.id)
+        if wanted is None:
+            return [dataset.id for dataset in session.scalars(query) if DatasetFormat(dataset.format).supervised]
+        if not wanted:
+            raise InvalidInput("'dataset_ids' is empty; leave it out to take all", code="no_datasets")
+        found = {dataset.id: dataset for dataset in session.scalars(query.where(Dataset.id.in_(wanted)))}
+        for dataset_id in wanted:
+            if dataset_id not in found:
+                raise NotFound(f"no dataset '{dataset_id}'", code="dataset_not_found")
+            if not DatasetFormat(found[dataset_id].format).supervised:
+                raise InvalidInput(
+                    f"dataset '{dataset_id}' is '{found[dataset_id].format}'; this method learns from answers, not "
+                    "from preferences",
+                    code="dataset_not_supervised",
+                )
+        return list(found)
+
+
+def parse_request(body: TuningRequest | Mapping[str, Any]) -> TuningRequest:
+    """Body to request.
+
+    Raises:
+        InvalidInput: `errors` names fields.
+    """
+    if isinstance(body, TuningRequest):
+        return body
+    try:
+        return TuningRequest.model_validate(dict(body))
+    except ValidationError as error:
+        errors = [FieldError(".".join(map(str, e["loc"])), e["msg"], e["type"]) for e in error.errors()]
+        raise InvalidInput("the tuning request cannot be used", errors=errors) from error
+
+
+def count_rows(session: Session, tenant_id: str, dataset_ids: Sequence[str], *, since: datetime | None = None) -> int:
+    """Rows in force of some datasets, all or those newer than a moment."""
+    query = select(func.count()).where(
+        DatasetRow.tenant_id == tenant_id,
+        DatasetRow.dataset_id.in_(dataset_ids),
+        DatasetRow.retired_at.is_(None),
+    )
+    if since is not None:
+        query = query.where(DatasetRow.created_at > since)
+    return session.scalar(query) or 0
+
+
+def family_named(session: Session, tenant_id: str, name: str) -> AdapterFamily | None:
+    """A family of a tenant by name."""
+    return session.scalar(select(AdapterFamily).where(AdapterFamily.tenant_id == tenant_id, AdapterFamily.name == name))
+
+
+def has_gpu(settings: Settings) -> bool:
+    """Whether training will find a GPU, asked without importing torch."""
+    if settings.generation.device == "auto":
+        return Path("/dev/nvidiactl").exists()
+    return settings.generation.device == "cuda"
+
+
+def _view(session: Session, run: TuningRun) -> RunView:
+    family = session.get_one(AdapterFamily, run.family_id)
+    version = session.get(AdapterVersion, run.adapter_version_id) if run.adapter_version_id else None
+    job = session.get(Job, run.job_id) if run.job_id else None
+    return RunView(
+        id=run.id,
+        family=family.name,
+        method=run.method,
+        recipe=str(run.recipe.get("name", "")),
+        recipe_values=run.recipe,
+        dataset_ids=run.dataset_ids,
+        dataset_version=run.dataset_version,
+        schedule_id=run.schedule_id,
+        requested_by=run.requested_by,
+        status=job.status if job is not None else "unknown",
+        progress=run.progress,
+        loss_curve=run.loss_curve,
+        gate_report=run.gate_report,
+        adapter_version=f"{family.name}@{version.version}" if version is not None else None,
+        adapter_status=version.status if version is not None else None,
+        reasons=list(version.reasons) if version is not None else [],
+        job=job,
+        created_at=run.created_at,
+    )
