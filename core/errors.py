@@ -14,6 +14,7 @@
       DatasetRejected               a training set cannot be used as it is
       Unavailable                   a dependency does not answer now; the same call may work later
       Cancelled                     the work was cancelled by a user; not a failure
+      Interrupted                   this process is stopping; the work goes back to the queue; not a failure
       LeaseLost                     another attempt owns the job now; the holder must stop writing
       DataDirBusy                   another process owns this data dir
 
@@ -140,6 +141,13 @@ class Cancelled(TsumugiError):
     """The work was cancelled by a user."""
 
     default_code = "cancelled"
+
+
+class Interrupted(TsumugiError):
+    """This process is stopping. The work goes back to the queue and costs no attempt."""
+
+    default_code = "interrupted"
+    retryable = True
 
 
 class LeaseLost(TsumugiError):

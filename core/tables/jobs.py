@@ -35,8 +35,11 @@ class Job(Base):
     """One {attempt, ended_at, reason, code} per ended attempt."""
     subject_id: Mapped[str] = mapped_column(String(48), index=True)
     """What it works on: a document or a tuning run."""
+    task: Mapped[str] = mapped_column(String(80))
+    """Task that does it now (`core.queue.Task`); a job of two parts moves from one task to the next."""
     arguments: Mapped[dict[str, Any]] = mapped_column(default=dict)
     priority: Mapped[int] = mapped_column(default=5)
+    """0 is the most urgent, 9 the least, as Celery's Redis transport counts."""
     error: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     worker: Mapped[str | None] = mapped_column(String(120), default=None)

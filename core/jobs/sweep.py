@@ -1,0 +1,170 @@
+"""Finds jobs that nobody works on. Stalled and starved are different illnesses.
+
+Stalled: running, no heartbeat. The worker is dead; the attempt is written off and the job queued again.
+Starved: queued for long. Mostly the workers are just busy, so nothing is done; only when the broker holds fewer
+messages than there are jobs waiting has a message been lost, and then the oldest ones are sent again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import ColumnElement, func, or_, select
+
+from core.database import Database, WriteSession
+from core.errors import Unavailable
+from core.jobs.machine import JobMachine
+from core.outbox import Outbox
+from core.ports import TaskQueue
+from core.queue import QUEUE_OF_TASK, InspectableQueue, Queue, Task
+from core.settings import JobSettings
+from core.tables.jobs import Job, OutboxMessage
+from core.types import JobStatus
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class SweepReport:
+    """What one sweep did. Counts are jobs, `dispatched` messages."""
+
+    stalled: int = 0
+    """Running without heartbeat: written off and queued again, or failed when the budget was spent."""
+    resent: int = 0
+    """Queued, message lost: sent again."""
+    starved: int = 0
+    """Queued for long with their messages in place: the workers are busy, or there are none."""
+    dispatched: int = 0
+    """Left-over and delayed outbox messages published."""
+    errors: list[str] = field(default_factory=list)
+    """Jobs that could not be swept, and why; the others were."""
+
+
+class Sweeper:
+    """One pass over all jobs. Safe to run in several processes at once."""
+
+    def __init__(
+        self, db: Database, machine: JobMachine, outbox: Outbox, queue: TaskQueue | None, settings: JobSettings
+    ) -> None:
+        self._db = db
+        self._machine = machine
+        self._outbox = outbox
+        self._queue = queue
+        self._settings = settings
+
+    def sweep(self, *, stalled: bool = True) -> SweepReport:
+        """Do everything; `stalled=False` leaves running jobs alone (the clock has just jumped, say)."""
+        report = SweepReport()
+        if stalled:
+            self._write_off_stalled(report)
+        report.dispatched = self._outbox.dispatch_due()
+        for queue in Queue:
+            self._resend_lost(queue, report)
+        if report.stalled or report.resent or report.errors:
+            log.warning(
+                "jobs.swept", stalled=report.stalled, resent=report.resent, starved=report.starved, errors=report.errors
+            )
+        return report
+
+    def recover_orphans(self) -> int:
+        """Queue every running job again, because its worker is known to be dead, and send all hints anew.
+
+        Only at a start that owns the data dir alone. Returns how many jobs were running. A broker that does not answer
+        yet is no obstacle: the rows wait in the outbox.
+        """
+        with self._db.read() as session:
+            ids = session.scalars(select(Job.id).where(Job.status == JobStatus.RUNNING.value)).all()
+        if isinstance(self._queue, InspectableQueue):
+            try:
+                self._queue.reset()
+            except Unavailable as error:
+                log.warning("jobs.recover_without_broker", detail=error.detail)
+        recovered = sum(self._write_off(job_id, None) for job_id in ids)
+        with self._db.write() as session:
+            waiting = {message.arguments.get("job_id") for message in session.scalars(select(OutboxMessage))}
+            queued = session.scalars(
+                select(Job).where(Job.status == JobStatus.QUEUED.value).order_by(Job.created_at, Job.id)
+            ).all()
+            for job in queued:
+                if job.id not in waiting:
+                    self._send_again(session, job)
+        self._outbox.dispatch_due()
+        if recovered or queued:
+            log.warning("jobs.recovered", running=recovered, queued=len(queued))
+        return recovered
+
+    def _write_off_stalled(self, report: SweepReport) -> None:
+        cutoff = self._machine.now() - timedelta(seconds=self._settings.stalled_after_s)
+        with self._db.read() as session:
+            ids = session.scalars(
+                select(Job.id).where(Job.status == JobStatus.RUNNING.value, _silent_since(cutoff))
+            ).all()
+        for job_id in ids:
+            try:
+                report.stalled += self._write_off(job_id, cutoff)
+            except Exception as error:
+                log.exception("jobs.sweep_failed", job_id=job_id)
+                report.errors.append(f"{job_id}: {error}")
+
+    def _write_off(self, job_id: str, cutoff: datetime | None) -> bool:
+        with self._db.write() as session:
+            condition = [Job.id == job_id, Job.status == JobStatus.RUNNING.value]
+            if cutoff is not None:
+                condition.append(_silent_since(cutoff))
+            job = session.scalars(select(Job).where(*condition).with_for_update(skip_locked=True)).one_or_none()
+            if job is None:  # it ended, or beat again, since it was listed
+                return False
+            log.warning("job.worker_lost", job_id=job.id, attempt=job.attempt, worker=job.worker, stage=job.stage)
+            self._machine.crash(session, job)
+        return True
+
+    def _resend_lost(self, queue: Queue, report: SweepReport) -> None:
+        now = self._machine.now()
+        tasks = [task.value for task, place in QUEUE_OF_TASK.items() if place is queue]
+        old = now - timedelta(seconds=self._settings.resend_after_s)
+        waiting = (
+            Job.status == JobStatus.QUEUED.value,
+            Job.task.in_(tasks),
+            or_(Job.not_before.is_(None), Job.not_before <= now),
+            # A job whose message is still in the outbox is the dispatcher's business.
+            Job.sent_at.is_not(None),
+        )
+        with self._db.read() as session:
+            expected = session.scalar(select(func.count()).select_from(Job).where(*waiting)) or 0
+            starved = session.scalar(select(func.count()).select_from(Job).where(*waiting, Job.sent_at <= old)) or 0
+        if not starved:
+            return
+        missing = min(starved, expected - self._depth(queue, default=expected))
+        report.starved += starved - max(0, missing)
+        if missing <= 0:
+            return
+        with self._db.write() as session:
+            lost = session.scalars(
+                select(Job)
+                .where(*waiting, Job.sent_at <= old)
+                .order_by(Job.sent_at, Job.id)
+                .limit(missing)
+                .with_for_update(skip_locked=True)
+            ).all()
+            for job in lost:
+                self._send_again(session, job)
+        report.resent += len(lost)
+
+    def _depth(self, queue: Queue, default: int) -> int:
+        if not isinstance(self._queue, InspectableQueue):
+            return default
+        try:
+            return self._queue.depth(queue.value)
+        except Unavailable as error:
+            log.warning("jobs.broker_unavailable", queue=queue.value, detail=error.detail)
+            return default
+
+    def _send_again(self, session: WriteSession, job: Job) -> None:
+        job.sent_at = None
+        self._outbox.add(session, Task(job.task), {"job_id": job.id}, priority=job.priority, not_before=job.not_before)
+
+
+def _silent_since(cutoff: datetime) -> ColumnElement[bool]:
+    return or_(Job.heartbeat_at.is_(None), Job.heartbeat_at < cutoff)
