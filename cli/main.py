@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from cli import adapters, ask, documents, jobs, keys, tune
+from cli import adapters, ask, demo, documents, jobs, keys, tune
 from cli.output import EXIT_FAILED, EXIT_USAGE, CommandFailed, JsonOption, errors, print_json
 from core.errors import DataDirBusy, TsumugiError
 
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(epilog="Example: tsumugi demo --report demo-report.json")(demo.demo)
 app.command(epilog='Example: tsumugi ingest ./handbook "./price list.pdf"')(documents.ingest)
 app.command(epilog='Example: tsumugi ask "How many days of leave are there in the first year?"')(ask.ask)
 app.command(epilog="Example: tsumugi search 有給休暇 --limit 3")(ask.search)
