@@ -21,7 +21,7 @@ from core.types import Language
 from retrieval.coverage import Coverage
 
 SHIPPED = "minilm-lexical.json"
-FEATURES = ("bias", "cosine", "content", "function", "characters")
+FEATURES = ("bias", "cosine", "content", "characters", "grammar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class RelevanceModel:
 
 def features(cosine: float | None, cover: Coverage) -> tuple[float, ...]:
     """Numbers the model weighs, in the order of FEATURES; a cosine is None where the embedder has no say."""
-    return (1.0, max(cosine or 0.0, 0.0), cover.content, cover.function, cover.characters)
+    return (1.0, max(cosine or 0.0, 0.0), cover.content, cover.characters, cover.grammar)
 
 
 def parse_model(parameters: Mapping[str, Any]) -> RelevanceModel:
