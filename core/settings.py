@@ -33,6 +33,9 @@ class HttpSettings(Section):
     max_json_bytes: int = Field(16 * 2**20, ge=1, description="Largest JSON body; more is 413.")
     max_question_chars: int = Field(8_000, ge=1, description="Longest question or query, in code points.")
     drain_timeout_s: float = Field(20.0, gt=0, description="On SIGTERM, how long running requests and jobs may finish.")
+    metrics_open: bool = Field(
+        False, description="Serve /metrics without a key. Otherwise it needs an admin key of the default tenant."
+    )
 
 
 class DatabaseSettings(Section):
