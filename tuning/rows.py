@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from core.errors import DatasetRejected, FieldError
 from tuning.spec import TrainRow
 from tuning.template import TrainingTemplate
@@ -23,17 +26,24 @@ _TEMPLATE_CHECKS = 256
 _REPORTED_ROWS = 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class EncodedRow:
-    """One row ready for training: `labels` equals `input_ids` from the completion on, IGNORED before."""
+    """One row ready for training: loss on every token from `prompt_tokens` on."""
 
-    input_ids: list[int]
-    labels: list[int]
+    input_ids: NDArray[np.int32]
+    prompt_tokens: int
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """`input_ids` with IGNORED over the prompt."""
+        labels = self.input_ids.copy()
+        labels[: self.prompt_tokens] = IGNORED
+        return labels
 
     @property
     def supervised_tokens(self) -> int:
         """Tokens with loss."""
-        return sum(label != IGNORED for label in self.labels)
+        return len(self.input_ids) - self.prompt_tokens
 
 
 def encode_rows(tokenizer: Any, rows: Sequence[TrainRow], *, max_tokens: int) -> list[EncodedRow]:
@@ -54,8 +64,8 @@ def encode_rows(tokenizer: Any, rows: Sequence[TrainRow], *, max_tokens: int) ->
         prompts = tokenizer([template.prompt_text(row.prompt) for row in part], add_special_tokens=False)["input_ids"]
         completions = tokenizer([row.completion for row in part], add_special_tokens=False)["input_ids"]
         for prompt_ids, completion_ids in zip(prompts, completions, strict=True):
-            supervised = [*completion_ids, template.stop_id]
-            encoded.append(EncodedRow([*prompt_ids, *supervised], [IGNORED] * len(prompt_ids) + supervised))
+            ids = np.array([*prompt_ids, *completion_ids, template.stop_id], dtype=np.int32)
+            encoded.append(EncodedRow(ids, len(prompt_ids)))
     audit_rows(encoded, stop_id=template.stop_id, max_tokens=max_tokens)
     return encoded
 
@@ -74,9 +84,9 @@ def audit_rows(encoded: Sequence[EncodedRow], *, stop_id: int, max_tokens: int) 
             problems.append(FieldError(location, detail, "rows_too_long"))
         elif row.supervised_tokens < 2:
             problems.append(FieldError(location, "no token of the completion carries loss", "nothing_supervised"))
-        elif row.labels[-1] != stop_id:
+        elif row.input_ids[-1] != stop_id:
             problems.append(FieldError(location, "the stop token carries no loss", "stop_token_missing"))
-        elif stop_id in row.labels[:-1]:
+        elif stop_id in row.input_ids[row.prompt_tokens : -1]:
             detail = "the completion holds the stop token as text; the model would learn to stop there"
             problems.append(FieldError(location, detail, "special_token_in_row"))
     if problems:

@@ -1,0 +1,1 @@
+"""How the shipped starter adapter's rows are made: `python -m tuning.starter candidates`, then `... rows`."""
