@@ -1,0 +1,125 @@
+"""Which adapters the in-process engine can serve, decided from file headers before anything is loaded.
+
+Adapters of several versions share one batch; PEFT's mixed forward pass knows plain LoRA on linear layers only. What it
+does not know is refused here with the reason, at registration, so that nothing unservable enters the registry.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from core.errors import AdapterRefused
+from generation.adapters.manifest import WEIGHTS_FILE, read_config, tensor_shapes
+
+MAX_RANK = 256
+_OFF = {
+    "use_dora": "DoRA",
+    "modules_to_save": "modules saved beside the adapter",
+    "layers_to_transform": None,
+    "layer_replication": "replicated layers",
+    "trainable_token_indices": "trained embeddings",
+    "lora_bias": "biases of LoRA",
+    "alora_invocation_tokens": "aLoRA",
+    "target_parameters": "LoRA on parameters",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "BD-LoRA",
+    "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA",
+    "velora_config": "VeLoRA",
+    "monteclora_config": "MonteCLoRA",
+}
+_WEIGHT = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
+
+
+def check_servable(folder: Path, base_path: Path) -> dict[str, tuple[int, ...]]:
+    """Check configuration and shapes against the base; returns the tensors of the adapter by name.
+
+    Raises:
+        AdapterRefused: `adapter_unsupported` for a method the engine cannot mix, `adapter_bad_config` for a file that
+            contradicts itself, `adapter_wrong_base` for modules or shapes that the base does not have,
+            `adapter_unsafe_file` for weights that are no safetensors.
+    """
+    config = read_config(folder)
+    check_config(config)
+    tensors = tensor_shapes(folder / WEIGHTS_FILE)
+    if not tensors:
+        raise AdapterRefused("the adapter holds no weights", code="adapter_no_effect")
+    base = base_shapes(base_path)
+    sides: dict[str, set[str]] = {}
+    for name, shape in tensors.items():
+        match = _WEIGHT.match(name)
+        if match is None:
+            raise AdapterRefused(f"'{name}' is not the weight of a LoRA layer", code="adapter_unsupported")
+        module, side = match["module"], match["side"]
+        _check_shape(module, side, shape, base, _rank_of(config, module))
+        sides.setdefault(module, set()).add(side)
+    for module, found in sides.items():
+        if found != {"A", "B"}:
+            raise AdapterRefused(f"'{module}' has only one half of its LoRA weights", code="adapter_bad_config")
+    _check_targets(config, set(sides))
+    return tensors
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """The part of `check_servable` that needs no weights."""
+    kind = str(config.get("peft_type", "")).upper()
+    if kind != "LORA":
+        raise AdapterRefused(f"'{kind or 'unknown'}' adapters are not served, only LORA", code="adapter_unsupported")
+    for key, what in _OFF.items():
+        if what is not None and config.get(key):
+            raise AdapterRefused(f"{what} ('{key}') cannot be mixed with others in a batch", code="adapter_unsupported")
+    if config.get("bias", "none") != "none":
+        raise AdapterRefused("trained biases change the base for other requests", code="adapter_unsupported")
+    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
+    if any(not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= MAX_RANK for rank in ranks):
+        raise AdapterRefused(f"the rank must be a number from 1 to {MAX_RANK}", code="adapter_bad_config")
+
+
+def base_shapes(base_path: Path) -> dict[str, tuple[int, ...]]:
+    """Tensor shapes of a base folder, from its safetensors headers."""
+    index = base_path / "model.safetensors.index.json"
+    names = set(json.loads(index.read_text("utf-8"))["weight_map"].values()) if index.is_file() else None
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in names or ["model.safetensors"]:
+        shapes.update(tensor_shapes(base_path / name))
+    return shapes
+
+
+def _check_shape(
+    module: str, side: str, shape: tuple[int, ...], base: Mapping[str, tuple[int, ...]], rank: int
+) -> None:
+    weight = base.get(f"{module}.weight")
+    if weight is None or len(weight) != 2:
+        raise AdapterRefused(f"the base has no layer '{module}'", code="adapter_wrong_base", extra={"module": module})
+    expected = (rank, weight[1]) if side == "A" else (weight[0], rank)
+    if shape != expected:
+        code = "adapter_bad_config" if rank not in shape else "adapter_wrong_base"
+        raise AdapterRefused(
+            f"lora_{side} of '{module}' is {list(shape)}, the base and rank {rank} ask for {list(expected)}",
+            code=code,
+            extra={"module": module},
+        )
+    if module.rsplit(".", maxsplit=1)[-1] in {"embed_tokens", "lm_head"}:
+        raise AdapterRefused(f"LoRA on '{module}' changes tied embeddings", code="adapter_unsupported")
+
+
+def _rank_of(config: Mapping[str, Any], module: str) -> int:
+    patterns = config.get("rank_pattern") or {}
+    for pattern, rank in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return int(rank)
+    return int(config["r"])
+
+
+def _check_targets(config: Mapping[str, Any], modules: set[str]) -> None:
+    """Every declared target must have weights: one that matches fewer modules than it says lost part of its effect."""
+    targets = config.get("target_modules")
+    if not isinstance(targets, list):
+        return  # a pattern or 'all-linear'; the engine compares what was injected with what the file holds
+    for target in targets:
+        if not any(module == target or module.endswith(f".{target}") for module in modules):
+            raise AdapterRefused(f"no weights for the target module '{target}'", code="adapter_bad_config")

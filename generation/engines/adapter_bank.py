@@ -1,0 +1,179 @@
+"""Adapters in the memory of one model, and which row of the batch uses which.
+
+PEFT holds the weights and computes the mixed batch (`adapter_names`, one name per row). PEFT would hook and unhook
+every layer at each forward pass; here each layer is hooked once and reads the names of the pass in progress. Adapters
+are keyed by their content digest, so that nothing can be confused with a namesake.
+
+Only the engine's thread calls this class.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.errors import AdapterRefused
+from core.types import AdapterRef
+from generation.adapters import fingerprint as probes
+from generation.adapters.checks import check_servable
+from generation.adapters.manifest import WEIGHTS_FILE, Fingerprint, Manifest, read_config, verify
+from generation.models import BaseModelInfo
+
+BASE = "__base__"
+"""PEFT's name for rows without an adapter."""
+
+
+def key_of(adapter: AdapterRef) -> str:
+    """Name inside PEFT. Module names may hold no dot, and PEFT misreads names that contain 'lora'."""
+    return f"v{adapter.digest[:24]}"
+
+
+@dataclass(slots=True)
+class PreparedAdapter:
+    """An adapter read and checked, not yet in the model."""
+
+    ref: AdapterRef
+    manifest: Manifest
+    config: dict[str, Any]
+    tensors: dict[str, torch.Tensor] = field(repr=False)
+
+
+def prepare_adapter(ref: AdapterRef, base: BaseModelInfo) -> PreparedAdapter:
+    """Read an adapter from disk with every check that needs no model; any thread may do this.
+
+    Raises:
+        AdapterRefused: with the code of the check that failed; see `manifest.verify` and `checks.check_servable`.
+    """
+    from safetensors.torch import load_file
+
+    folder = Path(ref.path)
+    manifest = verify(folder, base)
+    if manifest.content_digest != ref.digest:
+        raise AdapterRefused(f"{ref.stamp} is not the content it was registered with", code="adapter_digest_mismatch")
+    check_servable(folder, base.path)
+    return PreparedAdapter(ref, manifest, read_config(folder), load_file(folder / WEIGHTS_FILE))
+
+
+class AdapterBank:
+    """The adapters loaded into `model`, and the routing of rows to them."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self._model = model
+        self._peft: Any = None
+        self._hooked: set[int] = set()
+        self._names: list[str] = []
+        self._probe_ids = probes.probe_ids(tokenizer)
+        self._base_logits: list[torch.Tensor] | None = None
+        self.loaded: dict[str, AdapterRef] = {}
+        self.last_used: dict[str, float] = {}
+        self.fingerprints: dict[str, Fingerprint] = {}
+
+    @contextmanager
+    def routed(self, keys: Sequence[str]) -> Iterator[None]:
+        """Forward passes inside use adapter keys[i] for row i."""
+        now = time.monotonic()
+        for key in set(keys):
+            if key in self.loaded:
+                self.last_used[key] = now
+            elif key != BASE:
+                raise RuntimeError(f"row routed to adapter {key}, which is not loaded")
+        self._names = list(keys)
+        try:
+            yield
+        finally:
+            self._names = []
+
+    def insert(self, prepared: PreparedAdapter) -> None:
+        """Put an adapter into the model and prove its effect; on refusal the model is as before.
+
+        Raises:
+            AdapterRefused: weights that reach no layer, no effect, or another fingerprint than the recorded one.
+        """
+        key = key_of(prepared.ref)
+        if key in self.loaded:
+            return
+        base = self._probe(BASE) if self._base_logits is None else self._base_logits
+        self._base_logits = base
+        try:
+            self._inject(key, prepared)
+            self.loaded[key] = prepared.ref
+            adapted = self._probe(key)
+            measured = probes.make_fingerprint(base, adapted)
+            if prepared.manifest.fingerprint is not None:
+                probes.compare(prepared.manifest.fingerprint, base, adapted)
+            self.fingerprints[key] = measured
+            self.last_used[key] = time.monotonic()
+        except BaseException:
+            self.remove(key)
+            raise
+
+    def remove(self, key: str) -> None:
+        """Take an adapter out; unknown keys are ignored."""
+        self.loaded.pop(key, None)
+        self.last_used.pop(key, None)
+        self.fingerprints.pop(key, None)
+        if self._peft is not None and key in self._peft.peft_config:
+            self._peft.base_model.delete_adapter(key)
+
+    def _inject(self, key: str, prepared: PreparedAdapter) -> None:
+        from peft import LoraConfig, PeftModel
+        from peft.utils import set_peft_model_state_dict
+
+        known = {name: value for name, value in prepared.config.items() if name in LoraConfig.__dataclass_fields__}
+        config = LoraConfig(**{**known, "inference_mode": True, "lora_dropout": 0.0, "init_lora_weights": True})
+        try:
+            if self._peft is None:
+                self._peft = PeftModel(
+                    self._model, config, adapter_name=key, autocast_adapter_dtype=False, low_cpu_mem_usage=True
+                )
+            else:
+                self._peft.add_adapter(key, config, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
+            dtype, device = self._model.dtype, self._model.device
+            tensors = {name: tensor.to(device, dtype) for name, tensor in prepared.tensors.items()}
+            outcome = set_peft_model_state_dict(self._peft, tensors, adapter_name=key, low_cpu_mem_usage=True)
+        except (ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise AdapterRefused(
+                f"{prepared.ref.stamp} does not fit the base: {error}", code="adapter_wrong_base"
+            ) from error
+        self._peft.eval()
+        self._hook_new_layers()
+        self._require_all_in(key, prepared, outcome)
+
+    def _require_all_in(self, key: str, prepared: PreparedAdapter, outcome: Any) -> None:
+        """Every tensor of the file is in a layer, and every layer got its tensors."""
+        placed = [name for name, _ in self._peft.named_parameters() if f".{key}." in name]
+        missing = [name for name in outcome.missing_keys if f".{key}." in name]
+        if outcome.unexpected_keys or missing or len(placed) != len(prepared.tensors):
+            raise AdapterRefused(
+                f"{prepared.ref.stamp}: {len(prepared.tensors)} tensors for {len(placed)} places in the model",
+                code="adapter_bad_config",
+                extra={"unexpected": list(outcome.unexpected_keys)[:3], "missing": missing[:3]},
+            )
+
+    def _hook_new_layers(self) -> None:
+        from peft.tuners.lora import LoraLayer
+
+        for module in self._peft.modules():
+            if isinstance(module, LoraLayer) and id(module) not in self._hooked:
+                module.register_forward_pre_hook(self._add_names, with_kwargs=True)
+                self._hooked.add(id(module))
+
+    def _add_names(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if not self._names:
+            raise RuntimeError("forward pass without routing")
+        kwargs["adapter_names"] = self._names
+        return args, kwargs
+
+    def _probe(self, key: str) -> list[torch.Tensor]:
+        def forward(ids: torch.Tensor) -> torch.Tensor:
+            output = self._model(input_ids=ids.to(self._model.device), use_cache=False, logits_to_keep=1)
+            return output.logits  # type: ignore[no-any-return]
+
+        with torch.no_grad(), self.routed([key]), probes.widened(self._model):
+            return probes.probe_logits(forward, self._probe_ids)

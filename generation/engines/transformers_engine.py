@@ -1,0 +1,314 @@
+"""The generator of the embedded topology: continuous batching over transformers, adapters of several versions mixed.
+
+One thread owns the model. Between two decode steps it takes up newcomers (prefill in pieces, so that the others do not
+stall), drops what was cancelled, loads and evicts adapters. A request's adapter is pinned when it is submitted.
+
+Greedy results do not depend on who shares the batch in float32; in bfloat16 a matrix product may round otherwise for
+another number of rows, which can flip a near-tie between two tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, cast
+
+import torch
+
+from core.errors import TooLarge, TsumugiError, Unavailable
+from core.settings import GenerationSettings
+from core.types import AdapterRef, GenerationRequest, Message
+from generation.adapters.manifest import Fingerprint
+from generation.engines.adapter_bank import BASE, AdapterBank, PreparedAdapter, key_of, prepare_adapter
+from generation.engines.batch import Batch, Row
+from generation.engines.handle import StreamHandle
+from generation.engines.text import Detokenizer, StopFilter
+from generation.models import BaseModelInfo
+
+_log = logging.getLogger(__name__)
+
+
+def choose_device(setting: str) -> tuple[torch.device, torch.dtype]:
+    """CUDA where there is one; bfloat16 there and on CPUs that multiply it in hardware, else float32."""
+    if setting == "cuda" or (setting == "auto" and torch.cuda.is_available()):
+        return torch.device("cuda"), torch.bfloat16
+    fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    fast = fast or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return torch.device("cpu"), torch.bfloat16 if fast else torch.float32
+
+
+class TransformersEngine:
+    """Engine over one model in this process; see `core.ports.Engine` for the contract of its methods."""
+
+    def __init__(self, base: BaseModelInfo, settings: GenerationSettings, *, dtype: torch.dtype | None = None) -> None:
+        """Load the base.
+
+        dtype: overrides the choice by hardware; float32 gives results independent of batching.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        if settings.torch_threads is not None:
+            torch.set_num_threads(settings.torch_threads)
+        device, chosen = choose_device(settings.device)
+        self._base = base
+        self._settings = settings
+        self._tokenizer = AutoTokenizer.from_pretrained(base.path)
+        model = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype or chosen, attn_implementation="sdpa")
+        self._model = cast("Any", model).to(device).eval()
+        self._stop_ids = _stop_ids(self._model, self._tokenizer)
+        self._context = min(settings.context_tokens, int(self._model.config.max_position_embeddings))
+        self._bank = AdapterBank(self._model, self._tokenizer)
+        self._batch = Batch(self._model, self._bank, token_budget=max(self._context, 2048 * settings.max_batch))
+        self.base_model = base.stamp
+
+        self._lock = threading.Condition()
+        self._queue: deque[Row] = deque()
+        self._commands: deque[tuple[Callable[[], None], Future[None]]] = deque()
+        self._loads: dict[str, Future[None]] = {}
+        self._loaded: dict[str, AdapterRef] = {}
+        self._held: OrderedDict[str, None] = OrderedDict()
+        self._retired: set[str] = set()
+        self._waiting: Counter[str] = Counter()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="generator", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest) -> StreamHandle:
+        """Queue a generation; an adapter that is not in memory is loaded first, in the caller's thread."""
+        ids = self._encode(request.messages)
+        if request.max_tokens < 1 or len(ids) + request.max_tokens > self._context:
+            raise TooLarge(
+                f"{len(ids)} prompt tokens and {request.max_tokens} new ones do not fit {self._context}",
+                code="context_length_exceeded",
+                extra={"limit": self._context, "actual": len(ids) + request.max_tokens},
+            )
+        handle = StreamHandle(request.adapter, len(ids), self._wake)
+        key = key_of(request.adapter) if request.adapter else BASE
+        row = Row(
+            request=request,
+            handle=handle,
+            key=key,
+            prompt=ids,
+            stop_ids=self._stop_ids,
+            detokenizer=Detokenizer(self._decode),
+            stops=StopFilter(request.stop),
+        )
+        with self._lock:
+            self._require_running()
+            if len(self._queue) >= self._settings.max_queue:
+                raise Unavailable(f"{self._settings.max_queue} generations are waiting already", code="queue_full")
+            self._waiting[key] += 1  # from here on the adapter is not evicted
+        try:
+            if request.adapter is not None:
+                self.ensure_adapter(request.adapter)
+        except TsumugiError as error:
+            with self._lock:
+                self._waiting[key] -= 1
+            handle.fail(error)
+            return handle
+        with self._lock:
+            if self._stopping:
+                handle.fail(Unavailable("the generator has stopped", code="engine_stopped"))
+                return handle
+            self._queue.append(row)
+            self._lock.notify_all()
+        return handle
+
+    def ensure_adapter(self, adapter: AdapterRef) -> None:
+        """Load and verify; several callers of one adapter share the load."""
+        key = key_of(adapter)
+        with self._lock:
+            self._require_running()
+            self._retired.discard(key)
+            if key in self._loaded:
+                return
+            load = self._loads.get(key)
+            mine = load is None
+            if load is None:
+                load = self._loads[key] = Future()
+        if mine:
+            try:
+                prepared = prepare_adapter(adapter, self._base)
+                self._call(lambda: self._insert(prepared))
+                load.set_result(None)
+            except BaseException as error:
+                load.set_exception(error)
+                raise
+            finally:
+                with self._lock:
+                    self._loads.pop(key, None)
+        else:
+            load.result()
+
+    def retire_adapter(self, adapter: AdapterRef) -> None:
+        """Unload once no request uses it; asking for it again brings it back."""
+        with self._lock:
+            self._retired.add(key_of(adapter))
+            self._held.pop(key_of(adapter), None)
+        self._wake()
+
+    def hold_adapters(self, adapters: Sequence[AdapterRef]) -> None:
+        """Prefer to keep these when memory is short: the last adapters to be evicted among the idle ones."""
+        with self._lock:
+            for adapter in adapters:
+                self._held.pop(key_of(adapter), None)
+                self._held[key_of(adapter)] = None
+            while len(self._held) > self._settings.max_adapters:
+                self._held.popitem(last=False)
+
+    def fingerprint_of(self, adapter: AdapterRef) -> Fingerprint:
+        """Fingerprint measured when the adapter was loaded; loads it if need be."""
+        self.ensure_adapter(adapter)
+        return self._bank.fingerprints[key_of(adapter)]
+
+    def loaded_adapters(self) -> list[str]:
+        """Serving names in memory now."""
+        with self._lock:
+            return sorted(adapter.serving_name for adapter in self._loaded.values())
+
+    def count_prompt_tokens(self, messages: Sequence[object]) -> int:
+        """Tokens of the rendered prompt."""
+        return len(self._encode(cast("Sequence[Message]", messages)))
+
+    def load(self) -> dict[str, int]:
+        """Rows running and requests waiting, for metrics."""
+        with self._lock:
+            return {"running": len(self._batch.rows), "waiting": len(self._queue), "adapters": len(self._loaded)}
+
+    def close(self) -> None:
+        """Refuse new work, end what runs with an error, free memory."""
+        with self._lock:
+            self._stopping = True
+            self._lock.notify_all()
+        self._thread.join()
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
+        chat = [{"role": message.role, "content": message.content} for message in messages]
+        text = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        # The backend, not the wrapper: the wrapper sets padding on the shared object, which is not thread-safe.
+        return list(self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)) if ids else ""
+
+    def _require_running(self) -> None:
+        if self._stopping:
+            raise Unavailable("the generator has stopped", code="engine_stopped")
+
+    def _wake(self) -> None:
+        with self._lock:
+            self._lock.notify_all()
+
+    def _call(self, action: Callable[[], None]) -> None:
+        """Run something on the engine's thread, between two steps."""
+        done: Future[None] = Future()
+        with self._lock:
+            self._require_running()
+            self._commands.append((action, done))
+            self._lock.notify_all()
+        done.result()
+
+    # Everything below runs on the engine's thread.
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                while not (self._stopping or self._commands or self._queue or self._batch.rows or self._retired):
+                    self._lock.wait()
+                if self._stopping:
+                    break
+                command = self._commands.popleft() if self._commands else None
+            if command is not None:
+                _settle(*command)
+            self._drop_cancelled()
+            try:
+                self._admit()
+                self._batch.step()
+            except Exception as error:  # noqa: BLE001 - logged; the rows end with it, the engine goes on
+                _log.exception("generation step failed")
+                self._batch.fail(Unavailable(f"generation failed: {error}", code="generation_failed"))
+            self._trim()
+        self._stop()
+
+    def _admit(self) -> None:
+        """Take the oldest waiting request into the batch if there is room; it is prefilled by the following steps."""
+        with self._lock:
+            if not self._queue or len(self._batch.rows) >= self._settings.max_batch:
+                return
+            row = self._queue[0]
+            if not self._batch.fits(row):
+                return
+            self._queue.popleft()
+        try:
+            if row.request.adapter is not None and row.key not in self._bank.loaded:
+                self._insert(prepare_adapter(row.request.adapter, self._base))
+            self._batch.add(row)
+        except TsumugiError as error:
+            row.handle.fail(error)
+        finally:
+            with self._lock:
+                self._waiting[row.key] -= 1
+
+    def _insert(self, prepared: PreparedAdapter) -> None:
+        key = key_of(prepared.ref)
+        self._bank.insert(prepared)
+        with self._lock:
+            self._loaded[key] = prepared.ref
+
+    def _drop_cancelled(self) -> None:
+        with self._lock:
+            gone = [row for row in self._queue if row.handle.cancelled]
+            for row in gone:
+                self._queue.remove(row)
+                self._waiting[row.key] -= 1
+        for row in gone:
+            row.handle.finish("cancelled", 0)
+        self._batch.drop_cancelled()
+
+    def _trim(self) -> None:
+        """Unload retired adapters, then the least recently used ones over the bound; never one that a row uses."""
+        running = {row.key for row in self._batch.rows}
+        with self._lock:
+            idle = [key for key in self._loaded if key not in running]
+            gone = [key for key in idle if key in self._retired and not self._waiting[key]]
+            self._retired &= set(self._loaded) - set(gone)
+            excess = len(self._loaded) - len(gone) - self._settings.max_adapters
+            if excess > 0:
+                order = sorted(
+                    (key for key in idle if key not in gone),
+                    key=lambda key: (self._waiting[key] > 0, key in self._held, self._bank.last_used.get(key, 0.0)),
+                )
+                gone += order[:excess]
+            for key in gone:
+                del self._loaded[key]
+        for key in gone:
+            self._bank.remove(key)
+
+    def _stop(self) -> None:
+        error = Unavailable("the generator has stopped", code="engine_stopped")
+        self._batch.fail(error)
+        with self._lock:
+            waiting, self._queue = list(self._queue), deque()
+            commands, self._commands = list(self._commands), deque()
+        for row in waiting:
+            row.handle.fail(error)
+        for _, done in commands:
+            done.set_exception(error)
+
+
+def _settle(action: Callable[[], None], done: Future[None]) -> None:
+    try:
+        action()
+    except BaseException as error:  # noqa: BLE001 - handed to the caller, who waits for it
+        done.set_exception(error)
+    else:
+        done.set_result(None)
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
