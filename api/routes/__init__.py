@@ -1,1 +1,19 @@
-"""One thin router per noun."""
+"""Routes, one file per noun."""
+
+from api.routes import adapters, answers, datasets, documents, health, jobs, keys, openai, tenants, tuning
+
+ROUTERS = (
+    health.router,
+    documents.router,
+    jobs.router,
+    answers.router,
+    openai.router,
+    datasets.router,
+    tuning.router,
+    adapters.router,
+    keys.router,
+    tenants.router,
+)
+"""All of them, in the order of the OpenAPI document."""
+
+__all__ = ["ROUTERS"]

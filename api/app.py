@@ -1,0 +1,69 @@
+"""The HTTP application. `create_app` wires routes to services that a process root has built."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio.to_thread
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import func, select
+
+from api import errors
+from api.context import ContextMiddleware
+from api.idempotency import forget_interrupted
+from api.limits import BodyLimitMiddleware
+from api.metrics import HttpMetrics
+from api.routes import ROUTERS
+from api.services import Services
+from api.streaming import StreamPool
+from core.tables import Job
+
+THREADS: Final = 128
+"""Threads for routes that block on SQL, the index or a file. Streams have their own (`api.streaming`)."""
+
+_DESCRIPTION = """Documents in, cited answers out, styles tuned and promoted.
+
+Send `Authorization: Bearer <key>`. Errors are RFC 9457 problem details with a stable `code`.
+Lists take `limit` and `cursor`; writes accept `Idempotency-Key`.
+"""
+
+
+def create_app(services: Services) -> FastAPI:
+    """Build the application over services that are ready to be called."""
+    metrics = HttpMetrics()
+    metrics.add_job_gauge(lambda: _count_jobs(services))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+        if services.settings.topology == "embedded":
+            await run_in_threadpool(forget_interrupted, services.db)
+        yield
+        app.state.streams.close()
+
+    app = FastAPI(
+        title="Tsumugi",
+        version="1",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.services = services
+    app.state.metrics = metrics
+    app.state.streams = StreamPool()
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    # Added last runs first: the context sees everything, also what the body limit refuses.
+    app.add_middleware(BodyLimitMiddleware, settings=services.settings.http)
+    app.add_middleware(ContextMiddleware, metrics=metrics)
+    return app
+
+
+def _count_jobs(services: Services) -> Mapping[tuple[str, str], int]:
+    with services.db.read() as session:
+        rows = session.execute(select(Job.kind, Job.status, func.count()).group_by(Job.kind, Job.status))
+        return {(kind, status): count for kind, status, count in rows}

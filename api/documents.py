@@ -1,0 +1,66 @@
+"""Document rows to the bodies that callers see: with collection, groups, and the facts of their newest generation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from sqlalchemy import select, tuple_
+
+from api.schemas.documents import DocumentBody
+from core.access import PUBLIC_GROUP
+from core.database import ReadSession
+from core.tables import Collection, Document, DocumentGeneration, DocumentGroup
+
+
+def as_bodies(session: ReadSession, documents: Sequence[Document]) -> list[DocumentBody]:
+    """Bodies in the order of the rows, with three queries for all of them."""
+    ids = [document.id for document in documents]
+    collections = dict(
+        session.execute(
+            select(Collection.id, Collection.name).where(Collection.id.in_({item.collection_id for item in documents}))
+        )
+        .tuples()
+        .all()
+    )
+    groups: dict[str, list[str]] = defaultdict(list)
+    for row in session.scalars(select(DocumentGroup).where(DocumentGroup.document_id.in_(ids))):
+        if row.group_name != PUBLIC_GROUP:
+            groups[row.document_id].append(row.group_name)
+    wanted = [(item.id, item.latest_generation) for item in documents]
+    newest = {
+        row.document_id: row
+        for row in session.scalars(
+            select(DocumentGeneration).where(
+                tuple_(DocumentGeneration.document_id, DocumentGeneration.generation).in_(wanted)
+            )
+        )
+    }
+    return [_body(item, collections[item.collection_id], groups[item.id], newest.get(item.id)) for item in documents]
+
+
+def _body(document: Document, collection: str, groups: Sequence[str], facts: DocumentGeneration | None) -> DocumentBody:
+    return DocumentBody(
+        id=document.id,
+        filename=document.filename,
+        collection=collection,
+        external_id=document.external_id,
+        status=document.status,
+        error=document.error,
+        groups=sorted(groups),
+        metadata=document.metadata_,
+        generation=document.latest_generation,
+        active_generation=document.active_generation,
+        media_type=facts.media_type if facts else None,
+        encoding=facts.encoding if facts else None,
+        byte_size=facts.byte_size if facts else None,
+        char_count=facts.char_count if facts else None,
+        page_count=facts.page_count if facts else None,
+        chunk_count=facts.chunk_count if facts else None,
+        title=facts.title if facts else None,
+        language=facts.language if facts else None,
+        quality=facts.quality if facts else {},
+        source_sha256=facts.source_sha256 if facts else None,
+        created_at=document.created_at,
+        updated_at=document.updated_at,
+    )

@@ -1,0 +1,61 @@
+"""Prometheus figures of the HTTP edge. Each app has its own registry, so that two apps in one process do not clash;
+what other packages count goes to the process-wide registry and is printed after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+
+class HttpMetrics:
+    """Requests by route template and status, their seconds, and how many run now."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.in_flight = Gauge("tsumugi_http_in_flight", "Requests running now.", registry=self.registry)
+        self._requests = Counter(
+            "tsumugi_http_requests_total",
+            "Finished requests.",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "tsumugi_http_request_seconds",
+            "Seconds from the request line to the last byte of the answer.",
+            ["method", "route"],
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+            registry=self.registry,
+        )
+        self.answers = Counter("tsumugi_answers_total", "Answers by outcome.", ["outcome"], registry=self.registry)
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a finished request. Unknown methods share one label, so that a caller cannot grow the metric."""
+        known = method if method in {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"} else "other"
+        self._requests.labels(known, route, str(status)).inc()
+        self._seconds.labels(known, route).observe(seconds)
+
+    def add_job_gauge(self, count_jobs: Callable[[], Mapping[tuple[str, str], int]]) -> None:
+        """Show jobs by kind and status, counted at scrape time."""
+        self.registry.register(_JobCollector(count_jobs))
+
+    def render(self) -> bytes:
+        """Text exposition of both registries."""
+        return generate_latest(self.registry) + generate_latest(REGISTRY)
+
+
+class _JobCollector(Collector):
+    def __init__(self, count_jobs: Callable[[], Mapping[tuple[str, str], int]]) -> None:
+        self._count_jobs = count_jobs
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily("tsumugi_jobs", "Jobs by kind and status.", labels=["kind", "status"])
+        for (kind, status), count in sorted(self._count_jobs().items()):
+            family.add_metric([kind, status], count)
+        yield family

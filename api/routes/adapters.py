@@ -1,0 +1,164 @@
+"""Adapters: what there is, what serves, who changed it; promote, roll back, import."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import select
+
+from api.adapters import family_bodies, find_family, version_body
+from api.errors import request_id_of
+from api.paging import PageQuery
+from api.schemas.adapters import (
+    AliasEventBody,
+    AliasEventList,
+    FamilyBody,
+    FamilyList,
+    PromoteRequest,
+    RollbackRequest,
+    VersionBody,
+)
+from api.security import Caller, GuardedRoute, ServicesOf, needs
+from api.services import Services
+from api.uploads import read_upload
+from core.access import Principal
+from core.errors import FieldError, InvalidInput
+from core.paging import after_cursor, cut_page
+from core.tables import AdapterFamily, AdapterVersion, AliasEvent
+from core.types import Scope
+
+router = APIRouter(route_class=GuardedRoute, prefix="/v1/admin/adapters", tags=["adapters"])
+
+_READ = needs(Scope.TUNE)
+_MOVE = needs(Scope.ADMIN)
+_UPLOAD_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            },
+            "application/x-tar": {"schema": {"type": "string", "format": "binary"}},
+            "application/zip": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+@router.get("", dependencies=[_READ])
+def list_families(caller: Caller, services: ServicesOf, page: PageQuery) -> FamilyList:
+    """Families with their versions and aliases, newest first."""
+    query = select(AdapterFamily).where(AdapterFamily.tenant_id == caller.tenant_id)
+    behind = after_cursor(AdapterFamily.created_at, AdapterFamily.id, page.cursor)
+    if behind is not None:
+        query = query.where(behind)
+    query = query.order_by(AdapterFamily.created_at.desc(), AdapterFamily.id.desc()).limit(page.limit + 1)
+    with services.db.read() as session:
+        cut = cut_page(session.scalars(query).all(), page.limit)
+        return FamilyList(items=family_bodies(session, cut.items), next_cursor=cut.next_cursor)
+
+
+@router.get("/{family}", dependencies=[_READ])
+def get_family(family: str, caller: Caller, services: ServicesOf) -> FamilyBody:
+    """One family."""
+    with services.db.read() as session:
+        return family_bodies(session, [find_family(session, caller, family)])[0]
+
+
+@router.get("/{family}/history", dependencies=[_READ])
+def list_history(family: str, caller: Caller, services: ServicesOf, page: PageQuery) -> AliasEventList:
+    """Who moved which alias when, from what to what, and why; newest first."""
+    with services.db.read() as session:
+        found = find_family(session, caller, family)
+        query = select(AliasEvent).where(AliasEvent.family_id == found.id, AliasEvent.tenant_id == caller.tenant_id)
+        behind = after_cursor(AliasEvent.created_at, AliasEvent.id, page.cursor)
+        if behind is not None:
+            query = query.where(behind)
+        query = query.order_by(AliasEvent.created_at.desc(), AliasEvent.id.desc()).limit(page.limit + 1)
+        cut = cut_page(session.scalars(query).all(), page.limit)
+    return AliasEventList(
+        items=[AliasEventBody.model_validate(event) for event in cut.items], next_cursor=cut.next_cursor
+    )
+
+
+@router.post("/{family}/promote", dependencies=[_MOVE])
+def promote(
+    family: str, body: PromoteRequest, request: Request, caller: Caller, services: ServicesOf
+) -> dict[str, Any]:
+    """Let a version serve. Answers that began before keep the version that they were stamped with."""
+    if body.force and not (body.reason or "").strip():
+        detail = "`force` needs a `reason`"
+        raise InvalidInput(detail, code="reason_required", errors=[FieldError("body.reason", detail)])
+    moved = services.registry.promote(
+        caller,
+        family,
+        body.version,
+        force=body.force,
+        reason=body.reason,
+        canary_percent=body.canary_percent,
+        request_id=request_id_of(request.scope),
+    )
+    return _moved(services, caller, family, moved)
+
+
+@router.post("/{family}/rollback", dependencies=[_MOVE])
+def roll_back(
+    family: str, body: RollbackRequest, request: Request, caller: Caller, services: ServicesOf
+) -> dict[str, Any]:
+    """Go back to an earlier champion, or with nothing earlier to the base. `effective_ms` is measured."""
+    moved = services.registry.rollback(caller, family, body.to, body.reason, request_id=request_id_of(request.scope))
+    return _moved(services, caller, family, moved)
+
+
+def _moved(services: Services, caller: Principal, family: str, moved: Any) -> dict[str, Any]:
+    facts = asdict(moved) if is_dataclass(moved) and not isinstance(moved, type) else dict(moved or {})
+    if "from_version" in facts:
+        facts["from"] = facts.pop("from_version")
+        facts["to"] = facts.pop("to_version")
+    with services.db.read() as session:
+        shown = family_bodies(session, [find_family(session, caller, family)])[0]
+    return {**shown.model_dump(mode="json", include={"family", "champion", "canary", "aliases"}), **facts}
+
+
+@router.post("/{family}/versions", status_code=201, dependencies=[_MOVE], openapi_extra=_UPLOAD_BODY)
+async def import_version(family: str, request: Request, caller: Caller, services: ServicesOf) -> VersionBody:
+    """Import a PEFT adapter folder as .tar or .zip: safetensors only, and it must fit the base."""
+    form = await read_upload(request, [], "adapter.tar")
+    request_id = request_id_of(request.scope)
+    return await run_in_threadpool(_import, services, caller, family, form.files[0].data, request_id)
+
+
+def _import(services: Services, caller: Principal, family: str, data: bytes, request_id: str) -> VersionBody:
+    imported = services.registry.import_archive(caller, family, data, request_id=request_id)
+    with services.db.read() as session:
+        found = find_family(session, caller, family)
+        version = session.scalars(
+            select(AdapterVersion).where(
+                AdapterVersion.family_id == found.id, AdapterVersion.version == imported.version
+            )
+        ).one()
+        return version_body(family, version)
+
+
+def family_names(services: Services, caller: Principal) -> list[tuple[str, int]]:
+    """Model names of the tenant's families and versions with their Unix times; retired and rejected ones left out."""
+    with services.db.read() as session:
+        query = select(AdapterFamily).where(AdapterFamily.tenant_id == caller.tenant_id).order_by(AdapterFamily.name)
+        families = session.scalars(query).all()
+        bodies = family_bodies(session, families)
+    names: list[tuple[str, int]] = []
+    for body in bodies:
+        names.append((f"tsumugi:{body.family}", int(body.created_at.timestamp())))
+        names += [
+            (f"tsumugi:{version.name}", int(version.created_at.timestamp()))
+            for version in body.versions
+            if version.status == "candidate"
+        ]
+    return names

@@ -1,0 +1,68 @@
+"""Training sets: upload, list, read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from api.paging import PageQuery
+from api.schemas.datasets import DatasetBody, DatasetList, DatasetRowBody, DatasetRowList, UploadedDatasetBody
+from api.security import Caller, GuardedRoute, ServicesOf, needs
+from api.uploads import read_upload
+from core.types import Scope
+
+router = APIRouter(route_class=GuardedRoute, prefix="/v1/datasets", tags=["datasets"])
+
+_UPLOAD_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}, "name": {"type": "string"}},
+                }
+            },
+            "application/jsonl": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+@router.post("", status_code=201, dependencies=[needs(Scope.TUNE)], openapi_extra=_UPLOAD_BODY)
+async def upload_dataset(
+    request: Request, response: Response, caller: Caller, services: ServicesOf
+) -> UploadedDatasetBody:
+    """Upload JSONL or JSON: Alpaca, ShareGPT, messages or preference pairs. Rows that cannot be used are reported."""
+    form = await read_upload(request, ["name"], "dataset.jsonl")
+    file = form.files[0]
+    upload = await run_in_threadpool(
+        services.datasets.upload, caller, file.data, file.filename, form.fields.get("name") or None
+    )
+    response.status_code = 201 if upload.created else 200
+    return UploadedDatasetBody(**{**asdict(upload.dataset), "report": upload.report, "created": upload.created})
+
+
+@router.get("", dependencies=[needs(Scope.TUNE)])
+def list_datasets(caller: Caller, services: ServicesOf, page: PageQuery) -> DatasetList:
+    """Training sets, newest first."""
+    found = services.datasets.list(caller, limit=page.limit, cursor=page.cursor)
+    return DatasetList(items=[DatasetBody.model_validate(item) for item in found.items], next_cursor=found.next_cursor)
+
+
+@router.get("/{dataset_id}", dependencies=[needs(Scope.TUNE)])
+def get_dataset(dataset_id: str, caller: Caller, services: ServicesOf) -> DatasetBody:
+    """One training set."""
+    return DatasetBody.model_validate(services.datasets.get(caller, dataset_id))
+
+
+@router.get("/{dataset_id}/rows", dependencies=[needs(Scope.TUNE)])
+def list_rows(dataset_id: str, caller: Caller, services: ServicesOf, page: PageQuery) -> DatasetRowList:
+    """Valid rows in file order."""
+    found = services.datasets.rows(caller, dataset_id, limit=page.limit, cursor=page.cursor)
+    return DatasetRowList(
+        items=[DatasetRowBody.model_validate(row) for row in found.items], next_cursor=found.next_cursor
+    )

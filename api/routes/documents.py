@@ -1,0 +1,218 @@
+"""Documents: upload, list, read, delete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from api.documents import as_bodies
+from api.errors import request_id_of
+from api.paging import PageQuery
+from api.schemas.base import refuse_bad_text
+from api.schemas.documents import (
+    AcceptedDocument,
+    AcceptedDocuments,
+    ChunkBody,
+    ChunkList,
+    DocumentBody,
+    DocumentList,
+    TextDocumentRequest,
+)
+from api.schemas.jobs import JobBody
+from api.security import Caller, GuardedRoute, ServicesOf, needs
+from api.services import Services
+from api.uploads import checked_filename, media_type_of, parse_json_field, read_form, refuse
+from core.access import Principal
+from core.errors import InvalidInput, UnsupportedFormat
+from core.types import DocumentStatus, Scope
+from ingest.accept import Upload
+
+router = APIRouter(route_class=GuardedRoute, prefix="/v1/documents", tags=["documents"])
+
+FORM_FIELDS: Final = ("collection", "external_id", "groups", "metadata")
+INLINE_SAFE: Final = frozenset({"application/pdf", "text/plain", "text/markdown"})
+"""Types sent as they are. Anything that a browser might run is sent as bytes of no type."""
+
+_READ = needs(Scope.QUERY, Scope.INGEST)
+_UPLOAD_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        "collection": {"type": "string"},
+                        "external_id": {"type": "string", "description": "The same one replaces the document."},
+                        "groups": {"type": "string", "description": "JSON list of groups that may read it."},
+                        "metadata": {"type": "string", "description": "JSON object."},
+                    },
+                }
+            },
+            "application/json": {"schema": TextDocumentRequest.model_json_schema()},
+        },
+    }
+}
+
+
+@router.post("", status_code=202, dependencies=[needs(Scope.INGEST)], openapi_extra=_UPLOAD_BODY)
+async def add_documents(request: Request, caller: Caller, services: ServicesOf) -> AcceptedDocuments:
+    """Take files (multipart) or one text (JSON). They are read by a job; follow it at `/v1/jobs/{id}/events`."""
+    kind = media_type_of(request)
+    if kind == "multipart/form-data":
+        uploads = await _uploads_from_form(request)
+    elif kind == "application/json":
+        uploads = [_upload_from_json(await request.body())]
+    else:
+        raise UnsupportedFormat(
+            "send multipart/form-data with `file`, or application/json with `text`", code="unsupported_media_type"
+        )
+    return await run_in_threadpool(_accept, services, caller, uploads, request_id_of(request.scope))
+
+
+async def _uploads_from_form(request: Request) -> list[Upload]:
+    form = await read_form(request, FORM_FIELDS)
+    if not form.files:
+        raise refuse("file", "no file came; send at least one part named `file`", "missing_file")
+    external_id = form.fields.get("external_id") or None
+    if external_id is not None and len(form.files) > 1:
+        raise refuse("external_id", "one external_id cannot name several files", "external_id_of_many")
+    groups = parse_json_field(form.fields, "groups", list)
+    metadata = parse_json_field(form.fields, "metadata", dict)
+    _check_values(groups, metadata, external_id)
+    return [
+        Upload(
+            filename=file.filename,
+            data=file.data,
+            external_id=external_id,
+            groups=groups,
+            metadata=metadata or {},
+            collection=form.fields.get("collection") or None,
+        )
+        for file in form.files
+    ]
+
+
+def _upload_from_json(body: bytes) -> Upload:
+    try:
+        raw = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"the body is not JSON: {error}", code="malformed_json") from error
+    try:
+        asked = TextDocumentRequest.model_validate(raw)
+    except ValidationError as error:
+        raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors()]) from error
+    _check_values(asked.groups, asked.metadata, asked.external_id)
+    return Upload(
+        filename=checked_filename(asked.filename),
+        data=asked.text.encode(),
+        external_id=asked.external_id,
+        groups=asked.groups,
+        metadata=asked.metadata or {},
+        collection=asked.collection,
+    )
+
+
+def _check_values(groups: Sequence[Any] | None, metadata: dict[str, Any] | None, external_id: str | None) -> None:
+    for group in groups or ():
+        if not isinstance(group, str) or not 1 <= len(group) <= 200 or group == "*":
+            raise refuse("groups", "a group is text of 1 to 200 characters, and not '*'", "invalid_groups")
+    try:
+        refuse_bad_text({"groups": groups, "metadata": metadata})
+    except ValueError as error:
+        raise refuse("metadata", str(error), "invalid_text") from error
+    if external_id is not None and len(external_id) > 512:
+        raise refuse("external_id", "at most 512 characters", "invalid_request")
+
+
+def _accept(services: Services, caller: Principal, uploads: Sequence[Upload], request_id: str) -> AcceptedDocuments:
+    accepted = services.ingest.accept(caller, uploads, request_id=request_id)
+    with services.db.read() as session:
+        bodies = as_bodies(session, [item.document for item in accepted])
+    items = []
+    for item, body in zip(accepted, bodies, strict=True):
+        job = item.job or services.jobs.latest_of(item.document.id, caller.tenant_id)
+        items.append(
+            AcceptedDocument(document=body, job=JobBody.model_validate(job) if job else None, unchanged=item.unchanged)
+        )
+    return AcceptedDocuments(items=items)
+
+
+@router.get("", dependencies=[_READ])
+def list_documents(
+    caller: Caller,
+    services: ServicesOf,
+    page: PageQuery,
+    status: Annotated[DocumentStatus | None, Query()] = None,
+    collection: Annotated[str | None, Query(max_length=100)] = None,
+    external_id: Annotated[str | None, Query(max_length=512)] = None,
+) -> DocumentList:
+    """Documents that the caller may read, newest first."""
+    found = services.ingest.list(
+        caller,
+        limit=page.limit,
+        cursor=page.cursor,
+        status=status,
+        collection=collection,
+        external_id=external_id,
+    )
+    with services.db.read() as session:
+        return DocumentList(items=as_bodies(session, found.items), next_cursor=found.next_cursor)
+
+
+@router.get("/{document_id}", dependencies=[_READ])
+def get_document(document_id: str, caller: Caller, services: ServicesOf) -> DocumentBody:
+    """One document."""
+    document = services.ingest.get(caller, document_id)
+    with services.db.read() as session:
+        return as_bodies(session, [document])[0]
+
+
+@router.delete("/{document_id}", status_code=202, dependencies=[needs(Scope.INGEST)])
+def delete_document(document_id: str, request: Request, caller: Caller, services: ServicesOf) -> AcceptedDocument:
+    """Delete a document: no search or answer sees it from now on; a job removes what is left of it."""
+    deleted = services.ingest.delete(caller, document_id, request_id=request_id_of(request.scope))
+    with services.db.read() as session:
+        body = as_bodies(session, [deleted.document])[0]
+    return AcceptedDocument(document=body, job=JobBody.model_validate(deleted.job), unchanged=False)
+
+
+@router.get("/{document_id}/content", dependencies=[_READ], response_class=Response)
+def get_content(
+    document_id: str,
+    caller: Caller,
+    services: ServicesOf,
+    form: Annotated[Literal["original", "text"], Query(alias="as")] = "original",
+) -> Response:
+    """The bytes as uploaded, or (`as=text`) the extracted text that citations and chunks point into."""
+    content = services.ingest.content(caller, document_id, as_text=form == "text")
+    if form == "text":
+        return Response(content.data, media_type="text/plain; charset=utf-8")
+    media_type = content.media_type if content.media_type in INLINE_SAFE else "application/octet-stream"
+    if media_type.startswith("text/"):
+        media_type = (
+            "application/octet-stream" if content.encoding is None else f"{media_type}; charset={content.encoding}"
+        )
+    return Response(
+        content.data,
+        headers={
+            "Content-Type": media_type,
+            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(content.filename, safe='')}",
+        },
+    )
+
+
+@router.get("/{document_id}/chunks", dependencies=[_READ])
+def list_chunks(document_id: str, caller: Caller, services: ServicesOf, page: PageQuery) -> ChunkList:
+    """Chunks of the generation in force, in reading order."""
+    found = services.ingest.chunks(caller, document_id, limit=page.limit, cursor=page.cursor)
+    return ChunkList(items=[ChunkBody.model_validate(item) for item in found.items], next_cursor=found.next_cursor)

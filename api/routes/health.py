@@ -1,0 +1,98 @@
+"""Alive, ready, figures. Alive says only that the loop turns; ready asks each dependency."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, Final
+
+import structlog
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.security import authenticate_request, is_operator
+from api.services import Check, Services
+from core.errors import Forbidden, TsumugiError
+
+log = structlog.get_logger("api.health")
+
+router = APIRouter(tags=["operations"])
+
+PROBE_TIMEOUT_S: Final = 5.0
+
+_probes = ThreadPoolExecutor(16, thread_name_prefix="probe")
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process answers. Ask /readyz before sending work."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", responses={503: {"description": "Not ready; `checks` says why."}})
+async def readyz(request: Request) -> JSONResponse:
+    """Every dependency with its state and latency; 503 while one of them fails or the service drains."""
+    services: Services = request.app.state.services
+    checks = await run_in_threadpool(run_checks, services)
+    ready = all(check["state"] == "ok" for check in checks.values()) and not services.draining.is_set()
+    status = "draining" if services.draining.is_set() else "ready" if ready else "not_ready"
+    body = {"status": status, "checks": checks}
+    return JSONResponse(body, status_code=200 if ready else 503, headers={} if ready else {"Retry-After": "2"})
+
+
+def run_checks(services: Services) -> dict[str, dict[str, Any]]:
+    """Probe all dependencies at once; one that does not answer in PROBE_TIMEOUT_S counts as failing."""
+    checks = [Check("database", lambda: _probe_database(services)), *services.checks]
+    begun = time.perf_counter()
+    running = [(check.name, _probes.submit(_timed, check)) for check in checks]
+    results: dict[str, dict[str, Any]] = {}
+    for name, future in running:
+        try:
+            results[name] = future.result(timeout=max(0.0, PROBE_TIMEOUT_S - (time.perf_counter() - begun)))
+        except FutureTimeout:
+            future.cancel()
+            results[name] = {"state": "failing", "detail": f"no answer within {PROBE_TIMEOUT_S:g} s"}
+    return results
+
+
+def _timed(check: Check) -> dict[str, Any]:
+    begun = time.perf_counter()
+    try:
+        facts = check.probe()
+    except Exception as error:  # noqa: BLE001 - a probe that breaks is an answer: not ready
+        detail = error.detail if isinstance(error, TsumugiError) else type(error).__name__
+        log.warning("probe failed", check=check.name, error=repr(error))
+        return {"state": "failing", "latency_ms": _ms(begun), "detail": detail}
+    result: dict[str, Any] = {"state": "ok", "latency_ms": _ms(begun)}
+    if facts is not None:
+        result["detail"] = facts
+    return result
+
+
+def _probe_database(services: Services) -> None:
+    from core.errors import Unavailable
+
+    try:
+        with services.db.read() as session:
+            session.execute(text("SELECT 1 FROM tenants LIMIT 1"))
+    except SQLAlchemyError as error:
+        raise Unavailable(f"the database does not answer: {type(error).__name__}") from error
+
+
+def _ms(begun: float) -> float:
+    return round((time.perf_counter() - begun) * 1000, 2)
+
+
+@router.get("/metrics", response_class=Response)
+def metrics(request: Request) -> Response:
+    """Prometheus figures. Needs an admin key of the default tenant, unless `http.metrics_open` is set."""
+    services: Services = request.app.state.services
+    if not services.settings.http.metrics_open:
+        principal = authenticate_request(request, services)
+        if not is_operator(principal, services):
+            raise Forbidden("figures span all tenants: this needs an admin key of the default tenant")
+    return Response(request.app.state.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,105 @@
+"""Questions, answers, search, feedback."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from api.schemas.base import RequestBody, ResponseBody
+
+
+class AskBody(RequestBody):
+    """A question. `adapter` takes FAMILY, FAMILY@VERSION or base; default is the champion of the default family."""
+
+    question: str = Field(min_length=1)
+    collection: str | None = Field(None, min_length=1, max_length=100)
+    conversation_id: str | None = Field(None, min_length=1, max_length=100)
+    adapter: str | None = Field(None, min_length=1, max_length=120)
+    stream: bool = False
+    max_tokens: int | None = Field(None, ge=1, le=32_768)
+    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+
+
+class CitationBody(ResponseBody):
+    """A claim and its source; offsets count Unicode code points, end exclusive."""
+
+    index: int
+    answer_start: int
+    answer_end: int
+    document_id: str
+    generation: int
+    filename: str
+    page: int | None
+    start: int
+    end: int
+    quote: str
+    verified: bool
+
+
+class AnswerBody(ResponseBody):
+    """A finished answer."""
+
+    id: str
+    answer: str
+    refused: bool
+    refusal_reason: str | None
+    citations: list[CitationBody]
+    provenance: dict[str, Any]
+    usage: dict[str, Any]
+    timings_ms: dict[str, Any]
+    finish_reason: str = "stop"
+
+
+class SearchBody(RequestBody):
+    """A search over what the caller may read."""
+
+    query: str = Field(min_length=1)
+    limit: int = Field(5, ge=1, le=100)
+    collection: str | None = Field(None, min_length=1, max_length=100)
+    filters: dict[str, Any] | None = None
+
+
+class SearchItem(ResponseBody):
+    """A passage. `score` ranks within one result; `relevance` is calibrated and compares across queries."""
+
+    text: str
+    score: float
+    relevance: float
+    document_id: str
+    generation: int
+    filename: str
+    page: int | None
+    heading: str | None
+    start: int
+    end: int
+    chunk_id: str
+
+
+class SearchAnswer(ResponseBody):
+    """Passages, best first."""
+
+    items: list[SearchItem]
+    timings_ms: dict[str, float]
+
+
+class FeedbackBody(RequestBody):
+    """What somebody says of an answer. Only with `consent` may it become a training row."""
+
+    rating: Literal["up", "down"]
+    correction: str | None = Field(None, max_length=20_000)
+    comment: str | None = Field(None, max_length=20_000)
+    consent: bool = False
+
+
+class FeedbackAnswer(ResponseBody):
+    """Stored feedback."""
+
+    id: str
+    answer_id: str
+    rating: str
+    correction: str | None
+    comment: str | None
+    consent: bool
+    created_at: datetime

@@ -1,0 +1,90 @@
+"""Tuning runs and schedules. What a request may say is defined by the services; here it is only made safe to store."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from api.schemas.base import RequestBody, ResponseBody
+from api.schemas.jobs import JobBody
+from tuning.schedules import Conditions, RunTemplate, ScheduleRequest
+from tuning.service import FAMILY_PATTERN, TuningRequest
+
+
+class TuningRunRequest(RequestBody, TuningRequest):
+    """A run to queue."""
+
+
+class TuningRunBody(ResponseBody):
+    """A run with its job, and, as they come, its loss curve, gate report and adapter version."""
+
+    id: str
+    family: str
+    method: str
+    recipe: str
+    recipe_values: dict[str, Any]
+    dataset_ids: list[str]
+    dataset_version: str | None
+    schedule_id: str | None
+    requested_by: str | None
+    status: str
+    progress: dict[str, Any]
+    loss_curve: list[dict[str, Any]]
+    gate_report: dict[str, Any] | None
+    adapter_version: str | None
+    adapter_status: str | None
+    reasons: list[Any]
+    job: JobBody | None
+    created_at: datetime
+
+
+class TuningRunList(ResponseBody):
+    """A page of runs, newest first."""
+
+    items: list[TuningRunBody]
+    next_cursor: str | None
+
+
+class NewSchedule(RequestBody, ScheduleRequest):
+    """A schedule to add: cron in a time zone, conditions, and the run that it asks for."""
+
+
+class ScheduleChange(RequestBody):
+    """Fields of a schedule to change; those left out stay."""
+
+    family: str | None = Field(None, pattern=FAMILY_PATTERN)
+    cron: str | None = Field(None, max_length=120)
+    timezone: str | None = Field(None, max_length=64)
+    conditions: Conditions | None = None
+    request: RunTemplate | None = None
+    enabled: bool | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """What was given, as JSON values; a field given as null counts as left out."""
+        return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+
+
+class ScheduleBody(ResponseBody):
+    """A schedule. `last_outcome` says what beat decided the last time, and why."""
+
+    id: str
+    family: str
+    cron: str
+    timezone: str
+    conditions: dict[str, Any]
+    request: dict[str, Any]
+    enabled: bool
+    next_at: datetime | None
+    last_checked_at: datetime | None
+    last_outcome: dict[str, Any] | None
+    last_run_id: str | None
+    created_at: datetime
+
+
+class ScheduleList(ResponseBody):
+    """A page of schedules, newest first."""
+
+    items: list[ScheduleBody]
+    next_cursor: str | None

@@ -1,0 +1,136 @@
+"""Who calls, and whether they may: bearer keys, scopes, and the operator.
+
+Every route of the API is a `GuardedRoute`. It refuses to exist without a `needs(...)`, and it checks the key and the
+scope before it reads one byte of the body, so that a stranger cannot make this process parse anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+import structlog
+from fastapi import Depends, Request, Response, Security
+from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import select
+
+from api.idempotency import run_idempotent
+from api.services import Services
+from core.access import Principal
+from core.errors import Forbidden, NotFound, Unauthenticated
+from core.tables import Tenant
+from core.types import Scope
+
+DEFAULT_TENANT = "default"
+"""Admin keys of this tenant belong to the operator: they may make tenants, and keys for them, and read /metrics."""
+
+_bearer = HTTPBearer(auto_error=False, description="An API key, as made by `POST /v1/admin/keys`.")
+
+
+class Guard:
+    """Marks a route with the scopes of which one is needed; `operator` asks for an admin key of the default tenant."""
+
+    def __init__(self, *scopes: Scope, operator: bool = False) -> None:
+        self.scopes = scopes
+        self.operator = operator
+
+    def __call__(self, _credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> None:
+        """Declare the bearer scheme in the OpenAPI document; the check itself is in `GuardedRoute`."""
+
+    def check(self, principal: Principal, services: Services) -> None:
+        """Raise Forbidden unless the principal may."""
+        if not any(principal.allows(scope) for scope in self.scopes):
+            principal.require(self.scopes[0])
+        if self.operator and not is_operator(principal, services):
+            raise Forbidden("this needs an admin key of the default tenant", extra={"scope": Scope.ADMIN.value})
+
+
+def needs(*scopes: Scope, operator: bool = False) -> Any:
+    """Route dependency: a key with one of `scopes`."""
+    return Depends(Guard(*scopes, operator=operator))
+
+
+def is_operator(principal: Principal, services: Services) -> bool:
+    """Whether the caller holds an admin key of the default tenant."""
+    if not principal.allows(Scope.ADMIN):
+        return False
+    with services.db.read() as session:
+        return session.scalar(select(Tenant.name).where(Tenant.id == principal.tenant_id)) == DEFAULT_TENANT
+
+
+class GuardedRoute(APIRoute):
+    """A route behind a key."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap the handler: key, scope, sane path, Idempotency-Key, then the route itself."""
+        guard = self.guard
+        template = self.path
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            request.scope["state"]["route_template"] = template
+            services: Services = request.app.state.services
+            principal = await run_in_threadpool(authenticate_request, request, services)
+            request.state.principal = principal
+            structlog.contextvars.bind_contextvars(tenant=principal.tenant_id, key=principal.key_id)
+            await run_in_threadpool(guard.check, principal, services)
+            _refuse_odd_path(request)
+            return await run_idempotent(request, principal, template, services.db, handle)
+
+        return guarded
+
+    @property
+    def guard(self) -> Guard:
+        """The marker among the dependencies.
+
+        Raises:
+            TypeError: the route has none; it must not be served.
+        """
+        for dependency in self.dependencies:
+            if isinstance(dependency.dependency, Guard):
+                return dependency.dependency
+        raise TypeError(f"{self.path} has no needs(...)")
+
+
+def authenticate_request(request: Request, services: Services) -> Principal:
+    """Read the Authorization header.
+
+    Raises:
+        Unauthenticated: there is none, it is not a bearer key, or the key is unknown, expired or revoked.
+    """
+    header = request.headers.get("authorization", "")
+    scheme, _, secret = header.partition(" ")
+    if not header:
+        raise Unauthenticated("send `Authorization: Bearer <key>`")
+    if scheme.lower() != "bearer" or not secret.strip():
+        raise Unauthenticated("the Authorization header holds no bearer key", extra={"presented": True})
+    try:
+        return services.authenticate(secret.strip())
+    except Unauthenticated as error:
+        raise Unauthenticated(error.detail, code=error.code, extra={**error.extra, "presented": True}) from error
+
+
+def _refuse_odd_path(request: Request) -> None:
+    """No id holds a NUL or half a surrogate pair; some databases raise on them, so they never get that far."""
+    for value in request.path_params.values():
+        text = str(value)
+        if "\x00" in text or any("\ud800" <= char <= "\udfff" for char in text):
+            raise NotFound("no such object")
+
+
+def current_principal(request: Request) -> Principal:
+    """The caller of a guarded route."""
+    principal: Principal = request.state.principal
+    return principal
+
+
+def current_services(request: Request) -> Services:
+    """The services of this app."""
+    services: Services = request.app.state.services
+    return services
+
+
+Caller = Annotated[Principal, Depends(current_principal)]
+ServicesOf = Annotated[Services, Depends(current_services)]

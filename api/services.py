@@ -1,0 +1,65 @@
+"""What the HTTP edge needs, handed over by the process root. Nothing here builds anything."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from core import keys
+from core.access import Principal
+from core.database import Database
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    from core.jobs import JobStore
+    from core.notify import Notifier
+    from core.ports import BlobStore, Engine
+    from generation.adapters.registry import AdapterRegistry
+    from generation.adapters.routing import Router
+    from generation.answer import AnswerService
+    from ingest.accept import IngestService
+    from retrieval.search import Searcher
+    from tuning.datasets.service import DatasetService
+    from tuning.schedules import SchedulesService
+    from tuning.service import TuningService
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One dependency that /readyz asks. `probe` returns facts to show, or raises with what is wrong."""
+
+    name: str
+    probe: Callable[[], object]
+
+
+@dataclass(slots=True)
+class Services:
+    """Everything that routes call. The same objects serve the queue; the edge adds nothing to what they may do."""
+
+    settings: Settings
+    db: Database
+    jobs: JobStore
+    notifier: Notifier
+    blobs: BlobStore
+    ingest: IngestService
+    searcher: Searcher
+    answers: AnswerService
+    registry: AdapterRegistry
+    router: Router
+    engine: Engine
+    tuning: TuningService
+    datasets: DatasetService
+    schedules: SchedulesService
+    checks: Sequence[Check] = ()
+    draining: threading.Event = field(default_factory=threading.Event)
+    """Set by the root on SIGTERM: /readyz says so, and long event streams end, so that connections can close."""
+
+    def authenticate(self, secret: str) -> Principal:
+        """Find the caller of a key.
+
+        Raises:
+            Unauthenticated: unknown, expired or revoked.
+        """
+        return keys.authenticate(self.db, secret)

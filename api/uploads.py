@@ -1,0 +1,134 @@
+"""Uploaded bytes, as multipart or as a raw body. Parts wait on disk; the limits of `api.limits` hold for all of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.message import Message
+from typing import Any, Final
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+
+from api.schemas.base import is_storable
+from core.errors import FieldError, InvalidInput
+
+MAX_FILES: Final = 200
+MAX_FIELDS: Final = 50
+MAX_FIELD_BYTES: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedFile:
+    """One file of a request."""
+
+    filename: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UploadForm:
+    """Files named `file`, in order, and the plain fields; unknown fields are errors."""
+
+    files: tuple[UploadedFile, ...]
+    fields: dict[str, str]
+
+
+def media_type_of(request: Request) -> str:
+    """Content type without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_form(request: Request, allowed_fields: Sequence[str]) -> UploadForm:
+    """Read a multipart form.
+
+    Raises:
+        InvalidInput: `invalid_request` for fields that are unknown, repeated or not text, `invalid_filename`.
+    """
+    async with request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
+        _refuse_unknown(form, allowed_fields)
+        fields = {name: _text_field(form, name) for name in allowed_fields if name in form}
+        files = []
+        for item in form.getlist("file"):
+            if isinstance(item, str):
+                raise refuse("file", "the part has no file name; send it as a file", "invalid_request")
+            data = await run_in_threadpool(item.file.read)
+            files.append(UploadedFile(checked_filename(item.filename), data))
+    return UploadForm(tuple(files), fields)
+
+
+def _refuse_unknown(form: FormData, allowed: Sequence[str]) -> None:
+    for name in form:
+        if name != "file" and name not in allowed:
+            raise refuse(name[:100], f"unknown field; there are file, {', '.join(allowed)}", "invalid_request")
+
+
+def _text_field(form: FormData, name: str) -> str:
+    values = form.getlist(name)
+    if len(values) > 1:
+        raise refuse(name, "given more than once", "invalid_request")
+    value = values[0]
+    if isinstance(value, UploadFile):
+        raise refuse(name, "a file was sent where text belongs", "invalid_request")
+    if not is_storable(value):
+        raise refuse(name, "text holds NUL or half of a surrogate pair", "invalid_text")
+    return value
+
+
+def checked_filename(name: str | None) -> str:
+    """The last part of a file name, however much of a path the client sent.
+
+    Raises:
+        InvalidInput: `invalid_filename`, when nothing usable is left.
+    """
+    last = (name or "").replace("\\", "/").rsplit("/", 1)[-1].strip()
+    if not last or last in {".", ".."} or len(last) > 512 or not is_storable(last) or not last.isprintable():
+        raise refuse("file", "a file name has 1 to 512 printable characters", "invalid_filename")
+    return last
+
+
+def parse_json_field(fields: dict[str, str], name: str, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
+    """A form field that holds JSON of one kind; None when absent or empty.
+
+    Raises:
+        InvalidInput: `invalid_groups`, `invalid_metadata` ...: not JSON, or of another kind.
+    """
+    text = fields.get(name, "")
+    if not text.strip():
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise refuse(name, f"not JSON: {error}", f"invalid_{name}") from error
+    if not isinstance(value, kind):
+        wanted = "a list" if kind is list else "an object"
+        raise refuse(name, f"must be {wanted} in JSON", f"invalid_{name}")
+    return value
+
+
+def refuse(field: str, detail: str, code: str) -> InvalidInput:
+    """Error about one field of an upload."""
+    return InvalidInput(f"{field}: {detail}", code=code, errors=[FieldError(f"body.{field}", detail, code)])
+
+
+async def read_upload(request: Request, allowed_fields: Sequence[str], default_name: str) -> UploadForm:
+    """Exactly one file, as multipart `file` or as the raw body (its name from Content-Disposition or `default_name`).
+
+    Raises:
+        InvalidInput: `missing_file`, and all of `read_form`.
+    """
+    if media_type_of(request) == "multipart/form-data":
+        form = await read_form(request, allowed_fields)
+        if len(form.files) != 1:
+            raise refuse("file", f"exactly one file is taken, {len(form.files)} came", "missing_file")
+        return form
+    data = await request.body()
+    if not data:
+        raise refuse("file", "the body is empty; send the file as the body or as multipart `file`", "missing_file")
+    header = Message()
+    header["content-disposition"] = request.headers.get("content-disposition", "attachment")
+    name = checked_filename(header.get_filename() or default_name)
+    fields = {name: request.query_params[name] for name in allowed_fields if name in request.query_params}
+    return UploadForm((UploadedFile(name, data),), fields)
