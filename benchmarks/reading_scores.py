@@ -1,6 +1,6 @@
 """Scores of extractive answers: exact match and F1 as SQuAD defines them, and their Japanese counterparts.
 
-Japanese is compared without any white space or punctuation after NFKC, and F1 counts characters, as JSQuAD and JaQuAD do.
+Japanese is compared without white space or punctuation after NFKC, and F1 counts characters, as JSQuAD and JaQuAD do.
 """
 
 from __future__ import annotations

@@ -35,6 +35,8 @@ class Mixture:
     """Long Japanese rows whose passages are cut to chunks, as ingest cuts documents; English ones a third of that."""
     max_answer_chars: int = 160
     """Longer answers are clauses rather than answers."""
+    max_prompt_bytes: int = 5_600
+    """Of the passages in UTF-8; some 3,200 tokens of Japanese. The few longer rows are left out."""
 
 
 def render_pass(
@@ -89,6 +91,8 @@ def _render(
             keep = question.answer if number == own and not unanswerable else None
             text = cut_text(text, limit, keep, random)
         shown.append(PromptPassage(text, _title(passages[number].title, title_style)))
+    if sum(len(passage.text.encode()) for passage in shown) > mixture.max_prompt_bytes:
+        return None
     return _row(question, shown, None if refused or unanswerable else chosen.index(own) + 1)
 
 
