@@ -1,0 +1,26 @@
+"""Which code made an adapter: a digest over the sources that shape a training result.
+
+Not a commit: an installed wheel has none, and a commit says nothing of a changed working copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib import resources
+
+_SOURCES = {
+    "tuning": ("train.py", "rows.py", "template.py", "recipe.py", "render.py", "split.py", "prepare.py"),
+    "generation": ("prompt.py",),
+}
+
+
+@cache
+def code_revision() -> str:
+    """First 16 hex digits of the SHA-256 over those files."""
+    whole = hashlib.sha256()
+    for package, names in _SOURCES.items():
+        for name in names:
+            whole.update(name.encode())
+            whole.update((resources.files(package) / name).read_bytes())
+    return whole.hexdigest()[:16]
