@@ -1,0 +1,1 @@
+"""Queries and changes that several packages share, one file per noun."""

@@ -1,0 +1,181 @@
+"""Documents, their generations and chunks in SQL. Status follows the job of the newest generation, in its transaction.
+
+A replaced document stays `ready` on its old generation when the new one fails, and says so in `error`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from weakref import WeakSet
+
+from sqlalchemy import delete, insert, select, text
+from sqlalchemy.orm import Session
+
+from core.access import documents_visible
+from core.database import WriteSession
+from core.errors import NotFound
+from core.jobs import JobStore
+from core.tables.base import utc_now
+from core.tables.datasets import Dataset
+from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration, DocumentGroup
+from core.tables.jobs import Job
+from core.types import AccessFilter, Chunk, DocumentStatus, JobKind, JobStatus
+
+DEFAULT_COLLECTION = "default"
+_POINT_NAMESPACE = uuid.UUID("6f5f6b1e-6d3c-5b0e-9a3e-7c1f4a1b2d90")
+_INSERT_BATCH = 500
+_BLOBS_LOCK = 0x7473756D756769
+
+_followed: WeakSet[JobStore] = WeakSet()
+
+
+def point_id(document_id: str, generation: int, ordinal: int) -> str:
+    """Id of a chunk and of its index point: the same work done twice writes the same rows."""
+    return str(uuid.uuid5(_POINT_NAMESPACE, f"{document_id}/{generation}/{ordinal}"))
+
+
+def follow_jobs(jobs: JobStore) -> None:
+    """Make document status follow ingest jobs moved through this store. Every process that moves jobs calls it once."""
+    if jobs not in _followed:
+        _followed.add(jobs)
+        jobs.listen(JobKind.INGEST, _on_ingest_job)
+
+
+def visible_document(session: Session, access: AccessFilter, document_id: str) -> Document:
+    """Read one document.
+
+    Raises:
+        NotFound: there is none for this principal.
+    """
+    document = session.scalars(
+        select(Document).where(Document.id == document_id, documents_visible(access))
+    ).one_or_none()
+    if document is None:
+        raise NotFound(f"no document '{document_id}'")
+    return document
+
+
+def groups_of(session: Session, document_id: str) -> tuple[str, ...]:
+    """Groups as stored, sorted."""
+    return tuple(
+        session.scalars(
+            select(DocumentGroup.group_name)
+            .where(DocumentGroup.document_id == document_id)
+            .order_by(DocumentGroup.group_name)
+        )
+    )
+
+
+def set_groups(session: WriteSession, document_id: str, groups: Iterable[str]) -> None:
+    """Replace a document's groups."""
+    wanted, present = set(groups), set(groups_of(session, document_id))
+    if present - wanted:
+        session.execute(
+            delete(DocumentGroup).where(
+                DocumentGroup.document_id == document_id, DocumentGroup.group_name.in_(present - wanted)
+            )
+        )
+    session.add_all(DocumentGroup(document_id=document_id, group_name=name) for name in sorted(wanted - present))
+    session.flush()
+
+
+def collection_named(session: Session, tenant_id: str, name: str) -> Collection | None:
+    """A tenant's collection, locked where the database locks rows: uploads into one collection queue up."""
+    return session.scalars(
+        select(Collection).where(Collection.tenant_id == tenant_id, Collection.name == name).with_for_update()
+    ).one_or_none()
+
+
+def chunk_ids(session: Session, document_id: str, *, generation: int) -> list[str]:
+    """Ids of the chunks of one generation."""
+    return list(
+        session.scalars(
+            select(ChunkRow.id).where(ChunkRow.document_id == document_id, ChunkRow.generation == generation)
+        )
+    )
+
+
+def insert_chunks(
+    session: WriteSession, tenant_id: str, document_id: str, generation: int, chunks: Sequence[Chunk]
+) -> None:
+    """Add chunk rows."""
+    for first in range(0, len(chunks), _INSERT_BATCH):
+        session.execute(
+            insert(ChunkRow),
+            [
+                {
+                    "id": point_id(document_id, generation, chunk.ordinal),
+                    "tenant_id": tenant_id,
+                    "document_id": document_id,
+                    "generation": generation,
+                    "ordinal": chunk.ordinal,
+                    "start": chunk.start,
+                    "end": chunk.end,
+                    "page": chunk.page,
+                    "heading": chunk.heading,
+                    "text": chunk.text,
+                    "token_count": chunk.token_count,
+                }
+                for chunk in chunks[first : first + _INSERT_BATCH]
+            ],
+        )
+
+
+def drop_chunks(session: WriteSession, document_id: str, *, generation: int) -> None:
+    """Drop the chunk rows of one generation."""
+    session.execute(delete(ChunkRow).where(ChunkRow.document_id == document_id, ChunkRow.generation == generation))
+
+
+def drop_other_generations(session: WriteSession, document_id: str, *, keep: int) -> set[str]:
+    """Drop chunk rows and generations older than `keep`; returns the blobs that they named."""
+    older = select(DocumentGeneration).where(
+        DocumentGeneration.document_id == document_id, DocumentGeneration.generation < keep
+    )
+    blobs: set[str] = set()
+    for row in session.scalars(older).all():
+        blobs |= {row.source_sha256} | ({row.text_sha256} if row.text_sha256 else set())
+        session.delete(row)
+    session.execute(delete(ChunkRow).where(ChunkRow.document_id == document_id, ChunkRow.generation < keep))
+    session.flush()
+    return blobs
+
+
+def hold_blobs(session: WriteSession) -> None:
+    """Until the end of the transaction, nobody else decides whether a blob is still used. SQLite has one writer anyway.
+
+    Whoever names a blob in a row, or deletes one that no row names, holds this first.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _BLOBS_LOCK})
+
+
+def blob_is_used(session: Session, digest: str) -> bool:
+    """Whether a generation or a dataset of any tenant still names a blob."""
+    generations = select(DocumentGeneration.document_id).where(
+        (DocumentGeneration.source_sha256 == digest) | (DocumentGeneration.text_sha256 == digest)
+    )
+    datasets = select(Dataset.id).where((Dataset.source_sha256 == digest) | (Dataset.content_sha256 == digest))
+    return any(session.execute(query.limit(1)).first() is not None for query in (generations, datasets))
+
+
+def _on_ingest_job(session: WriteSession, job: Job) -> None:
+    document = session.get(Document, job.subject_id)
+    if document is None or document.status == DocumentStatus.DELETING.value:
+        return
+    if job.arguments.get("generation") != document.latest_generation:
+        return  # a newer upload has taken over; its own job speaks for the document
+    status = JobStatus(job.status)
+    document.updated_at = utc_now()
+    if status is JobStatus.QUEUED:
+        document.status = DocumentStatus.QUEUED.value
+    elif status is JobStatus.RUNNING:
+        document.status = DocumentStatus.PROCESSING.value
+    elif status is JobStatus.SUCCEEDED:
+        document.status = DocumentStatus.READY.value
+        document.error = None
+    else:
+        document.error = job.error or {"code": "cancelled", "detail": "the upload was cancelled", "retryable": True}
+        served = document.active_generation is not None
+        document.status = (DocumentStatus.READY if served else DocumentStatus.FAILED).value
+    session.flush()

@@ -1,0 +1,428 @@
+"""Uploads in, documents out: what the API, the command line and the demo call.
+
+Bytes go to the blob store first, then document, generation and job are one transaction. Cheap checks (empty, too
+large) refuse at once; whether the bytes can be read is the job's business, and a document that cannot be read is
+`failed` with a code, so nothing that was accepted is ever lost.
+
+Access while a document is being replaced: groups that the new version takes away lose it at once, groups that it adds
+get it with the switch. So neither version is ever read by someone it was not meant for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from core import audit
+from core.access import PUBLIC_GROUP, Principal, access_filter, documents_visible, stored_groups
+from core.database import Database, WriteSession
+from core.errors import Conflict, InvalidInput, NotFound, TooLarge
+from core.jobs import JobStore
+from core.paging import Page, after_cursor, checked_limit, cut_page
+from core.ports import BlobStore
+from core.repositories.documents import (
+    collection_named,
+    follow_jobs,
+    groups_of,
+    hold_blobs,
+    set_groups,
+    visible_document,
+)
+from core.settings import Settings
+from core.tables.base import utc_now
+from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration
+from core.tables.jobs import Job
+from core.types import DocumentStatus, JobKind, JobStatus, Scope
+from ingest.upload import Upload, checked_upload
+
+_UNFINISHED = {JobStatus.QUEUED.value, JobStatus.RUNNING.value}
+_ACCEPT_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of one upload. `job` is None when nothing had to be done."""
+
+    document: Document
+    job: Job | None
+    unchanged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Source bytes, or extracted text as UTF-8, of the generation that serves."""
+
+    data: bytes
+    media_type: str
+    encoding: str | None
+    filename: str
+    generation: int
+
+
+class IngestService:
+    """Documents of one database, for one process. Thread-safe."""
+
+    def __init__(self, db: Database, blobs: BlobStore, jobs: JobStore, settings: Settings) -> None:
+        self._db = db
+        self._blobs = blobs
+        self._jobs = jobs
+        self._settings = settings
+        follow_jobs(jobs)
+
+    def accept(
+        self, principal: Principal, uploads: Sequence[Upload], *, request_id: str | None = None
+    ) -> list[Accepted]:
+        """Take uploads, all or none; answers in their order.
+
+        Raises:
+            Forbidden: the key lacks `ingest`.
+            InvalidInput: `empty_file`, `invalid_filename`, `invalid_metadata`, ...; nothing was stored.
+            TooLarge: one file passes the limit.
+            Conflict: `external_id_taken`, by a document that this key cannot see.
+        """
+        principal.require(Scope.INGEST)
+        limit = self._settings.http.max_upload_bytes
+        checked = [checked_upload(upload, max_bytes=limit) for upload in uploads]
+        total = sum(len(upload.data) for upload in checked)
+        if total > limit:
+            raise TooLarge(
+                f"the files have {total} bytes together, the limit is {limit}", extra={"limit": limit, "actual": total}
+            )
+        for upload in checked:
+            self._blobs.put(upload.data)
+        for attempt in range(1, _ACCEPT_ATTEMPTS + 1):
+            try:
+                with self._db.write() as session:
+                    return [self._accept_one(session, principal, upload, request_id) for upload in checked]
+            except IntegrityError:
+                # Two uploads made the same collection or external_id at once. The loser now finds the winner's row.
+                if attempt == _ACCEPT_ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def get(self, principal: Principal, document_id: str) -> Document:
+        """One document; NotFound unless it is there for this principal."""
+        with self._db.read() as session:
+            return visible_document(session, access_filter(principal), document_id)
+
+    def list(
+        self,
+        principal: Principal,
+        *,
+        limit: int = 50,
+        cursor: str | None = None,
+        collection: str | None = None,
+        status: DocumentStatus | None = None,
+        external_id: str | None = None,
+    ) -> Page[Document]:
+        """Documents that the principal may see, newest first."""
+        query = select(Document).where(documents_visible(access_filter(principal)))
+        if collection is not None:
+            query = query.join(Collection, Collection.id == Document.collection_id).where(Collection.name == collection)
+        if status is not None:
+            query = query.where(Document.status == status.value)
+        if external_id is not None:
+            query = query.where(Document.external_id == external_id)
+        behind = after_cursor(Document.created_at, Document.id, cursor)
+        if behind is not None:
+            query = query.where(behind)
+        query = query.order_by(Document.created_at.desc(), Document.id.desc()).limit(checked_limit(limit) + 1)
+        with self._db.read() as session:
+            return cut_page(session.scalars(query).all(), limit)
+
+    def chunks(
+        self, principal: Principal, document_id: str, *, limit: int = 50, cursor: str | None = None
+    ) -> Page[ChunkRow]:
+        """Chunks of the generation that serves, in reading order; the cursor holds across a replacement or refuses."""
+        with self._db.read() as session:
+            document = visible_document(session, access_filter(principal), document_id)
+            query = select(ChunkRow).where(
+                ChunkRow.document_id == document.id, ChunkRow.generation == document.active_generation
+            )
+            if cursor is not None:
+                query = query.where(ChunkRow.ordinal > _ordinal_behind(cursor, document.active_generation))
+            rows = list(session.scalars(query.order_by(ChunkRow.ordinal).limit(checked_limit(limit) + 1)))
+        more = len(rows) > limit
+        rows = rows[:limit]
+        return Page(rows, f"{rows[-1].generation}.{rows[-1].ordinal}" if more else None)
+
+    def content(self, principal: Principal, document_id: str, *, as_text: bool = False) -> Content:
+        """Source bytes, or the extracted text, of the generation that serves (else of the newest).
+
+        Raises:
+            NotFound: no such document for this principal, or it has no text yet.
+        """
+        try:
+            return self._content(principal, document_id, as_text)
+        except NotFound:
+            # A replacement may have switched, and dropped the old blobs, between the row and the bytes: look once more.
+            return self._content(principal, document_id, as_text)
+
+    def delete(self, principal: Principal, document_id: str, *, request_id: str | None = None) -> Accepted:
+        """Make a document invisible now, and have a job remove all of it. Deleting twice gives the same job.
+
+        Raises:
+            Forbidden: the key lacks `ingest`.
+            NotFound: there is none for this principal.
+        """
+        principal.require(Scope.INGEST)
+        with self._db.write() as session:
+            for job_id in session.scalars(
+                select(Job.id).where(
+                    Job.subject_id == document_id,
+                    Job.tenant_id == principal.tenant_id,
+                    Job.kind == JobKind.INGEST.value,
+                    Job.status == JobStatus.QUEUED.value,
+                )
+            ).all():
+                visible_document(session, access_filter(principal), document_id)  # before anything is cancelled
+                self._jobs.request_cancel(job_id, principal.tenant_id, session=session)
+            document = visible_document(session, access_filter(principal), document_id)
+            if document.status != DocumentStatus.DELETING.value:
+                document.status = DocumentStatus.DELETING.value
+                document.error = None
+                document.active_generation = None
+                document.updated_at = utc_now()
+                job = self._jobs.create(
+                    session, tenant_id=document.tenant_id, kind=JobKind.DELETE, subject_id=document.id, priority=3
+                )
+                audit.record(
+                    session,
+                    tenant_id=document.tenant_id,
+                    actor=principal.actor,
+                    action="document.delete",
+                    object_id=document.id,
+                    detail={"filename": document.filename, "external_id": document.external_id},
+                    request_id=request_id,
+                )
+                return Accepted(document, job, unchanged=False)
+            latest = self._latest_job(session, document, JobKind.DELETE)
+            if latest is not None and latest.status in {JobStatus.FAILED.value, JobStatus.CANCELLED.value}:
+                latest = self._jobs.retry(latest.id, principal.tenant_id, session=session)
+            return Accepted(document, latest, unchanged=True)
+
+    def _accept_one(
+        self, session: WriteSession, principal: Principal, upload: Upload, request_id: str | None
+    ) -> Accepted:
+        digest = hashlib.sha256(upload.data).hexdigest()
+        collection = collection_named(session, principal.tenant_id, upload.collection_name)
+        if collection is None:
+            collection = Collection(tenant_id=principal.tenant_id, name=upload.collection_name)
+            session.add(collection)
+            session.flush()
+        found = self._existing(session, principal, collection, upload, digest)
+        if found is None:
+            return self._create(session, principal, collection, upload, digest)
+        newest = session.get(DocumentGeneration, (found.id, found.latest_generation))
+        assert newest is not None
+        pending = self._latest_job(session, found, JobKind.INGEST)
+        groups, metadata = _groups_to_be(session, found, pending), _metadata_to_be(found, pending)
+        upload = replace(
+            upload,
+            groups=groups if upload.groups is None else stored_groups(list(upload.groups)),
+            metadata=metadata if upload.metadata is None else upload.metadata,
+        )
+        if (newest.source_sha256, newest.filename, groups) != (digest, upload.filename, upload.groups):
+            return self._replace(session, principal, found, upload, digest, request_id)
+        changed = metadata != upload.metadata
+        if changed:  # in no vector and no point: the row is all of it
+            _set_metadata(found, pending, upload.metadata or {})
+        retried = self._retry_failed(session, found, pending)
+        job = pending if pending is not None and pending.status in _UNFINISHED else None
+        return Accepted(found, job, unchanged=not changed and not retried)
+
+    def _existing(
+        self, session: WriteSession, principal: Principal, collection: Collection, upload: Upload, digest: str
+    ) -> Document | None:
+        here = (
+            Document.tenant_id == principal.tenant_id,
+            Document.collection_id == collection.id,
+        )
+        visible = documents_visible(access_filter(principal))
+        if upload.external_id is not None:
+            found = session.scalars(
+                select(Document).where(*here, Document.external_id == upload.external_id).with_for_update()
+            ).one_or_none()
+            if found is None:
+                return None
+            if session.scalars(select(Document.id).where(Document.id == found.id, visible)).one_or_none() is None:
+                raise Conflict(
+                    f"external_id '{upload.external_id}' cannot be used in collection '{collection.name}'",
+                    code="external_id_taken",
+                )
+            if found.status == DocumentStatus.DELETING.value:
+                # Its row goes when the index is clean; until then it gives up its name to the new document.
+                found.external_id = None
+                session.flush()
+                return None
+            return found
+        groups = stored_groups(list(upload.groups or ()))
+        twins = session.scalars(
+            select(Document)
+            .join(
+                DocumentGeneration,
+                (DocumentGeneration.document_id == Document.id)
+                & (DocumentGeneration.generation == Document.latest_generation),
+            )
+            .where(
+                *here,
+                visible,
+                Document.status != DocumentStatus.DELETING.value,
+                DocumentGeneration.source_sha256 == digest,
+                DocumentGeneration.filename == upload.filename,
+            )
+            .order_by(Document.created_at, Document.id)
+        ).all()
+        return next((twin for twin in twins if groups_of(session, twin.id) == groups), None)
+
+    def _create(
+        self, session: WriteSession, principal: Principal, collection: Collection, upload: Upload, digest: str
+    ) -> Accepted:
+        document = Document(
+            tenant_id=principal.tenant_id,
+            collection_id=collection.id,
+            external_id=upload.external_id,
+            filename=upload.filename,
+            status=DocumentStatus.QUEUED.value,
+            metadata_=dict(upload.metadata or {}),
+            latest_generation=1,
+        )
+        session.add(document)
+        session.flush()
+        set_groups(session, document.id, stored_groups(list(upload.groups or ())))
+        return self._enqueue(session, document, upload, digest)
+
+    def _replace(
+        self,
+        session: WriteSession,
+        principal: Principal,
+        document: Document,
+        upload: Upload,
+        digest: str,
+        request_id: str | None,
+    ) -> Accepted:
+        document.latest_generation += 1
+        document.updated_at = utc_now()
+        if document.active_generation is None:
+            set_groups(session, document.id, upload.groups or ())
+            document.filename = upload.filename
+            document.metadata_ = dict(upload.metadata or {})
+        else:
+            set_groups(session, document.id, _narrowed(groups_of(session, document.id), upload.groups or ()))
+        audit.record(
+            session,
+            tenant_id=document.tenant_id,
+            actor=principal.actor,
+            action="document.replace",
+            object_id=document.id,
+            detail={"generation": document.latest_generation, "filename": upload.filename},
+            request_id=request_id,
+        )
+        return self._enqueue(session, document, upload, digest)
+
+    def _enqueue(self, session: WriteSession, document: Document, upload: Upload, digest: str) -> Accepted:
+        session.add(
+            DocumentGeneration(
+                document_id=document.id,
+                generation=document.latest_generation,
+                tenant_id=document.tenant_id,
+                source_sha256=digest,
+                filename=upload.filename,
+                byte_size=len(upload.data),
+            )
+        )
+        session.flush()
+        hold_blobs(session)
+        if not self._blobs.exists(digest):
+            self._blobs.put(upload.data)  # a deletion of its last user ran between our put and this transaction
+        job = self._jobs.create(
+            session,
+            tenant_id=document.tenant_id,
+            kind=JobKind.INGEST,
+            subject_id=document.id,
+            arguments={
+                "generation": document.latest_generation,
+                "groups": list(stored_groups(list(upload.groups or ()))),
+                "filename": upload.filename,
+                "metadata": dict(upload.metadata or {}),
+            },
+        )
+        return Accepted(document, job, unchanged=False)
+
+    def _retry_failed(self, session: WriteSession, document: Document, job: Job | None) -> bool:
+        """The same bytes again after a failure that may pass: the old job runs again, no second copy is made."""
+        if job is None or document.error is None or not document.error.get("retryable"):
+            return False
+        if job.status not in {JobStatus.FAILED.value, JobStatus.CANCELLED.value}:
+            return False
+        self._jobs.retry(job.id, document.tenant_id, session=session)
+        return True
+
+    @staticmethod
+    def _latest_job(session: WriteSession, document: Document, kind: JobKind) -> Job | None:
+        return session.scalars(
+            select(Job)
+            .where(Job.subject_id == document.id, Job.tenant_id == document.tenant_id, Job.kind == kind.value)
+            .order_by(Job.created_at.desc(), Job.id.desc())
+            .limit(1)
+        ).one_or_none()
+
+    def _content(self, principal: Principal, document_id: str, as_text: bool) -> Content:
+        with self._db.read() as session:
+            document = visible_document(session, access_filter(principal), document_id)
+            serving = document.active_generation or document.latest_generation
+            generation = session.get(DocumentGeneration, (document.id, serving))
+        if generation is None or document.status == DocumentStatus.DELETING.value:
+            raise NotFound(f"no content of document '{document_id}'")
+        if not as_text:
+            data = self._blobs.get(generation.source_sha256)
+            media_type = generation.media_type or "application/octet-stream"
+            return Content(data, media_type, generation.encoding, generation.filename, serving)
+        if generation.text_sha256 is None:
+            raise NotFound(f"document '{document_id}' has no extracted text (status: {document.status})")
+        data = self._blobs.get(generation.text_sha256)
+        return Content(data, "text/plain", "utf-8", generation.filename, serving)
+
+
+def _ordinal_behind(cursor: str, generation: int | None) -> int:
+    of_generation, _, ordinal = cursor.partition(".")
+    if not (of_generation.isascii() and of_generation.isdigit() and ordinal.isascii() and ordinal.isdigit()):
+        raise InvalidInput("`cursor` must be the `next_cursor` of an earlier page", code="invalid_cursor")
+    if int(of_generation) != generation:
+        raise Conflict("the document was replaced since the first page; read from the start", code="cursor_outdated")
+    return int(ordinal)
+
+
+def _groups_to_be(session: WriteSession, document: Document, job: Job | None) -> tuple[str, ...]:
+    """Groups that the newest generation asked for: with its job while that has not switched, else as stored."""
+    if job is not None and document.active_generation != document.latest_generation and "groups" in job.arguments:
+        return tuple(job.arguments["groups"])
+    return groups_of(session, document.id)
+
+
+def _metadata_to_be(document: Document, job: Job | None) -> dict[str, Any]:
+    if job is not None and document.active_generation != document.latest_generation and "metadata" in job.arguments:
+        return dict(job.arguments["metadata"])
+    return dict(document.metadata_)
+
+
+def _set_metadata(document: Document, job: Job | None, metadata: Mapping[str, Any]) -> None:
+    if job is not None and document.active_generation != document.latest_generation:
+        job.arguments = {**job.arguments, "metadata": dict(metadata)}
+    if document.active_generation is None or document.active_generation == document.latest_generation:
+        document.metadata_ = dict(metadata)
+    document.updated_at = utc_now()
+
+
+def _narrowed(present: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
+    """Groups that may read both the version that serves and the one that is coming."""
+    if PUBLIC_GROUP in wanted:
+        return tuple(present)
+    if PUBLIC_GROUP in present:
+        return tuple(wanted)
+    return tuple(sorted(set(present) & set(wanted)))

@@ -1,0 +1,249 @@
+"""DOCX to text, straight from its XML. Headings by style or outline level, lists, tables as rows of `cell | cell`.
+
+The container is checked before anything is unpacked: members, total size and ratio. XML with a DOCTYPE is refused (no
+word processor writes one), so entities have nowhere to be declared.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+from core.errors import ExtractionFailed
+from core.types import BlockKind, ExtractedDocument
+from ingest.extract.builder import TextBuilder
+
+_W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_W_STRICT = "{http://purl.oclc.org/ooxml/wordprocessingml/main}"
+_MC_FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
+_OFFICE_DOCUMENT = re.compile(rb"Target=\"/?([^\"]+)\"")
+_MAX_MEMBERS = 20_000
+_MAX_PART_BYTES = 256 * 2**20
+_MAX_TOTAL_BYTES = 2 * 2**30
+_MAX_RATIO = 400
+_RATIO_FREE_BYTES = 16 * 2**20
+"""Small parts may be of any ratio: empty tables compress 1000 to 1, and are harmless at that size."""
+_NOT_TEXT = {_W + name for name in ("p", "tbl", "del", "moveFrom", "rt", "pPr", "instrText")} | {_MC_FALLBACK}
+_MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+
+
+def extract_docx(data: bytes, *, max_chars: int) -> ExtractedDocument:
+    """Extract a DOCX file.
+
+    Raises:
+        ExtractionFailed: `broken_docx`, `zip_bomb`, `unsafe_xml`, `encrypted_docx` or `text_too_long`.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            _check_container(archive)
+            main = _main_part(archive)
+            body = _read_xml(archive, main)
+            folder = main.rpartition("/")[0]
+            levels = _heading_levels(archive, f"{folder}/styles.xml")
+            title = _core_title(archive)
+            notes = [_read_optional(archive, f"{folder}/{name}.xml") for name in ("footnotes", "endnotes")]
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:
+        raise ExtractionFailed(f"the DOCX container cannot be read: {error}", code="broken_docx") from error
+    except (KeyError, RuntimeError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+        raise ExtractionFailed(f"the DOCX container cannot be read: {error}", code="broken_docx") from error
+    builder = TextBuilder(max_chars=max_chars)
+    first_heading = _write_body(body, levels, builder)
+    for note in notes:
+        if note is not None:
+            _write_body(note, {}, builder)
+    return builder.build(
+        _MEDIA_TYPE,
+        title=title or first_heading,
+        quality={"engine": "docx-xml", "tables": len(list(body.iter(_W + "tbl")))},
+    )
+
+
+def _check_container(archive: zipfile.ZipFile) -> None:
+    members = archive.infolist()
+    total = sum(member.file_size for member in members)
+    if len(members) > _MAX_MEMBERS or total > _MAX_TOTAL_BYTES:
+        raise ExtractionFailed("the DOCX unpacks to more than this service takes", code="zip_bomb")
+    for member in members:
+        if member.flag_bits & 0x1:
+            raise ExtractionFailed("the DOCX is encrypted; save it without a password", code="encrypted_docx")
+        ratio = member.file_size / max(1, member.compress_size)
+        if member.file_size > _RATIO_FREE_BYTES and ratio > _MAX_RATIO:
+            raise ExtractionFailed(f"'{member.filename}' unpacks {ratio:.0f} to 1", code="zip_bomb")
+
+
+def _read_part(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Unpack one part, counting: the size written in the directory may be a lie."""
+    with archive.open(name) as part:
+        data = part.read(_MAX_PART_BYTES + 1)
+    if len(data) > _MAX_PART_BYTES:
+        raise ExtractionFailed(f"'{name}' unpacks to more than {_MAX_PART_BYTES} bytes", code="zip_bomb")
+    return data
+
+
+def _main_part(archive: zipfile.ZipFile) -> str:
+    names = set(archive.namelist())
+    if "word/document.xml" in names:
+        return "word/document.xml"
+    if "_rels/.rels" in names:
+        for target in _OFFICE_DOCUMENT.findall(_read_part(archive, "_rels/.rels")):
+            name = target.decode("utf-8", errors="replace")
+            if name.endswith(".xml") and "document" in name and name in names:
+                return str(name)
+    raise ExtractionFailed("the ZIP holds no Word document", code="unsupported_format")
+
+
+def _read_xml(archive: zipfile.ZipFile, name: str) -> Any:
+    from lxml import etree
+
+    data = _read_part(archive, name)
+    parser = etree.XMLParser(
+        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True
+    )
+    try:
+        root = etree.fromstring(data, parser)
+    except etree.XMLSyntaxError as error:
+        unsafe = b"<!DOCTYPE" in data[:4096].upper() or b"<!ENTITY" in data[:65536].upper()
+        code = "unsafe_xml" if unsafe else "broken_docx"
+        raise ExtractionFailed(f"'{name}' cannot be parsed: {error}", code=code) from error
+    if root.getroottree().docinfo.doctype:
+        raise ExtractionFailed(f"'{name}' declares a DOCTYPE; no word processor writes one", code="unsafe_xml")
+    if root.tag.startswith(_W_STRICT):
+        for element in root.iter():
+            if isinstance(element.tag, str) and element.tag.startswith(_W_STRICT):
+                element.tag = _W + element.tag[len(_W_STRICT) :]
+            for key in [k for k in element.attrib if k.startswith(_W_STRICT)]:
+                element.set(_W + key[len(_W_STRICT) :], element.get(key))
+    return root
+
+
+def _read_optional(archive: zipfile.ZipFile, name: str) -> Any | None:
+    return _read_xml(archive, name) if name in archive.namelist() else None
+
+
+def _core_title(archive: zipfile.ZipFile) -> str | None:
+    core = _read_optional(archive, "docProps/core.xml")
+    if core is None:
+        return None
+    found = core.find("{http://purl.org/dc/elements/1.1/}title")
+    return (found.text or "").strip() or None if found is not None else None
+
+
+def _heading_levels(archive: zipfile.ZipFile, name: str) -> dict[str, int]:
+    """Style id to heading level, from the outline level of the style or of those it is based on."""
+    styles = _read_optional(archive, name)
+    if styles is None:
+        return {}
+    own: dict[str, int] = {}
+    based_on: dict[str, str] = {}
+    for style in styles.iter(_W + "style"):
+        identifier = style.get(_W + "styleId") or ""
+        outline = style.find(f"{_W}pPr/{_W}outlineLvl")
+        label = style.find(_W + "name")
+        label_text = (label.get(_W + "val") or "").lower() if label is not None else ""
+        named = re.fullmatch(r"(?:heading|見出し)\s*([1-9])", label_text)
+        if outline is not None and (outline.get(_W + "val") or "9").isdigit() and int(outline.get(_W + "val")) < 9:
+            own[identifier] = int(outline.get(_W + "val")) + 1
+        elif named:
+            own[identifier] = int(named.group(1))
+        elif label_text == "title":
+            own[identifier] = 1
+        parent = style.find(_W + "basedOn")
+        if parent is not None:
+            based_on[identifier] = parent.get(_W + "val") or ""
+    levels = dict(own)
+    for identifier in based_on:
+        current, seen = identifier, set[str]()
+        while current not in own and current in based_on and current not in seen:
+            seen.add(current)
+            current = based_on[current]
+        if current in own:
+            levels[identifier] = own[current]
+    return levels
+
+
+def _write_body(root: Any, levels: dict[str, int], builder: TextBuilder) -> str | None:
+    first_heading: str | None = None
+    for element in _flow(root):
+        if element.tag == _W + "tbl":
+            builder.add(BlockKind.TABLE, "\n".join(_rows(element)))
+            continue
+        text = _paragraph_text(element)
+        if not text.strip():
+            continue
+        style = element.find(f"{_W}pPr/{_W}pStyle")
+        outline = element.find(f"{_W}pPr/{_W}outlineLvl")
+        level = levels.get(style.get(_W + "val") or "") if style is not None else None
+        if outline is not None and (outline.get(_W + "val") or "9").isdigit() and int(outline.get(_W + "val")) < 9:
+            level = int(outline.get(_W + "val")) + 1
+        if level is not None and len(text) <= 300:
+            text = " ".join(text.split())
+            first_heading = first_heading or text
+            builder.add(BlockKind.HEADING, text, level=level)
+        elif element.find(f"{_W}pPr/{_W}numPr") is not None:
+            builder.add(BlockKind.LIST_ITEM, "- " + text.strip())
+        else:
+            builder.add(BlockKind.PARAGRAPH, text)
+    return first_heading
+
+
+def _flow(root: Any) -> Iterator[Any]:
+    """Paragraphs and top-level tables in reading order, text boxes and content controls included."""
+    stack = [root]
+    while stack:
+        element = stack.pop()
+        if element.tag == _W + "tbl":
+            yield element
+            continue
+        if element.tag == _W + "p":
+            yield element
+        if element.tag != _MC_FALLBACK and isinstance(element.tag, str) and element.tag != _W + "del":
+            stack.extend(reversed(element))
+
+
+def _paragraph_text(paragraph: Any) -> str:
+    """Text of one paragraph as accepted: insertions kept, deletions dropped; a text box inside it comes on its own."""
+    parts: list[str] = []
+    stack = list(reversed(paragraph))
+    while stack:
+        element = stack.pop()
+        tag = element.tag
+        if tag in {_W + "t", _W + "delText"}:
+            if tag == _W + "t":
+                parts.append(element.text or "")
+        elif tag in {_W + "tab", _W + "ptab"}:
+            parts.append("\t")
+        elif tag in {_W + "br", _W + "cr"}:
+            parts.append("\n")
+        elif tag == _W + "noBreakHyphen":
+            parts.append("-")
+        elif tag in {
+            _W + "p",
+            _W + "tbl",
+            _W + "del",
+            _W + "moveFrom",
+            _W + "rt",
+            _W + "pPr",
+            _W + "instrText",
+            _MC_FALLBACK,
+        }:
+            continue
+        else:
+            stack.extend(reversed(element))
+    return "".join(parts)
+
+
+def _rows(table: Any) -> Iterator[str]:
+    for row in table.iter(_W + "tr"):
+        if next(row.iterancestors(_W + "tbl")) is not table:
+            continue  # a nested table is read as part of its cell
+        cells = []
+        for cell in row.iter(_W + "tc"):
+            if next(cell.iterancestors(_W + "tr")) is not row:
+                continue
+            texts = [" ".join(_paragraph_text(p).split()) for p in cell.iter(_W + "p")]
+            cells.append(" ".join(text for text in texts if text))
+        if any(cells):
+            yield " | ".join(cells)

@@ -1,0 +1,164 @@
+"""The one border with LlamaIndex: its ingestion pipeline, node parser and embedding interfaces over our own parts.
+
+Nothing else imports it (2 s, so only when the first document comes). Two of its habits are kept out on purpose: the
+stock splitters load NLTK and tiktoken data over the network, and `NodeParser` finds a node's offset by searching its
+text, which is wrong as soon as a passage occurs twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.node_parser import NodeParser
+from llama_index.core.schema import BaseNode, Document, MetadataMode, NodeRelationship, TextNode
+from pydantic import PrivateAttr
+
+from core.ports import Embedder
+from core.settings import IngestSettings
+from core.types import Chunk, ExtractedDocument
+from ingest.chunk import chunk_document
+from retrieval.text import indexed_text
+
+EMBED_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedChunk:
+    """A chunk, the text that stands for it in the index, and that text's dense vector."""
+
+    chunk: Chunk
+    indexed: str
+    dense: tuple[float, ...]
+
+
+class PassageNode(TextNode):  # type: ignore[misc]
+    """A node that is embedded with its place in the document, exactly as search expects it."""
+
+    def get_content(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> str:
+        """The passage alone, or for embedding: title, heading and passage."""
+        if metadata_mode is MetadataMode.NONE:
+            return str(self.text)
+        return indexed_text(self.metadata.get("title"), self.metadata.get("heading"), self.text)
+
+
+class StructureNodeParser(NodeParser):  # type: ignore[misc]
+    """Node parser over one extracted document: its blocks decide where nodes begin and end."""
+
+    _extracted: ExtractedDocument = PrivateAttr()
+    _count_tokens: Callable[[str], int] = PrivateAttr()
+    _settings: IngestSettings = PrivateAttr()
+
+    def __init__(
+        self, extracted: ExtractedDocument, count_tokens: Callable[[str], int], settings: IngestSettings
+    ) -> None:
+        super().__init__(include_metadata=True, include_prev_next_rel=False)
+        self._extracted = extracted
+        self._count_tokens = count_tokens
+        self._settings = settings
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name in LlamaIndex's own records."""
+        return "StructureNodeParser"
+
+    def _parse_nodes(self, nodes: Sequence[BaseNode], show_progress: bool = False, **_: Any) -> list[BaseNode]:
+        (document,) = nodes
+        source = document.as_related_node_info()
+        chunks = chunk_document(self._extracted, self._count_tokens, self._settings)
+        return [
+            PassageNode(
+                text=chunk.text,
+                start_char_idx=chunk.start,
+                end_char_idx=chunk.end,
+                metadata={
+                    **document.metadata,
+                    "ordinal": chunk.ordinal,
+                    "page": chunk.page,
+                    "heading": chunk.heading,
+                    "token_count": chunk.token_count,
+                },
+                relationships={NodeRelationship.SOURCE: source},
+            )
+            for chunk in chunks
+        ]
+
+    def _postprocess_parsed_nodes(self, nodes: list[BaseNode], parent_doc_map: dict[str, Document]) -> list[BaseNode]:
+        """Keep the offsets that the chunker knows, instead of searching for the text."""
+        return nodes
+
+
+class EmbedderAdapter(BaseEmbedding):  # type: ignore[misc]
+    """Our embedder behind LlamaIndex's embedding interface."""
+
+    _embedder: Embedder = PrivateAttr()
+
+    def __init__(self, embedder: Embedder) -> None:
+        super().__init__(model_name=embedder.name, embed_batch_size=EMBED_BATCH)
+        self._embedder = embedder
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name in LlamaIndex's own records."""
+        return "EmbedderAdapter"
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return [float(value) for value in self._embedder.encode_query(query)]
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return self._get_query_embedding(query)
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self._get_text_embeddings([text])[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        vectors: list[list[float]] = self._embedder.encode_passages(texts).tolist()
+        return vectors
+
+
+def parse_document(
+    extracted: ExtractedDocument,
+    title: str,
+    count_tokens: Callable[[str], int],
+    settings: IngestSettings,
+) -> list[PassageNode]:
+    """Cut one document into nodes. title: the document's, or its file name; it is embedded with each passage."""
+    parser = StructureNodeParser(extracted, count_tokens, settings)
+    pipeline = IngestionPipeline(transformations=[parser], disable_cache=True)
+    nodes = pipeline.run(documents=[Document(text=extracted.text, metadata={"title": title})])
+    return list(nodes)
+
+
+def chunks_of(nodes: Sequence[PassageNode]) -> list[Chunk]:
+    """Nodes as our own type."""
+    return [_chunk(node) for node in nodes]
+
+
+def embed_nodes(nodes: Sequence[PassageNode], embedder: Embedder) -> Iterator[list[EmbeddedChunk]]:
+    """Embed window by window, so that a document of any length needs memory for one window of vectors."""
+    pipeline = IngestionPipeline(transformations=[EmbedderAdapter(embedder)], disable_cache=True)
+    for start in range(0, len(nodes), EMBED_BATCH):
+        embedded = pipeline.run(nodes=list(nodes[start : start + EMBED_BATCH]))
+        window = [
+            EmbeddedChunk(_chunk(node), node.get_content(MetadataMode.EMBED), tuple(node.embedding))
+            for node in embedded
+        ]
+        for node in embedded:
+            node.embedding = None
+        yield window
+
+
+def _chunk(node: PassageNode) -> Chunk:
+    place = node.metadata
+    return Chunk(
+        ordinal=int(place["ordinal"]),
+        start=int(node.start_char_idx),
+        end=int(node.end_char_idx),
+        text=node.text,
+        page=place["page"],
+        heading=place["heading"],
+        token_count=int(place["token_count"]),
+    )

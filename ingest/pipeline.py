@@ -1,0 +1,328 @@
+"""One ingest attempt: extract, chunk, embed, index, switch. Every step may be cut off, and a re-run ends the same.
+
+Order of writes, and why: chunk rows before points, so that every point has a row that can find it again; points on
+disk before the switch, so that what is active is whole; the switch as one transaction; old points after it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+from sqlalchemy import func, select
+
+from core.database import Database, WriteSession
+from core.errors import Cancelled, ExtractionFailed, TsumugiError, Unavailable
+from core.jobs import JobLease, JobStore
+from core.language import language_of
+from core.ports import BlobStore
+from core.repositories.documents import (
+    blob_is_used,
+    chunk_ids,
+    drop_chunks,
+    drop_other_generations,
+    follow_jobs,
+    groups_of,
+    hold_blobs,
+    insert_chunks,
+    point_id,
+    set_groups,
+)
+from core.settings import Settings
+from core.tables.base import utc_now
+from core.tables.documents import ChunkRow, Document, DocumentGeneration
+from core.tables.jobs import Job
+from core.types import DocumentStatus, ExtractedDocument, IndexPoint
+from ingest.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from retrieval.build import Retrieval
+
+log = structlog.stdlib.get_logger(__name__)
+
+_WRITE_BATCH = 2_000
+_LOOK_AGAIN_S = 1.0
+
+
+class _Obsolete(Exception):
+    """The document is gone, being deleted, or has a newer generation: nobody waits for this attempt's result."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """What an attempt knows about its document."""
+
+    tenant_id: str
+    document_id: str
+    collection_id: str
+    generation: int
+    source_sha256: str
+    filename: str
+    groups: tuple[str, ...]
+    active: bool
+    started: float
+    looked: float = 0.0
+
+
+class IngestPipeline:
+    """Runs ingest and delete jobs in the process that owns the index. Thread-safe."""
+
+    def __init__(
+        self, db: Database, blobs: BlobStore, jobs: JobStore, retrieval: Retrieval, settings: Settings
+    ) -> None:
+        self._db = db
+        self._blobs = blobs
+        self._jobs = jobs
+        self._retrieval = retrieval
+        self._settings = settings
+        self._sandbox = Sandbox(settings.ingest, settings.data_dir / "tmp" / "extract")
+        follow_jobs(jobs)
+
+    def close(self) -> None:
+        """End running extractions."""
+        self._sandbox.close()
+
+    def run(self, lease: JobLease) -> None:
+        """Do one INGEST attempt. On return the job has ended well (`lease.finished`), also when it was overtaken.
+
+        Raises:
+            ExtractionFailed, UnsupportedFormat: the document cannot be read; permanent unless `retryable`.
+            Cancelled, Interrupted, LeaseLost: see JobLease.
+            Unavailable: embedder or index do not answer.
+        """
+        try:
+            work = self._begin(lease)
+            if not work.active:
+                self._build(lease, work)
+            self._finish(lease, work)
+        except _Obsolete as reason:
+            log.info("ingest.obsolete", document_id=lease.subject_id, job_id=lease.job_id, reason=str(reason))
+            self._discard(lease)
+            lease.succeed()
+        except TsumugiError as error:
+            if isinstance(error, Cancelled) or (not error.retryable and error.code != "lease_lost"):
+                self._discard(lease)
+            raise
+
+    def delete(self, lease: JobLease) -> None:
+        """Do one DELETE attempt: points, chunks, blobs nobody else names, then the row."""
+        document_id = lease.subject_id
+        lease.progress("index", 0.1)
+        self._retrieval.index.delete_document(document_id)
+        self._retrieval.index.flush()
+        lease.check()
+        lease.progress("rows", 0.6)
+        with lease.write() as session:
+            document = session.get(Document, document_id)
+            if document is not None:
+                if document.status != DocumentStatus.DELETING.value:
+                    raise ExtractionFailed(f"document '{document_id}' is not being deleted", code="not_deleting")
+                blobs: set[str] = set()
+                for row in session.scalars(
+                    select(DocumentGeneration).where(DocumentGeneration.document_id == document_id)
+                ):
+                    blobs |= {row.source_sha256} | ({row.text_sha256} if row.text_sha256 else set())
+                session.delete(document)
+                session.flush()
+                self._drop_unused(session, blobs)
+            lease.succeed()
+
+    def _begin(self, lease: JobLease) -> _Work:
+        generation = int(lease.arguments["generation"])
+        with self._db.read() as session:
+            document = session.get(Document, lease.subject_id)
+            row = session.get(DocumentGeneration, (lease.subject_id, generation))
+            if document is None or row is None:
+                raise _Obsolete("document or generation is gone")
+            _check_wanted(document, generation)
+            return _Work(
+                tenant_id=document.tenant_id,
+                document_id=document.id,
+                collection_id=document.collection_id,
+                generation=generation,
+                source_sha256=row.source_sha256,
+                filename=row.filename,
+                groups=tuple(lease.arguments.get("groups") or groups_of(session, document.id)),
+                active=document.active_generation == generation,
+                started=time.monotonic(),
+            )
+
+    def _build(self, lease: JobLease, work: _Work) -> None:
+        from ingest.llama import chunks_of, embed_nodes, parse_document
+
+        retrieval = self._retrieval
+        extracted = self._extract(lease, work)
+        lease.progress("chunk", 0.3)
+        title = extracted.title or work.filename
+        nodes = parse_document(extracted, title, retrieval.embedder.count_tokens, self._settings.ingest)
+        if not nodes:
+            raise ExtractionFailed(f"there is no text in '{work.filename}'", code="no_text")
+        self._clear(lease, work)
+        chunks = chunks_of(nodes)
+        for first in range(0, len(chunks), _WRITE_BATCH):
+            with lease.write() as session:
+                _wanted(session, work)
+                insert_chunks(
+                    session, work.tenant_id, work.document_id, work.generation, chunks[first : first + _WRITE_BATCH]
+                )
+        lease.progress("embed", 0.35)
+        for window in embed_nodes(nodes, retrieval.embedder):
+            self._look(lease, work)
+            retrieval.index.upsert(
+                [
+                    IndexPoint(
+                        id=point_id(work.document_id, work.generation, item.chunk.ordinal),
+                        tenant_id=work.tenant_id,
+                        collection_id=work.collection_id,
+                        document_id=work.document_id,
+                        generation=work.generation,
+                        ordinal=item.chunk.ordinal,
+                        groups=work.groups,
+                        dense=item.dense,
+                        sparse=retrieval.lexical.encode_passage(item.indexed),
+                    )
+                    for item in window
+                ]
+            )
+            lease.progress("embed", 0.35 + 0.55 * (window[-1].chunk.ordinal + 1) / len(chunks))
+        lease.progress("index", 0.9)
+        retrieval.index.flush()
+        present = retrieval.index.count(document_id=work.document_id, generation=work.generation)
+        if present != len(chunks):
+            raise Unavailable(
+                f"the index holds {present} of {len(chunks)} points of document '{work.document_id}'",
+                code="index_incomplete",
+            )
+        self._switch(lease, work, len(chunks))
+
+    def _extract(self, lease: JobLease, work: _Work) -> ExtractedDocument:
+        lease.progress("extract", 0.05)
+        data = self._blobs.get(work.source_sha256)
+        extracted = self._sandbox.extract(data, work.filename, poll=lambda: self._look(lease, work))
+        text = extracted.text.encode("utf-8")
+        with lease.write() as session:
+            _wanted(session, work)
+            row = session.get(DocumentGeneration, (work.document_id, work.generation))
+            if row is None:
+                raise _Obsolete("generation is gone")
+            # Inside the transaction: a deletion cannot find this text unused between the file and the row.
+            hold_blobs(session)
+            row.text_sha256 = self._blobs.put(text)
+            row.media_type = extracted.media_type
+            row.encoding = extracted.encoding
+            row.char_count = len(extracted.text)
+            row.page_count = extracted.page_count
+            row.title = extracted.title
+            row.language = language_of(extracted.text[:20_000]).value
+            row.quality = dict(extracted.quality)
+        return extracted
+
+    def _clear(self, lease: JobLease, work: _Work) -> None:
+        """Drop what an earlier attempt left: it may have cut the text elsewhere."""
+        with self._db.read() as session:
+            left = chunk_ids(session, work.document_id, generation=work.generation)
+        if left:
+            self._retrieval.index.delete_points(left)
+            with lease.write() as session:
+                drop_chunks(session, work.document_id, generation=work.generation)
+
+    def _switch(self, lease: JobLease, work: _Work, chunk_count: int) -> None:
+        """The one transaction that makes the generation visible, whole."""
+        lease.progress("switch", 0.95)
+        with lease.write() as session:
+            document = _wanted(session, work)
+            row = session.get(DocumentGeneration, (work.document_id, work.generation))
+            rows = session.scalar(
+                select(func.count())
+                .select_from(ChunkRow)
+                .where(ChunkRow.document_id == work.document_id, ChunkRow.generation == work.generation)
+            )
+            if row is None or rows != chunk_count:
+                raise Unavailable(
+                    f"{rows} of {chunk_count} chunk rows of document '{work.document_id}' are there",
+                    code="index_incomplete",
+                )
+            row.chunk_count = chunk_count
+            row.index_version = self._retrieval.index_version
+            document.active_generation = work.generation
+            document.filename = work.filename
+            job = session.get(Job, lease.job_id)
+            if job is not None and "metadata" in job.arguments:  # may have changed since the claim
+                document.metadata_ = dict(job.arguments["metadata"])
+            document.updated_at = utc_now()
+            set_groups(session, work.document_id, work.groups)
+
+    def _finish(self, lease: JobLease, work: _Work) -> None:
+        """Remove what the switch made old, then end the job."""
+        self._retrieval.index.delete_document(work.document_id, keep_generation=work.generation)
+        self._retrieval.index.flush()
+        with lease.write() as session:
+            document = _wanted(session, work)
+            self._drop_unused(session, drop_other_generations(session, document.id, keep=work.generation))
+            lease.succeed()
+        log.info(
+            "ingest.ready",
+            document_id=work.document_id,
+            generation=work.generation,
+            job_id=lease.job_id,
+            seconds=round(time.monotonic() - work.started, 3),
+        )
+
+    def _look(self, lease: JobLease, work: _Work) -> None:
+        """Between steps: raise unless the job is still ours and its result is still wanted."""
+        lease.check()
+        now = time.monotonic()
+        if now - work.looked < _LOOK_AGAIN_S:
+            return
+        work.looked = now
+        with self._db.read() as session:
+            document = session.get(Document, work.document_id)
+            if document is None:
+                raise _Obsolete("document is gone")
+            _check_wanted(document, work.generation)
+
+    def _discard(self, lease: JobLease) -> None:
+        """Take back what this attempt wrote for a generation that will not become active."""
+        document_id, generation = lease.subject_id, int(lease.arguments["generation"])
+        with self._db.read() as session:
+            document = session.get(Document, document_id)
+            if document is not None and document.active_generation == generation:
+                return
+            left = chunk_ids(session, document_id, generation=generation)
+        if document is None:
+            self._retrieval.index.delete_document(document_id)
+        elif left:
+            self._retrieval.index.delete_points(left)
+        else:
+            return
+        self._retrieval.index.flush()
+        with lease.write() as session:
+            drop_chunks(session, document_id, generation=generation)
+
+    def _drop_unused(self, session: WriteSession, blobs: set[str]) -> None:
+        """Delete blobs inside the transaction that drops their last row: after it, a new upload may count on them.
+
+        If the transaction then fails, the rows name blobs that are gone; the job runs again and drops those rows too.
+        """
+        hold_blobs(session)
+        for digest in blobs:
+            if not blob_is_used(session, digest):
+                self._blobs.delete(digest)
+
+
+def _wanted(session: WriteSession, work: _Work) -> Document:
+    """The document, locked, if this generation is still to become, or is, the active one."""
+    document = session.get(Document, work.document_id, with_for_update=True, populate_existing=True)
+    if document is None:
+        raise _Obsolete("document is gone")
+    _check_wanted(document, work.generation)
+    return document
+
+
+def _check_wanted(document: Document, generation: int) -> None:
+    if document.status == DocumentStatus.DELETING.value:
+        raise _Obsolete("document is being deleted")
+    if document.latest_generation != generation:
+        raise _Obsolete(f"generation {document.latest_generation} is newer")

@@ -1,0 +1,56 @@
+"""Measured facts about an extraction, kept with the document: they explain a bad answer before anyone guesses.
+
+`garbled` is the share of visible characters that no reader writes: replacement marks, private-use code points and
+unassigned ones. Above 0.3 the text is noise, and the document fails rather than answering from it.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from core.errors import ExtractionFailed
+from core.types import ExtractedDocument
+
+_MAX_GARBLED = 0.3
+_NOISE = frozenset({"Co", "Cn", "Cs"})
+
+
+def garbled_share(text: str) -> float:
+    """Share of visible characters that are replacement marks, private-use or unassigned; 0 for an empty text."""
+    visible = bad = 0
+    for character in text:
+        if character.isspace():
+            continue
+        visible += 1
+        if character == "\ufffd" or (character > "\u0377" and unicodedata.category(character) in _NOISE):
+            bad += 1
+    return bad / visible if visible else 0.0
+
+
+def with_quality(document: ExtractedDocument) -> ExtractedDocument:
+    """Add the facts that hold for every format, and refuse a text that is empty or noise.
+
+    Raises:
+        ExtractionFailed: `no_text` or `garbled_text`.
+    """
+    visible = sum(not character.isspace() for character in document.text)
+    if visible == 0:
+        raise ExtractionFailed("there is no text in the document", code="no_text")
+    garbled = garbled_share(document.text)
+    if garbled > _MAX_GARBLED:
+        raise ExtractionFailed(
+            f"{garbled:.0%} of the extracted characters are unreadable: the file's fonts do not say what they show",
+            code="garbled_text",
+        )
+    facts: Mapping[str, Any] = {
+        "chars": len(document.text),
+        "visible_chars": visible,
+        "blocks": len(document.blocks),
+        "replacement_share": round(document.text.count("\ufffd") / visible, 5),
+        "garbled_share": round(garbled, 5),
+        **document.quality,
+    }
+    return replace(document, quality=facts)

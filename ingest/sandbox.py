@@ -1,0 +1,264 @@
+"""Extraction in a child process with limits: one bad file fails alone, with a code, and takes nothing down with it.
+
+The mother process (`ingest.zygote`) is started on first use and again whenever it is gone. It and its children have an
+environment without a single secret, no network, and a folder per document that is removed afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from core.errors import ExtractionFailed
+from core.settings import IngestSettings
+from core.types import ExtractedDocument
+from ingest.wire import read_document
+from ingest.zygote import OUT_OF_MEMORY_STATUS
+
+log = structlog.stdlib.get_logger(__name__)
+
+POLL_S = 0.25
+START_TIMEOUT_S = 60.0
+GRACE_S = 15.0
+"""How long after its own deadline the mother may stay silent before it is taken for hung, and replaced."""
+
+
+class Sandbox:
+    """Runs extractions. Thread-safe; many run side by side."""
+
+    def __init__(self, settings: IngestSettings, work_dir: Path) -> None:
+        self._settings = settings
+        self._work_dir = work_dir
+        self._lock = threading.Lock()
+        self._mother: _Mother | None = None
+        self._closed = False
+        work_dir.mkdir(parents=True, exist_ok=True)
+        _remove_stale(work_dir)
+
+    def extract(self, data: bytes, filename: str, *, poll: Callable[[], None] | None = None) -> ExtractedDocument:
+        """Extract one file. `poll` is called a few times a second while waiting; what it raises ends the extraction.
+
+        Raises:
+            ExtractionFailed: with the extractor's own code, or `extraction_timeout`, `extraction_out_of_memory`,
+                `extraction_crashed`.
+        """
+        folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self._work_dir))
+        try:
+            (folder / "input").write_bytes(data)
+            outcome = self._run(folder, filename, poll or (lambda: None))
+            self._judge(outcome, filename)
+            return read_document(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def network(self) -> str:
+        """`namespace` or `guard`: how children are kept off the network."""
+        return self._alive().network
+
+    def close(self) -> None:
+        """End the mother and all extractions."""
+        with self._lock:
+            self._closed = True
+            mother, self._mother = self._mother, None
+        if mother is not None:
+            mother.close()
+
+    def _run(self, folder: Path, filename: str, poll: Callable[[], None]) -> dict[str, Any]:
+        settings = self._settings
+        request = {
+            "id": uuid.uuid4().hex,
+            "folder": str(folder),
+            "filename": filename,
+            "timeout_s": settings.extract_timeout_s,
+            "cpu_s": settings.extract_cpu_s,
+            "memory_bytes": settings.extract_memory_bytes,
+            "max_chars": settings.extract_max_chars,
+            "output_bytes": settings.extract_max_chars * 4 + 2**26,
+        }
+        outcome = self._alive().run(request, settings.extract_timeout_s + GRACE_S, poll)
+        if outcome is None:
+            # The mother died, which no child can cause; whoever did it, a fresh one deserves one more try.
+            log.warning("extract.mother_lost", filename=filename)
+            outcome = self._alive().run(request, settings.extract_timeout_s + GRACE_S, poll)
+        return outcome or {"refused": "the extraction process ended"}
+
+    def _alive(self) -> _Mother:
+        with self._lock:
+            if self._closed:
+                raise ExtractionFailed("the service is stopping", code="extraction_crashed", retryable=True)
+            if self._mother is None or not self._mother.alive:
+                if self._mother is not None:
+                    self._mother.close()
+                self._mother = _Mother(self._work_dir)
+            return self._mother
+
+    def _judge(self, outcome: dict[str, Any], filename: str) -> None:
+        """Turn the way a child ended into an error, unless it ended well."""
+        if "refused" in outcome:
+            raise ExtractionFailed(
+                f"no extraction process could be started: {outcome['refused']}",
+                code="extraction_crashed",
+                retryable=True,
+            )
+        status = int(outcome["status"])
+        if status == 0:
+            return
+        limit = self._settings.extract_memory_bytes
+        log.warning("extract.child_ended", filename=filename, **{k: v for k, v in outcome.items() if k != "id"})
+        if outcome["timed_out"] or status == -signal.SIGXCPU:
+            raise ExtractionFailed(
+                f"reading '{filename}' took longer than allowed ({self._settings.extract_timeout_s:.0f} s)",
+                code="extraction_timeout",
+            )
+        if status in {OUT_OF_MEMORY_STATUS, -signal.SIGKILL} or outcome["max_rss_bytes"] > 0.7 * limit:
+            raise ExtractionFailed(
+                f"reading '{filename}' needs more memory than allowed ({limit // 2**20} MiB)",
+                code="extraction_out_of_memory",
+            )
+        how = signal.Signals(-status).name if status < 0 else f"status {status}"
+        raise ExtractionFailed(f"the extractor ended on '{filename}' with {how}", code="extraction_crashed")
+
+
+class _Mother:
+    """One mother process and the thread that reads its answers."""
+
+    def __init__(self, work_dir: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-s", "-m", "ingest.zygote"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=work_dir,
+            env={
+                "PATH": os.defpath,
+                "LANG": "C.UTF-8",
+                "PYTHONPATH": os.pathsep.join(str(Path(entry or ".").resolve()) for entry in sys.path),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+            start_new_session=True,
+        )
+        self._lock = threading.Lock()
+        self._waiting: dict[str, _Waiter] = {}
+        self._dead = threading.Event()
+        ready = self._read_ready()
+        self.network = str(ready["network"])
+        self._reader = threading.Thread(target=self._read, name="extract-reader", daemon=True)
+        self._reader.start()
+
+    @property
+    def alive(self) -> bool:
+        return not self._dead.is_set() and self._process.poll() is None
+
+    def run(self, request: dict[str, Any], limit_s: float, poll: Callable[[], None]) -> dict[str, Any] | None:
+        """Send a request and wait; None when the mother is gone."""
+        waiter = _Waiter()
+        with self._lock:
+            self._waiting[request["id"]] = waiter
+        deadline = time.monotonic() + limit_s
+        try:
+            self._send(request)
+            while not waiter.event.wait(POLL_S):
+                poll()
+                if self._dead.is_set():
+                    return waiter.outcome
+                if time.monotonic() > deadline:
+                    self.close()
+                    return None
+            return waiter.outcome
+        except BrokenPipeError:
+            self._dead.set()
+            return None
+        except BaseException:
+            self._cancel(request["id"])
+            raise
+        finally:
+            with self._lock:
+                self._waiting.pop(request["id"], None)
+
+    def close(self) -> None:
+        """Close its input, which makes it kill its children and end; by force if it does not."""
+        self._dead.set()
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            log.debug("extract.mother_gone")
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _cancel(self, request_id: str) -> None:
+        try:
+            self._send({"cancel": request_id})
+        except (BrokenPipeError, ValueError):
+            self._dead.set()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        with self._lock:
+            if self._dead.is_set():
+                raise BrokenPipeError("the mother process is gone")
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def _read_ready(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        timer = threading.Timer(START_TIMEOUT_S, self._process.kill)
+        timer.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
+        if not line:
+            self._process.wait()
+            raise ExtractionFailed(
+                "the extraction process did not start; run `python -m ingest.zygote` to see why",
+                code="extraction_crashed",
+                retryable=True,
+            )
+        ready: dict[str, Any] = json.loads(line)
+        return ready
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            outcome = json.loads(line)
+            with self._lock:
+                waiter = self._waiting.get(outcome["id"])
+            if waiter is not None:
+                waiter.outcome = outcome
+                waiter.event.set()
+        self._dead.set()
+        with self._lock:
+            for waiter in self._waiting.values():
+                waiter.event.set()
+
+
+class _Waiter:
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.outcome: dict[str, Any] | None = None
+
+
+def _remove_stale(work_dir: Path) -> None:
+    """Folders of processes that ended without cleaning up."""
+    for folder in work_dir.iterdir():
+        owner = folder.name.partition("-")[0]
+        if owner.isdigit() and int(owner) != os.getpid() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)

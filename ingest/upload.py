@@ -1,0 +1,127 @@
+"""One upload and the checks that need nothing but the upload itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from core.access import PUBLIC_GROUP
+from core.errors import FieldError, InvalidInput, TooLarge
+from core.repositories.documents import DEFAULT_COLLECTION
+
+MAX_FILENAME_CHARS = 255
+MAX_EXTERNAL_ID_CHARS = 512
+MAX_GROUPS = 64
+MAX_GROUP_CHARS = 200
+MAX_METADATA_BYTES = 16 * 2**10
+MAX_METADATA_KEYS = 64
+_COLLECTION = re.compile(r"[^\W_][\w.\- ]{0,98}\Z")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Controls, and the direction marks that make `gpj.exe` read as `exe.jpg`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One file with what the caller says about it.
+
+    groups: an empty list opens it to the whole tenant; None does so for a new document, and keeps what a replaced one
+    has. metadata: None likewise keeps what a replaced one has.
+    """
+
+    filename: str
+    data: bytes
+    external_id: str | None = None
+    groups: Sequence[str] | None = None
+    metadata: Mapping[str, Any] | None = None
+    collection: str | None = None
+
+    @property
+    def collection_name(self) -> str:
+        """The collection meant."""
+        return self.collection or DEFAULT_COLLECTION
+
+
+def checked_upload(upload: Upload, *, max_bytes: int) -> Upload:
+    """The upload with a clean file name, or an error that names the field.
+
+    Raises:
+        TooLarge: more than `max_bytes`.
+        InvalidInput: `empty_file`, `invalid_filename`, `invalid_collection`, `invalid_external_id`, `invalid_groups`,
+            `invalid_metadata`.
+    """
+    filename = clean_filename(upload.filename)
+    if not upload.data:
+        raise _invalid("file", f"'{filename}' is empty", "empty_file")
+    if len(upload.data) > max_bytes:
+        raise TooLarge(
+            f"'{filename}' has {len(upload.data)} bytes, the limit is {max_bytes}",
+            extra={"limit": max_bytes, "actual": len(upload.data)},
+        )
+    collection = unicodedata.normalize("NFC", upload.collection or DEFAULT_COLLECTION).strip()
+    if not _COLLECTION.match(collection):
+        raise _invalid(
+            "collection",
+            "1 to 99 letters, digits, spaces, dots, dashes or underscores, a letter or digit first",
+            "invalid_collection",
+        )
+    return replace(
+        upload,
+        filename=filename,
+        collection=collection,
+        external_id=_external_id(upload.external_id),
+        groups=None if upload.groups is None else _groups(upload.groups),
+        metadata=None if upload.metadata is None else _metadata(upload.metadata),
+    )
+
+
+def clean_filename(name: str) -> str:
+    """Last path component in NFC without control or direction characters, at most 255 long, extension kept."""
+    name = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
+    name = _UNPRINTABLE.sub("", name).strip()
+    if name in {"", ".", ".."}:
+        raise _invalid("filename", "a file needs a name", "invalid_filename")
+    if len(name) > MAX_FILENAME_CHARS:
+        stem, dot, suffix = name.rpartition(".")
+        keep = suffix if dot and len(suffix) <= 16 else ""
+        name = (stem or name)[: MAX_FILENAME_CHARS - len(keep) - 1] + (f".{keep}" if keep else "")
+    return name
+
+
+def _external_id(value: str | None) -> str | None:
+    if value is None or value == "":
+        return None
+    if len(value) > MAX_EXTERNAL_ID_CHARS or _UNPRINTABLE.search(value):
+        raise _invalid("external_id", f"at most {MAX_EXTERNAL_ID_CHARS} printable characters", "invalid_external_id")
+    return unicodedata.normalize("NFC", value)
+
+
+def _groups(groups: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(groups, str) or len(groups) > MAX_GROUPS:
+        raise _invalid("groups", f"a list of at most {MAX_GROUPS} group names", "invalid_groups")
+    for group in groups:
+        bad = not isinstance(group, str) or not group.strip() or len(group) > MAX_GROUP_CHARS
+        if bad or _UNPRINTABLE.search(group):
+            raise _invalid("groups", f"a group name has 1 to {MAX_GROUP_CHARS} printable characters", "invalid_groups")
+    return () if PUBLIC_GROUP in groups else tuple(sorted(set(groups)))
+
+
+def _metadata(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(metadata, Mapping) or not all(isinstance(key, str) for key in metadata):
+        raise _invalid("metadata", "a JSON object", "invalid_metadata")
+    try:
+        size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode("utf-8"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _invalid("metadata", f"not JSON: {error}", "invalid_metadata") from error
+    if size > MAX_METADATA_BYTES or len(metadata) > MAX_METADATA_KEYS:
+        raise _invalid(
+            "metadata", f"at most {MAX_METADATA_KEYS} keys and {MAX_METADATA_BYTES} bytes of JSON", "invalid_metadata"
+        )
+    return dict(metadata)
+
+
+def _invalid(location: str, detail: str, code: str) -> InvalidInput:
+    return InvalidInput(detail, code=code, errors=[FieldError(location, detail, code)])

@@ -1,0 +1,74 @@
+"""How an extraction crosses the process border: the text as a file of its own, everything else as JSON beside it.
+
+What comes back is checked like any input: the extractor has just been fed bytes from outside.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from core.errors import ExtractionFailed
+from core.types import Block, BlockKind, ExtractedDocument
+
+TEXT_FILE = "text"
+FACTS_FILE = "facts.json"
+
+
+def write_document(document: ExtractedDocument, folder: Path) -> None:
+    """Write both files; the facts last, so that they are there only when the text is whole."""
+    (folder / TEXT_FILE).write_bytes(document.text.encode("utf-8"))
+    facts = {
+        "blocks": [[b.kind.value, b.start, b.end, b.page, b.level] for b in document.blocks],
+        "media_type": document.media_type,
+        "encoding": document.encoding,
+        "page_count": document.page_count,
+        "title": document.title,
+        "quality": dict(document.quality),
+    }
+    (folder / FACTS_FILE).write_text(json.dumps({"document": facts}), encoding="utf-8")
+
+
+def write_error(code: str, detail: str, folder: Path, *, retryable: bool = False) -> None:
+    """Write why there is no document."""
+    error = {"code": code, "detail": detail[:1000], "retryable": retryable}
+    (folder / FACTS_FILE).write_text(json.dumps({"error": error}), encoding="utf-8")
+
+
+def read_document(folder: Path) -> ExtractedDocument:
+    """Read and check what a child wrote.
+
+    Raises:
+        ExtractionFailed: the error it wrote, or `extraction_crashed` when what it wrote makes no sense.
+    """
+    try:
+        facts: dict[str, Any] = json.loads((folder / FACTS_FILE).read_bytes())
+        error = facts.get("error")
+        if error is not None:
+            raise ExtractionFailed(str(error["detail"]), code=str(error["code"]), retryable=bool(error["retryable"]))
+        text = (folder / TEXT_FILE).read_bytes().decode("utf-8")
+        return _document(text, facts["document"])
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ExtractionFailed(
+            f"the extractor ended without a usable result ({problem})", code="extraction_crashed", retryable=True
+        ) from problem
+
+
+def _document(text: str, facts: dict[str, Any]) -> ExtractedDocument:
+    blocks = []
+    position = 0
+    for kind, start, end, page, level in facts["blocks"]:
+        if not position <= int(start) < int(end) <= len(text):
+            raise ValueError(f"block {start}:{end} is out of order or outside of the text")
+        blocks.append(Block(BlockKind(kind), int(start), int(end), page, level))
+        position = int(end)
+    return ExtractedDocument(
+        text=text,
+        blocks=tuple(blocks),
+        media_type=str(facts["media_type"]),
+        encoding=facts["encoding"],
+        page_count=facts["page_count"],
+        title=facts["title"],
+        quality=dict(facts["quality"]),
+    )
