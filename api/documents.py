@@ -1,4 +1,6 @@
-"""Document rows to the bodies that callers see: with collection, groups, and the facts of their newest generation."""
+"""Document rows to the bodies that callers see: with collection, groups, and the facts of the
+generation that serves, or of the newest while none does.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ def as_bodies(session: ReadSession, documents: Sequence[Document]) -> list[Docum
     for row in session.scalars(select(DocumentGroup).where(DocumentGroup.document_id.in_(ids))):
         if row.group_name != PUBLIC_GROUP:
             groups[row.document_id].append(row.group_name)
-    wanted = [(item.id, item.latest_generation) for item in documents]
-    newest = {
+    wanted = [(item.id, item.active_generation or item.latest_generation) for item in documents]
+    serving = {
         row.document_id: row
         for row in session.scalars(
             select(DocumentGeneration).where(
@@ -36,7 +38,7 @@ def as_bodies(session: ReadSession, documents: Sequence[Document]) -> list[Docum
             )
         )
     }
-    return [_body(item, collections[item.collection_id], groups[item.id], newest.get(item.id)) for item in documents]
+    return [_body(item, collections[item.collection_id], groups[item.id], serving.get(item.id)) for item in documents]
 
 
 def _body(document: Document, collection: str, groups: Sequence[str], facts: DocumentGeneration | None) -> DocumentBody:

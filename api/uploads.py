@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
-from api.schemas.base import is_storable
+from api.schemas.base import is_storable, refuse_bad_text
 from core.errors import FieldError, InvalidInput
 
 MAX_FILES: Final = 200
@@ -45,7 +45,7 @@ async def read_form(request: Request, allowed_fields: Sequence[str]) -> UploadFo
     """Read a multipart form.
 
     Raises:
-        InvalidInput: `invalid_request` for fields that are unknown, repeated or not text, `invalid_filename`.
+        InvalidInput: `invalid_request` for fields that are unknown, repeated or not text.
     """
     async with request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
         _refuse_unknown(form, allowed_fields)
@@ -55,7 +55,7 @@ async def read_form(request: Request, allowed_fields: Sequence[str]) -> UploadFo
             if isinstance(item, str):
                 raise refuse("file", "the part has no file name; send it as a file", "invalid_request")
             data = await run_in_threadpool(item.file.read)
-            files.append(UploadedFile(checked_filename(item.filename), data))
+            files.append(UploadedFile(item.filename or "", data))
     return UploadForm(tuple(files), fields)
 
 
@@ -77,18 +77,6 @@ def _text_field(form: FormData, name: str) -> str:
     return value
 
 
-def checked_filename(name: str | None) -> str:
-    """The last part of a file name, however much of a path the client sent.
-
-    Raises:
-        InvalidInput: `invalid_filename`, when nothing usable is left.
-    """
-    last = (name or "").replace("\\", "/").rsplit("/", 1)[-1].strip()
-    if not last or last in {".", ".."} or len(last) > 512 or not is_storable(last) or not last.isprintable():
-        raise refuse("file", "a file name has 1 to 512 printable characters", "invalid_filename")
-    return last
-
-
 def parse_json_field(fields: dict[str, str], name: str, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
     """A form field that holds JSON of one kind; None when absent or empty.
 
@@ -105,6 +93,10 @@ def parse_json_field(fields: dict[str, str], name: str, kind: type[list[Any]] | 
     if not isinstance(value, kind):
         wanted = "a list" if kind is list else "an object"
         raise refuse(name, f"must be {wanted} in JSON", f"invalid_{name}")
+    try:
+        refuse_bad_text(value)
+    except ValueError as error:
+        raise refuse(name, str(error), f"invalid_{name}") from error
     return value
 
 
@@ -129,6 +121,6 @@ async def read_upload(request: Request, allowed_fields: Sequence[str], default_n
         raise refuse("file", "the body is empty; send the file as the body or as multipart `file`", "missing_file")
     header = Message()
     header["content-disposition"] = request.headers.get("content-disposition", "attachment")
-    name = checked_filename(header.get_filename() or default_name)
+    name = header.get_filename() or default_name
     fields = {name: request.query_params[name] for name in allowed_fields if name in request.query_params}
     return UploadForm((UploadedFile(name, data),), fields)

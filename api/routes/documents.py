@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from api.documents import as_bodies
 from api.errors import request_id_of
 from api.paging import PageQuery
-from api.schemas.base import refuse_bad_text
 from api.schemas.documents import (
     AcceptedDocument,
     AcceptedDocuments,
@@ -28,17 +27,28 @@ from api.schemas.documents import (
 from api.schemas.jobs import JobBody
 from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.services import Services
-from api.uploads import checked_filename, media_type_of, parse_json_field, read_form, refuse
+from api.uploads import media_type_of, parse_json_field, read_form, refuse
 from core.access import Principal
 from core.errors import InvalidInput, UnsupportedFormat
+from core.repositories.documents import DEFAULT_COLLECTION
 from core.types import DocumentStatus, Scope
-from ingest.accept import Upload
+from ingest.upload import Upload
 
 router = APIRouter(route_class=GuardedRoute, prefix="/v1/documents", tags=["documents"])
 
 FORM_FIELDS: Final = ("collection", "external_id", "groups", "metadata")
-INLINE_SAFE: Final = frozenset({"application/pdf", "text/plain", "text/markdown"})
-"""Types sent as they are. Anything that a browser might run is sent as bytes of no type."""
+SAFE_TYPES: Final = frozenset(
+    {
+        "application/pdf",
+        "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+        "text/markdown",
+        "text/plain",
+    }
+)
+"""Types that originals are sent under. What a browser might run (HTML, SVG ...) goes out as plain bytes.
+
+Text has no charset here: the bytes are those that came, in whatever encoding; `as=text` is always UTF-8.
+"""
 
 _READ = needs(Scope.QUERY, Scope.INGEST)
 _UPLOAD_BODY = {
@@ -83,20 +93,19 @@ async def _uploads_from_form(request: Request) -> list[Upload]:
     form = await read_form(request, FORM_FIELDS)
     if not form.files:
         raise refuse("file", "no file came; send at least one part named `file`", "missing_file")
-    external_id = form.fields.get("external_id") or None
-    if external_id is not None and len(form.files) > 1:
+    external_id = form.fields.get("external_id")
+    if external_id and len(form.files) > 1:
         raise refuse("external_id", "one external_id cannot name several files", "external_id_of_many")
     groups = parse_json_field(form.fields, "groups", list)
     metadata = parse_json_field(form.fields, "metadata", dict)
-    _check_values(groups, metadata, external_id)
     return [
         Upload(
             filename=file.filename,
             data=file.data,
             external_id=external_id,
-            groups=groups,
+            groups=groups or (),
             metadata=metadata or {},
-            collection=form.fields.get("collection") or None,
+            collection=form.fields.get("collection") or DEFAULT_COLLECTION,
         )
         for file in form.files
     ]
@@ -111,27 +120,14 @@ def _upload_from_json(body: bytes) -> Upload:
         asked = TextDocumentRequest.model_validate(raw)
     except ValidationError as error:
         raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors()]) from error
-    _check_values(asked.groups, asked.metadata, asked.external_id)
     return Upload(
-        filename=checked_filename(asked.filename),
+        filename=asked.filename,
         data=asked.text.encode(),
         external_id=asked.external_id,
-        groups=asked.groups,
+        groups=asked.groups or (),
         metadata=asked.metadata or {},
-        collection=asked.collection,
+        collection=asked.collection or DEFAULT_COLLECTION,
     )
-
-
-def _check_values(groups: Sequence[Any] | None, metadata: dict[str, Any] | None, external_id: str | None) -> None:
-    for group in groups or ():
-        if not isinstance(group, str) or not 1 <= len(group) <= 200 or group == "*":
-            raise refuse("groups", "a group is text of 1 to 200 characters, and not '*'", "invalid_groups")
-    try:
-        refuse_bad_text({"groups": groups, "metadata": metadata})
-    except ValueError as error:
-        raise refuse("metadata", str(error), "invalid_text") from error
-    if external_id is not None and len(external_id) > 512:
-        raise refuse("external_id", "at most 512 characters", "invalid_request")
 
 
 def _accept(services: Services, caller: Principal, uploads: Sequence[Upload], request_id: str) -> AcceptedDocuments:
@@ -166,13 +162,14 @@ def list_documents(
         external_id=external_id,
     )
     with services.db.read() as session:
-        return DocumentList(items=as_bodies(session, found.items), next_cursor=found.next_cursor)
+        items = as_bodies(session, [view.document for view in found.items])
+    return DocumentList(items=items, next_cursor=found.next_cursor)
 
 
 @router.get("/{document_id}", dependencies=[_READ])
 def get_document(document_id: str, caller: Caller, services: ServicesOf) -> DocumentBody:
     """One document."""
-    document = services.ingest.get(caller, document_id)
+    document = services.ingest.get(caller, document_id).document
     with services.db.read() as session:
         return as_bodies(session, [document])[0]
 
@@ -197,11 +194,7 @@ def get_content(
     content = services.ingest.content(caller, document_id, as_text=form == "text")
     if form == "text":
         return Response(content.data, media_type="text/plain; charset=utf-8")
-    media_type = content.media_type if content.media_type in INLINE_SAFE else "application/octet-stream"
-    if media_type.startswith("text/"):
-        media_type = (
-            "application/octet-stream" if content.encoding is None else f"{media_type}; charset={content.encoding}"
-        )
+    media_type = content.media_type if content.media_type in SAFE_TYPES else "application/octet-stream"
     return Response(
         content.data,
         headers={
@@ -214,5 +207,17 @@ def get_content(
 @router.get("/{document_id}/chunks", dependencies=[_READ])
 def list_chunks(document_id: str, caller: Caller, services: ServicesOf, page: PageQuery) -> ChunkList:
     """Chunks of the generation in force, in reading order."""
-    found = services.ingest.chunks(caller, document_id, limit=page.limit, cursor=page.cursor)
-    return ChunkList(items=[ChunkBody.model_validate(item) for item in found.items], next_cursor=found.next_cursor)
+    after = _read_ordinal(page.cursor)
+    rows = services.ingest.chunks(caller, document_id, limit=page.limit, after=after)
+    more = len(rows) == page.limit and services.ingest.chunks(caller, document_id, limit=1, after=rows[-1].ordinal)
+    return ChunkList(
+        items=[ChunkBody.model_validate(row) for row in rows], next_cursor=str(rows[-1].ordinal) if more else None
+    )
+
+
+def _read_ordinal(cursor: str | None) -> int | None:
+    if cursor is None:
+        return None
+    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 9:
+        raise InvalidInput("`cursor` must be the `next_cursor` of an earlier page", code="invalid_cursor")
+    return int(cursor)

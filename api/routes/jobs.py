@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from sqlalchemy import ColumnElement, exists, not_, or_, select
 
+from api.errors import request_id_of
 from api.paging import PageQuery
 from api.schemas.jobs import JobBody, JobList, RetriedJobs
 from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.services import Services
 from api.streaming import EventStream, sse
 from core.access import Principal, access_filter, documents_visible
-from core.errors import NotFound
+from core.errors import Conflict, NotFound
 from core.notify import job_topic
 from core.paging import after_cursor, cut_page
 from core.tables import Document, Job
@@ -34,24 +35,29 @@ _READ = needs(Scope.INGEST, Scope.QUERY, Scope.TUNE)
 _WRITE = needs(Scope.INGEST, Scope.TUNE)
 
 
-def jobs_visible(principal: Principal) -> ColumnElement[bool]:
-    """Jobs of the tenant, without those about documents that the caller may not read.
+def jobs_visible(principal: Principal, *, to_move: bool = False) -> ColumnElement[bool]:
+    """Jobs of the tenant that the caller may see, or cancel and retry.
 
-    A job whose document is gone stays visible: that is how the end of a deletion is seen.
+    Who may only query sees no job about a document that it may not read; who may ingest sees every job, because its own
+    uploads may be for groups that it is not in, but moves only those about documents that it may read. A job whose
+    document is gone stays visible: that is how the end of a deletion is seen.
     """
+    own = Job.tenant_id == principal.tenant_id
+    if principal.allows(Scope.INGEST) and not to_move:
+        return own
     visible = exists().where(Document.id == Job.subject_id, documents_visible(access_filter(principal)))
     present = exists().where(Document.id == Job.subject_id)
-    return (Job.tenant_id == principal.tenant_id) & or_(not_(present), visible)
+    return own & or_(not_(present), visible)
 
 
-def read_job(services: Services, caller: Principal, job_id: str) -> JobBody:
+def read_job(services: Services, caller: Principal, job_id: str, *, to_move: bool = False) -> JobBody:
     """One job.
 
     Raises:
         NotFound: absent, another tenant's, or about a document that the caller may not read.
     """
     with services.db.read() as session:
-        job = session.scalar(select(Job).where(Job.id == job_id, jobs_visible(caller)))
+        job = session.scalar(select(Job).where(Job.id == job_id, jobs_visible(caller, to_move=to_move)))
     if job is None:
         raise NotFound(f"no job {job_id!r}")
     return JobBody.model_validate(job)
@@ -88,6 +94,7 @@ def list_jobs(
 
 @router.post("/retry", status_code=202, dependencies=[_WRITE])
 def retry_jobs(
+    request: Request,
     caller: Caller,
     services: ServicesOf,
     code: Annotated[str, Query(min_length=1, max_length=80, description="Error code of the failed jobs.")],
@@ -95,10 +102,20 @@ def retry_jobs(
     """Retry every failed job with one error code, up to 1000 at a time."""
     with services.db.read() as session:
         query = select(Job.id).where(
-            jobs_visible(caller), Job.status == JobStatus.FAILED.value, Job.error["code"].as_string() == code
+            jobs_visible(caller, to_move=True),
+            Job.status == JobStatus.FAILED.value,
+            Job.error["code"].as_string() == code,
         )
         found = session.scalars(query.order_by(Job.created_at).limit(1000)).all()
-    return RetriedJobs(items=[JobBody.model_validate(services.jobs.retry(i, caller.tenant_id)) for i in found])
+    request_id = request_id_of(request.scope)
+    retried = []
+    for job_id in found:
+        try:
+            job = services.jobs.retry(job_id, caller.tenant_id, actor=caller.actor, request_id=request_id)
+        except (Conflict, NotFound):
+            continue  # somebody else retried or removed it meanwhile
+        retried.append(JobBody.model_validate(job))
+    return RetriedJobs(items=retried)
 
 
 @router.get("/{job_id}", dependencies=[_READ])
@@ -108,18 +125,18 @@ def get_job(job_id: str, caller: Caller, services: ServicesOf) -> JobBody:
 
 
 @router.post("/{job_id}/cancel", status_code=202, dependencies=[_WRITE])
-def cancel_job(job_id: str, caller: Caller, services: ServicesOf) -> JobBody:
+def cancel_job(job_id: str, request: Request, caller: Caller, services: ServicesOf) -> JobBody:
     """Ask a job to stop; a queued one is cancelled at once, a running one at its next step."""
-    read_job(services, caller, job_id)
-    services.jobs.request_cancel(job_id, caller.tenant_id)
+    read_job(services, caller, job_id, to_move=True)
+    services.jobs.request_cancel(job_id, caller.tenant_id, actor=caller.actor, request_id=request_id_of(request.scope))
     return read_job(services, caller, job_id)
 
 
 @router.post("/{job_id}/retry", status_code=202, dependencies=[_WRITE])
-def retry_job(job_id: str, caller: Caller, services: ServicesOf) -> JobBody:
+def retry_job(job_id: str, request: Request, caller: Caller, services: ServicesOf) -> JobBody:
     """Queue a failed or cancelled job again, with fresh budgets."""
-    read_job(services, caller, job_id)
-    services.jobs.retry(job_id, caller.tenant_id)
+    read_job(services, caller, job_id, to_move=True)
+    services.jobs.retry(job_id, caller.tenant_id, actor=caller.actor, request_id=request_id_of(request.scope))
     return read_job(services, caller, job_id)
 
 
@@ -130,7 +147,7 @@ def retry_job(job_id: str, caller: Caller, services: ServicesOf) -> JobBody:
     responses={200: {"content": {"text/event-stream": {}}}},
 )
 async def watch_job(job_id: str, caller: Caller, services: ServicesOf) -> EventStream:
-    """Events `job` with the whole job on each change, until it has ended. Each holds all: no Last-Event-ID is needed."""
+    """Events `job` with the whole job on each change, until it has ended. Each holds all, so Last-Event-ID is moot."""
     first = await run_in_threadpool(read_job, services, caller, job_id)
     return EventStream(_job_events(services, caller, first))
 

@@ -15,7 +15,7 @@ class TextDocumentRequest(RequestBody):
     """A document sent as JSON text instead of a file. The ending of `filename` says how it is read."""
 
     text: str
-    filename: str = Field(min_length=1, max_length=512)
+    filename: str = Field("untitled.txt", min_length=1, max_length=512)
     collection: str | None = Field(None, min_length=1, max_length=100)
     external_id: str | None = Field(None, min_length=1, max_length=512)
     groups: list[str] | None = Field(None, max_length=200)
@@ -23,7 +23,7 @@ class TextDocumentRequest(RequestBody):
 
 
 class DocumentBody(ResponseBody):
-    """A document. Facts about its content are those of the newest generation that was read."""
+    """A document. Facts about its content are those of the generation that serves, or of the newest while none does."""
 
     id: str
     filename: str
