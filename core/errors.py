@@ -144,7 +144,7 @@ class Cancelled(TsumugiError):
 
 
 class Interrupted(TsumugiError):
-    """This process is stopping. The work goes back to the queue and costs no attempt."""
+    """The process that does the work is stopping. The work goes back to the queue and costs no attempt."""
 
     default_code = "interrupted"
     retryable = True

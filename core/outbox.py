@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 
 from core.database import Database, WriteSession
 from core.errors import Unavailable
@@ -86,8 +86,10 @@ class Outbox:
             ids = session.scalars(
                 select(OutboxMessage.id)
                 .where(
-                    OutboxMessage.created_at <= settled,
-                    or_(OutboxMessage.not_before.is_(None), OutboxMessage.not_before <= now),
+                    or_(
+                        OutboxMessage.not_before <= now,
+                        and_(OutboxMessage.not_before.is_(None), OutboxMessage.created_at <= settled),
+                    )
                 )
                 .order_by(OutboxMessage.created_at, OutboxMessage.id)
                 .limit(limit)

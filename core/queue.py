@@ -164,8 +164,16 @@ class CeleryTaskQueue:
                     task_serializer="json",
                     accept_content=["json"],
                     task_ignore_result=True,
-                    broker_transport_options=broker_options(self._visibility_timeout_s),
-                    broker_connection_timeout=5,
+                    broker_transport_options={
+                        **broker_options(self._visibility_timeout_s),
+                        # Kombu would try for six seconds, inside an HTTP request. We have an outbox: one try will do.
+                        "max_retries": 1,
+                        "interval_start": 0,
+                        "interval_step": 0,
+                        "interval_max": 0,
+                        "socket_connect_timeout": 2.0,
+                    },
+                    broker_connection_timeout=2,
                     task_create_missing_queues=True,
                 )
                 self._app = app

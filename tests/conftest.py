@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: settings, a migrated SQLite, a real Redis. Slow real parts start only when asked for."""
+"""Fixtures shared by all tests: settings, a migrated SQLite, a real Redis. Slow parts start only when asked for."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ REREAD_S = 0.5
 """`check` asks the database at most so often, and `progress` writes at most so often within one stage."""
 
 SILENT_AFTER_S = 1800.0
-"""Code that neither checked, wrote nor reported for so long is taken to hang: the heartbeat stops, the job is redone."""
+"""Code that neither checked, wrote nor reported for so long hangs: the heartbeat stops, and the job is redone."""
 
 
 class JobLease:

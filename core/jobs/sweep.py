@@ -163,7 +163,8 @@ class Sweeper:
 
     def _send_again(self, session: WriteSession, job: Job) -> None:
         job.sent_at = None
-        self._outbox.add(session, Task(job.task), {"job_id": job.id}, priority=job.priority, not_before=job.not_before)
+        not_before = job.not_before if job.not_before is not None and job.not_before > self._machine.now() else None
+        self._outbox.add(session, Task(job.task), {"job_id": job.id}, priority=job.priority, not_before=not_before)
 
 
 def _silent_since(cutoff: datetime) -> ColumnElement[bool]:

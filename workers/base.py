@@ -1,0 +1,65 @@
+"""How every job task runs: log context, lease, heartbeat, and what each way of ending does to the job."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from core.errors import Cancelled, Interrupted, LeaseLost, TsumugiError
+from core.jobs import JobLease, JobStore
+from core.log import bound
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def worker_name() -> str:
+    """Who claims: host, process and thread, as the job shows it."""
+    return f"{socket.gethostname()}:{os.getpid()}:{threading.current_thread().name}"
+
+
+def run_job(jobs: JobStore, job_id: str, work: Callable[[JobLease], object]) -> None:
+    """Claim a job and do `work` on it; every error becomes a state of the job, none goes to the queue.
+
+    A job that cannot be claimed is none of our business: a message may come twice, late, or for a cancelled job.
+    """
+    with bound(job_id=job_id):
+        lease = jobs.claim(job_id, worker_name())
+        if lease is None:
+            log.debug("job.not_claimed")
+            return
+        with bound(kind=lease.kind.value, attempt=lease.attempt, tenant_id=lease.tenant_id):
+            started = time.monotonic()
+            log.info("job.started", task=lease.task, subject_id=lease.subject_id)
+            try:
+                with lease.running():
+                    _work_and_end(lease, work)
+            except LeaseLost as lost:
+                # A successor owns the job. Nothing may be written any more, not even that we failed.
+                log.warning("job.lease_lost", detail=lost.detail)
+            log.info("job.attempt_ended", seconds=round(time.monotonic() - started, 3))
+
+
+def _work_and_end(lease: JobLease, work: Callable[[JobLease], object]) -> None:
+    try:
+        work(lease)
+    except LeaseLost:
+        raise
+    except Cancelled:
+        lease.cancelled()
+    except Interrupted:
+        log.info("job.interrupted", stage=lease.stage)
+        lease.release()
+    except TsumugiError as error:
+        log.warning("job.error", code=error.code, detail=error.detail, retryable=error.retryable, stage=lease.stage)
+        lease.fail(error)
+    except Exception as error:
+        log.exception("job.unexpected_error", stage=lease.stage)
+        lease.fail(error)
+    else:
+        if not lease.finished:
+            lease.succeed()

@@ -1,0 +1,73 @@
+"""What tasks call. A composition root fills it in; tasks themselves take ids and build nothing."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from core.jobs import JobLease, JobStore
+from core.settings import Settings
+
+
+class IngestPipeline(Protocol):
+    """Works on jobs of the kinds INGEST and DELETE."""
+
+    def run(self, lease: JobLease) -> object:
+        """Extract, chunk, embed, index, switch."""
+        ...
+
+    def delete(self, lease: JobLease) -> object:
+        """Remove what is left of a deleted document."""
+        ...
+
+
+class TuningRunner(Protocol):
+    """Works on jobs of the kind TUNING, in two parts."""
+
+    def prepare(self, lease: JobLease) -> object:
+        """Build the training rows; reads the index, so it runs where the index lives; hands over to `train`."""
+        ...
+
+    def train(self, lease: JobLease) -> object:
+        """Train in a subprocess, evaluate, gate, register."""
+        ...
+
+
+class Schedules(Protocol):
+    """Tuning schedules."""
+
+    def run_due(self, now: datetime | None = None) -> object:
+        """Judge every schedule whose moment has come."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """Services of one worker process. None where this process never gets such tasks."""
+
+    settings: Settings
+    jobs: JobStore
+    ingest_pipeline: IngestPipeline | None = None
+    tuning_runner: TuningRunner | None = None
+    schedules: Schedules | None = None
+
+
+_lock = threading.Lock()
+_context: WorkerContext | None = None
+
+
+def set_context(context: WorkerContext | None) -> None:
+    """Give this process its services; before any worker starts."""
+    global _context  # noqa: PLW0603 - Celery makes the task objects, so they cannot be handed the context
+    with _lock:
+        _context = context
+
+
+def get_context() -> WorkerContext:
+    """Services of this process."""
+    with _lock:
+        if _context is None:
+            raise RuntimeError("no WorkerContext: the composition root must call set_context first")
+        return _context

@@ -1,0 +1,25 @@
+"""Tasks of the write side. Acknowledged late: a document lasts seconds, so redelivery is a useful second net."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from core.queue import Task
+from workers.base import run_job
+from workers.context import get_context
+
+
+def register(app: Celery) -> None:
+    """Add the tasks to an application."""
+
+    @app.task(name=Task.INGEST_DOCUMENT.value, acks_late=True, shared=False)  # type: ignore[untyped-decorator]
+    def ingest_document(job_id: str) -> None:
+        context = get_context()
+        assert context.ingest_pipeline is not None
+        run_job(context.jobs, job_id, context.ingest_pipeline.run)
+
+    @app.task(name=Task.DELETE_DOCUMENT.value, acks_late=True, shared=False)  # type: ignore[untyped-decorator]
+    def delete_document(job_id: str) -> None:
+        context = get_context()
+        assert context.ingest_pipeline is not None
+        run_job(context.jobs, job_id, context.ingest_pipeline.delete)
