@@ -1,7 +1,7 @@
 """Child processes that live exactly as long as the service: started again when they die, gone when it is gone.
 
-The kernel ends a child when the *thread* that started it ends (PR_SET_PDEATHSIG), so each child is started, and waited
-for, by a thread of its own; after `kill -9` of the service no child is left.
+A child of ours that is Python watches its parent itself (`core.processes`). For others the kernel does it, when the
+*thread* that started them ends (PR_SET_PDEATHSIG); so each is started, and waited for, by a thread of its own.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class SupervisedChild:
         *,
         environment: Mapping[str, str],
         log_file: Path,
-        death_signal: signal.Signals = signal.SIGKILL,
+        watches_parent: bool = False,
         before_start: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
         self._command = list(command)
         self._environment = dict(environment)
         self._log_file = log_file
-        self._death_signal = int(death_signal)
+        self._watches_parent = watches_parent
         self._before_start = before_start
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -102,7 +102,7 @@ class SupervisedChild:
                 stderr=subprocess.STDOUT,
                 env=self._environment,
                 start_new_session=True,
-                preexec_fn=self._die_with_parent,  # noqa: PLW1509 - one async-signal-safe call, loaded before the fork
+                preexec_fn=None if self._watches_parent else _die_with_parent,  # noqa: PLW1509 - one call, loaded before
             )
         self._process = process
         self.starts += 1
@@ -116,8 +116,9 @@ class SupervisedChild:
             log.warning("child_died", child=self.name, pid=process.pid, exit_code=code, lived_s=round(lived_s, 1))
         return lived_s
 
-    def _die_with_parent(self) -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, self._death_signal, 0, 0, 0)
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def _signal_process(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

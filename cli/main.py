@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from cli import adapters, ask, demo, documents, jobs, keys, tune
+from cli import adapters, ask, backup, calibrate, demo, doctor, documents, jobs, keys, models, tune, up
 from cli.output import EXIT_FAILED, EXIT_USAGE, CommandFailed, JsonOption, errors, print_json
 from core.errors import DataDirBusy, TsumugiError
 
@@ -19,16 +19,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(epilog="Example: tsumugi up --data-dir ./data --port 8080")(up.up)
 app.command(epilog="Example: tsumugi demo --report demo-report.json")(demo.demo)
 app.command(epilog='Example: tsumugi ingest ./handbook "./price list.pdf"')(documents.ingest)
 app.command(epilog='Example: tsumugi ask "How many days of leave are there in the first year?"')(ask.ask)
 app.command(epilog="Example: tsumugi search 有給休暇 --limit 3")(ask.search)
 app.command(epilog="Example: tsumugi tune house --dataset examples/style.jsonl")(tune.tune)
+app.command(epilog="Example: tsumugi doctor --repair")(doctor.doctor)
+app.command(epilog="Example: tsumugi calibrate examples/questions.jsonl")(calibrate.calibrate)
+app.command(epilog="Example: tsumugi backup tsumugi.tar.gz")(backup.backup)
+app.command(epilog="Example: tsumugi restore tsumugi.tar.gz --data-dir ./restored")(backup.restore)
 app.add_typer(documents.app, name="documents")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(tune.datasets, name="datasets")
 app.add_typer(keys.app, name="keys")
+app.add_typer(models.app, name="models")
 
 
 @app.command(epilog="Example: tsumugi version --json")

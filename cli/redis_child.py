@@ -65,7 +65,8 @@ class RedisChild:
         self.socket = self._folder / "redis.sock"
         self.url = f"redis+socket://{self.socket}"
         """Broker URL as Celery spells a unix socket."""
-        command = [str(find_redis_server()), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"]
+        self.binary = find_redis_server()
+        command = [str(self.binary), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"]
         command += ["--dir", str(redis_dir), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
         command += ["--maxmemory-policy", "noeviction", "--daemonize", "no", "--loglevel", "notice"]
         self.child = SupervisedChild(

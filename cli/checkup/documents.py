@@ -1,0 +1,170 @@
+"""Documents, generations and chunks in SQL, and whether the stored bytes and texts are still what they were.
+
+A damaged generation is built anew from its source bytes, as a new generation beside the one that serves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy import func, select
+
+from cli.checkup.finding import Examination, Finding, Repair
+from core import audit
+from core.blobs import FolderBlobStore
+from core.repositories.documents import drop_chunks, groups_of
+from core.tables import ChunkRow, Dataset, Document, DocumentGeneration, Job
+from core.types import DocumentStatus, JobKind, JobStatus
+
+UNFINISHED = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
+
+
+def check_generations(examination: Examination) -> Iterator[Finding]:
+    """Every ready document serves exactly one generation, whole: its rows, its chunks, its text."""
+    with examination.db.read() as session:
+        documents = session.scalars(select(Document).order_by(Document.id)).all()
+        counts = {
+            (document_id, generation): count
+            for document_id, generation, count in session.execute(
+                select(ChunkRow.document_id, ChunkRow.generation, func.count()).group_by(
+                    ChunkRow.document_id, ChunkRow.generation
+                )
+            )
+        }
+        generations = {(row.document_id, row.generation): row for row in session.scalars(select(DocumentGeneration))}
+        busy = set(session.scalars(select(Job.subject_id).where(Job.status.in_(UNFINISHED))))
+    for document in documents:
+        if document.status == DocumentStatus.DELETING.value or document.id in busy:
+            continue
+        active = document.active_generation
+        if active is None:
+            if document.status != DocumentStatus.FAILED.value:
+                problem = f"is '{document.status}', but no generation serves and no job works on it"
+                yield Finding("documents", document.id, problem, _requeue(examination, document))
+            continue
+        damage = _damage_of(examination, generations.get((document.id, active)), counts.get((document.id, active), 0))
+        if damage is not None:
+            yield Finding("documents", document.id, f"generation {active}: {damage}", _requeue(examination, document))
+        for owner, generation in sorted(counts):
+            if owner == document.id and generation != active:
+                yield Finding(
+                    "documents",
+                    document.id,
+                    f"{counts[owner, generation]} chunks of generation {generation}, which does not serve",
+                    _drop_chunks(examination, document.id, generation),
+                )
+
+
+def check_blobs(examination: Examination) -> Iterator[Finding]:
+    """Every blob that a row names is there and is what its name says; nothing else lies around."""
+    named: dict[str, str] = {}
+    with examination.db.read() as session:
+        for row in session.scalars(select(DocumentGeneration)):
+            named[row.source_sha256] = f"the source of {row.document_id}"
+            if row.text_sha256 is not None:
+                named[row.text_sha256] = f"the text of {row.document_id}"
+        for digest, dataset_id in session.execute(select(Dataset.source_sha256, Dataset.id)):
+            named.setdefault(digest, f"the source of {dataset_id}")
+    for digest, owner in sorted(named.items()):
+        if owner.startswith("the text of"):
+            continue  # `check_generations` reads it, and knows how to make it again
+        state = _blob_state(examination.blobs, digest)
+        if state is not None:
+            yield Finding("blobs", digest[:16], f"{owner} is {state}; upload the file again or restore a backup")
+    for path in sorted(examination.settings.blobs_dir.glob("*/*")):
+        if path.parent.name + path.name not in named:
+            yield Finding("blobs", path.name[:16], "belongs to nothing", _unlink(path))
+
+
+def _damage_of(examination: Examination, row: DocumentGeneration | None, chunk_count: int) -> str | None:
+    if row is None:
+        return "its row is missing"
+    if row.chunk_count != chunk_count:
+        return f"{chunk_count} of {row.chunk_count} chunks are there"
+    if row.text_sha256 is None:
+        return "its text was never stored"
+    state = _blob_state(examination.blobs, row.text_sha256)
+    if state is not None:
+        return f"its text is {state}"
+    text = examination.blobs.get(row.text_sha256).decode("utf-8")
+    with examination.db.read() as session:
+        chunks = session.scalars(
+            select(ChunkRow)
+            .where(ChunkRow.document_id == row.document_id, ChunkRow.generation == row.generation)
+            .order_by(ChunkRow.ordinal)
+        ).all()
+    for ordinal, chunk in enumerate(chunks):
+        if chunk.ordinal != ordinal:
+            return f"chunk {ordinal} is missing"
+        if text[chunk.start : chunk.end] != chunk.text:
+            return f"chunk {ordinal} is not what the text says there"
+    return None
+
+
+def _blob_state(blobs: FolderBlobStore, digest: str) -> str | None:
+    path = blobs.path_of(digest)
+    if not path.is_file():
+        return "missing"
+    with path.open("rb") as file:
+        return None if hashlib.file_digest(file, "sha256").hexdigest() == digest else "damaged"
+
+
+def _requeue(examination: Examination, document: Document) -> Repair | None:
+    """Ingest the newest source again, as a new generation; None when its bytes are gone."""
+    with examination.db.read() as session:
+        newest = session.scalars(
+            select(DocumentGeneration)
+            .where(DocumentGeneration.document_id == document.id)
+            .order_by(DocumentGeneration.generation.desc())
+        ).first()
+        groups = list(groups_of(session, document.id))
+    if newest is None or _blob_state(examination.blobs, newest.source_sha256) is not None:
+        return None
+
+    def repair() -> None:
+        with examination.db.write() as session:
+            row = session.get_one(Document, document.id)
+            row.latest_generation += 1
+            session.add(
+                DocumentGeneration(
+                    document_id=row.id,
+                    generation=row.latest_generation,
+                    tenant_id=row.tenant_id,
+                    source_sha256=newest.source_sha256,
+                    filename=newest.filename,
+                    byte_size=newest.byte_size,
+                )
+            )
+            session.flush()
+            arguments = {"generation": row.latest_generation, "groups": groups, "filename": newest.filename}
+            examination.jobs.create(
+                session,
+                tenant_id=row.tenant_id,
+                kind=JobKind.INGEST,
+                subject_id=row.id,
+                arguments={**arguments, "metadata": dict(row.metadata_)},
+            )
+            audit.record(
+                session,
+                tenant_id=row.tenant_id,
+                actor=audit.SYSTEM,
+                action="document.repair",
+                object_id=row.id,
+                detail={"generation": row.latest_generation},
+            )
+
+    return repair
+
+
+def _drop_chunks(examination: Examination, document_id: str, generation: int) -> Repair:
+    def repair() -> None:
+        with examination.db.write() as session:
+            drop_chunks(session, document_id, generation=generation)
+
+    return repair
+
+
+def _unlink(path: Path) -> Repair:
+    return lambda: path.unlink(missing_ok=True)

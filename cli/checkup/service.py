@@ -1,0 +1,95 @@
+"""The database itself, the index against it, jobs that nobody works on, and what crashes leave in folders."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from retrieval.reconcile import reconcile
+from sqlalchemy import select, text
+
+from cli.checkup.finding import Examination, Finding, Repair
+from cli.data_dir import read_service_note, remove_service_note
+from cli.redis_child import socket_dir
+from core.database import Database
+from core.migrate import current_revision, newest_revision, upgrade
+from core.tables import Job, TuningRun
+from core.types import JobStatus
+
+LEFTOVERS = (".new-*", ".backup-*", ".restore-*", ".service.json.new", "blobs/*/.new-*", "tmp/*", "models/.*")
+"""Work files that live only while something is being written, below the data dir."""
+
+
+def check_database(db: Database) -> Iterator[Finding]:
+    """SQLite's own view of its file, and whether the schema is the one this code knows."""
+    with db.engine.connect() as connection:
+        for (problem,) in connection.execute(text("PRAGMA integrity_check")):
+            if problem != "ok":
+                yield Finding("database", "integrity", f"{problem}; restore a backup")
+        for row in connection.execute(text("PRAGMA foreign_key_check")).mappings():
+            yield Finding("database", str(row["table"]), f"row {row['rowid']} points to a missing {row['parent']}")
+    revision, newest = current_revision(db), newest_revision()
+    if revision != newest:
+        yield Finding("database", "schema", f"is at {revision}, this version needs {newest}", lambda: upgrade(db))
+
+
+def check_index(examination: Examination) -> Iterator[Finding]:
+    """Points of the index equal chunks in SQL, generation by generation."""
+    report = reconcile(examination.db, examination.retrieval, repair=False)
+    if not report.clean:
+        yield Finding("index", examination.retrieval.index_version, str(report), _reconcile(examination))
+
+
+def check_jobs(examination: Examination) -> Iterator[Finding]:
+    """No job can be running: the service is stopped. The next start would queue them again as well."""
+    with examination.db.read() as session:
+        running = session.scalars(select(Job).where(Job.status == JobStatus.RUNNING.value).order_by(Job.id)).all()
+    for job in running:
+        problem = f"{job.kind} of {job.subject_id} is marked running, but its worker is gone"
+        yield Finding("jobs", job.id, problem, _recover(examination))
+
+
+def check_leftovers(examination: Examination) -> Iterator[Finding]:
+    """Work files and folders without an owner."""
+    data_dir = examination.settings.data_dir
+    for pattern in LEFTOVERS:
+        for path in sorted(data_dir.glob(pattern)):
+            yield Finding(
+                "leftovers", str(path.relative_to(data_dir)), "was being written when it stopped", _drop(path)
+            )
+    with examination.db.read() as session:
+        runs = set(session.scalars(select(TuningRun.id)))
+    for path in sorted(examination.settings.runs_dir.glob("*")):
+        if path.name not in runs:
+            yield Finding("leftovers", f"runs/{path.name}", "belongs to no tuning run", _drop(path))
+    if read_service_note(data_dir) is not None:
+        problem = "names a service that did not stop cleanly"
+        yield Finding("leftovers", "service.json", problem, lambda: remove_service_note(data_dir))
+    folder = socket_dir(data_dir)
+    if folder.exists():
+        yield Finding("leftovers", str(folder), "socket folder of a service that was killed", _drop(folder))
+
+
+def _reconcile(examination: Examination) -> Repair:
+    def repair() -> None:
+        reconcile(examination.db, examination.retrieval, repair=True)
+
+    return repair
+
+
+def _recover(examination: Examination) -> Repair:
+    def repair() -> None:
+        examination.jobs.recover_orphans()
+
+    return repair
+
+
+def _drop(path: Path) -> Repair:
+    def repair() -> None:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    return repair

@@ -1,0 +1,127 @@
+"""`tsumugi doctor`: is a data dir whole, and can it be made whole again? For a stopped service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from cli.data_dir import exclusive
+from cli.output import CommandFailed, DataDirOption, JsonOption, console, print_json, print_rows
+from core.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from cli.checkup import Examination, Finding
+    from core.database import Database
+
+
+def doctor(
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended, then look again.")] = False,
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Check database, documents, blobs, index, adapters and jobs against each other. The service must be stopped.
+
+    Exit 0 when nothing is wrong (any more), 1 when something is. Documents that --repair queues are ingested again by
+    the next `tsumugi up`.
+    """
+    settings = load_settings(**({"data_dir": data_dir} if data_dir is not None else {}))
+    if not (settings.data_dir / "tsumugi.sqlite3").is_file():
+        raise CommandFailed(f"{settings.data_dir} holds no database of ours", exit_code=2)
+    from core.log import configure
+
+    configure("WARNING")
+    with exclusive(settings.data_dir, "tsumugi doctor"):
+        found, mended = _examine(settings, repair=repair)
+    left = [finding for finding in found if finding not in mended]
+    if json_output:
+        rows = [
+            {"check": f.check, "object": f.object_id, "problem": f.problem, "repairable": f.repair is not None}
+            for f in found
+        ]
+        for row, finding in zip(rows, found, strict=True):
+            row["repaired"] = finding in mended
+        print_json({"ok": not left, "problems": rows, "left": len(left)})
+    else:
+        _print(found, mended)
+    if left:
+        raise CommandFailed()
+
+
+def _examine(settings: Settings, *, repair: bool) -> tuple[Sequence[Finding], Sequence[Finding]]:
+    """All findings, and those of them that are mended now."""
+    from cli.checkup.adapters import check_adapters, check_aliases
+    from cli.checkup.documents import check_blobs, check_generations
+    from cli.checkup.service import check_database, check_index, check_jobs, check_leftovers
+    from core.database import Database
+
+    checks = (
+        *(check_jobs, check_generations, check_blobs, check_index),
+        *(check_adapters, check_aliases, check_leftovers),
+    )
+    db = Database(settings.database_url, busy_timeout_s=settings.database.busy_timeout_s)
+    try:
+        broken = list(check_database(db))
+        mended = [finding for finding in broken if repair and _mend(finding)]
+        if any(finding not in mended for finding in broken):
+            return broken, mended  # nothing else can be trusted
+        with _opened(settings, db) as examination:
+            found = [finding for check in checks for finding in check(examination)]
+            if not repair:
+                return [*broken, *found], mended
+            for check in checks:  # one after the other: mending rows changes what the index should hold
+                for finding in check(examination):
+                    _mend(finding)
+            still = {(f.check, f.object_id, f.problem) for check in checks for f in check(examination)}
+            mended += [f for f in found if (f.check, f.object_id, f.problem) not in still]
+            return [*broken, *found], mended
+    finally:
+        db.close()
+
+
+@contextmanager
+def _opened(settings: Settings, db: Database) -> Iterator[Examination]:
+    from cli.checkup import Examination
+    from core.blobs import FolderBlobStore
+    from core.jobs import JobStore
+    from core.repositories.documents import follow_jobs
+    from generation.build import build_base
+    from retrieval.build import build_retrieval
+
+    retrieval = build_retrieval(settings, db)
+    try:
+        blobs = FolderBlobStore(settings.blobs_dir)
+        jobs = JobStore(db, settings, None)
+        follow_jobs(jobs)  # a document's status follows the jobs that repairs move
+        yield Examination(settings, db, blobs, jobs, retrieval, build_base(settings))
+    finally:
+        retrieval.close()
+
+
+def _mend(finding: Finding) -> bool:
+    if finding.repair is None:
+        return False
+    finding.repair()
+    return True
+
+
+def _print(found: Sequence[Finding], mended: Sequence[Finding]) -> None:
+    if not found:
+        console.print("[green]nothing is wrong[/green]")
+        return
+    rows = [
+        {
+            "check": finding.check,
+            "object": finding.object_id,
+            "problem": finding.problem,
+            "state": "mended" if finding in mended else "can be mended" if finding.repair else "needs you",
+        }
+        for finding in found
+    ]
+    print_rows(rows, ["check", "object", "problem", "state"], empty="")
+    left = len(found) - len(mended)
+    hint = "; run again with --repair" if not mended and any(finding.repair for finding in found) else ""
+    console.print(escape(f"{len(found)} found, {len(mended)} mended, {left} left{hint}"))

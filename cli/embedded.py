@@ -1,0 +1,250 @@
+"""The embedded topology: everything in one process, Redis and the training worker as children. One composition root.
+
+What is started is stopped in the reverse order: first nothing new comes in, then what runs ends or goes back to the
+queue, then children, engine, index and database close.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cli.child import SupervisedChild
+from cli.redis_child import RedisChild
+from core.errors import Unavailable
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from core.database import Database
+    from core.jobs import JobStore
+    from core.keys import Bootstrap
+    from core.queue import CeleryTaskQueue
+    from retrieval.build import Retrieval
+    from workers.beat import Beat
+    from workers.context import WorkerContext
+    from workers.threads import ThreadsWorker
+
+log = structlog.stdlib.get_logger(__name__)
+
+REDIS_STOP_S = 10.0
+TRAINER_STOP_S = 75.0
+"""A training that is told to stop writes a checkpoint first, for which its worker allows it a minute."""
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class EmbeddedService:
+    """A running service without its HTTP server, which `cli.up` puts in front."""
+
+    app: FastAPI
+    draining: threading.Event
+    bootstrap: Bootstrap
+    jobs: JobStore
+    worker: ThreadsWorker
+    beat: Beat
+
+    def begin_drain(self) -> None:
+        """Take no new jobs and end long event streams; what runs goes on."""
+        self.draining.set()
+        self.worker.begin_stop()
+
+    def finish_drain(self, timeout_s: float) -> None:
+        """Wait for the running jobs; those that need longer are handed back to the queue."""
+        if not self.worker.join(timeout_s):
+            log.info("drain.jobs_handed_back", after_s=round(timeout_s, 1))
+            self.jobs.stopping.set()
+            if not self.worker.join(10.0):
+                log.warning("drain.worker_abandoned")  # its lease is fenced by the next start
+        self.beat.stop()
+
+
+@contextmanager
+def embedded_service(settings: Settings, say: Say) -> Iterator[EmbeddedService]:
+    """Build and start everything for the length of the block. The caller holds the data dir's lock.
+
+    say: told what happens, one short line a step.
+
+    Raises:
+        Unavailable: a part does not start.
+    """
+    with ExitStack() as stack:
+        yield _start(settings, stack, say)
+
+
+def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
+    started = time.monotonic()
+    for folder in (settings.data_dir, settings.redis_dir, settings.runs_dir, settings.adapters_dir):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with ThreadPoolExecutor(1, thread_name_prefix="base-model") as pool:
+        # The slowest part (seconds of imports, half a minute at the very first start) runs beside the others.
+        base = pool.submit(_prepare_base, settings, say)
+        db, bootstrap = _open_database(settings, stack)
+        broker_url = _start_broker(settings, stack, say)
+        base.result()
+
+    from core.blobs import FolderBlobStore
+    from core.jobs import JobStore
+    from core.notify import Notifier
+    from core.queue import CeleryTaskQueue
+    from generation.build import build_generation
+    from retrieval.build import build_retrieval
+
+    queue = CeleryTaskQueue(broker_url, visibility_timeout_s=settings.broker.visibility_timeout_s)
+    stack.callback(queue.close)
+    notifier = Notifier()
+    jobs = JobStore(db, settings, queue, notifier)
+    blobs = FolderBlobStore(settings.blobs_dir)
+    say("loading the models and opening the index")
+    retrieval = build_retrieval(settings, db)
+    stack.callback(retrieval.close)
+    generation = build_generation(settings, db, retrieval)
+    stack.callback(generation.close)
+
+    from api.app import create_app
+    from api.services import Check, Services
+    from ingest.build import build_ingest
+    from tuning.build import build_tuning
+    from workers.context import WorkerContext
+
+    ingest = build_ingest(settings, db, blobs, jobs, retrieval)
+    stack.callback(ingest.close)
+    tuning = build_tuning(settings, db, blobs, jobs, generation.registry, retrieval, generation.base)
+    _recover(db, jobs, queue, retrieval, say)
+    context = WorkerContext(
+        settings=settings,
+        jobs=jobs,
+        ingest_pipeline=ingest.pipeline,
+        tuning_runner=tuning.runner,
+        schedules=tuning.schedules,
+    )
+    worker, beat = _start_workers(settings, stack, context, broker_url)
+    trainer = _start_trainer(settings, stack, broker_url)
+    services = Services(
+        settings=settings,
+        db=db,
+        jobs=jobs,
+        notifier=notifier,
+        blobs=blobs,
+        ingest=ingest.service,
+        searcher=retrieval.searcher,
+        answers=generation.answers,
+        registry=generation.registry,
+        router=generation.router,
+        engine=generation.engine,
+        tuning=tuning.service,
+        datasets=tuning.datasets,
+        schedules=tuning.schedules,
+        checks=(
+            Check("broker", queue.ping),
+            Check("index", retrieval.index.count),
+            Check("generator", lambda: generation.engine.base_model),
+            Check("ingest_worker", lambda: _require(worker.alive and worker.ready.is_set(), "the ingest worker")),
+            Check("beat", lambda: _require(beat.alive, "beat")),
+            Check("tuning_worker", lambda: _require(trainer.alive, "the tuning worker")),
+        ),
+    )
+    log.info("service.built", seconds=round(time.monotonic() - started, 2))
+    return EmbeddedService(
+        app=create_app(services), draining=services.draining, bootstrap=bootstrap, jobs=jobs, worker=worker, beat=beat
+    )
+
+
+def _prepare_base(settings: Settings, say: Say) -> None:
+    from generation.build import build_base
+
+    if not any(settings.models_dir.glob("*/card.json")):
+        say("preparing the base model (once, about half a minute)")
+    build_base(settings)
+
+
+def _open_database(settings: Settings, stack: ExitStack) -> tuple[Database, Bootstrap]:
+    from core.database import Database
+    from core.keys import ensure_bootstrap
+    from core.migrate import upgrade
+
+    db = Database(settings.database_url, busy_timeout_s=settings.database.busy_timeout_s)
+    stack.callback(db.close)
+    upgrade(db)
+    return db, ensure_bootstrap(db, settings)
+
+
+def _start_broker(settings: Settings, stack: ExitStack, say: Say) -> str:
+    """URL of the broker: the configured one, else a Redis of our own."""
+    if settings.broker.url is not None:
+        return settings.broker.url.get_secret_value()
+    redis = RedisChild(settings.data_dir, settings.redis_dir, settings.data_dir / "logs" / "redis.log")
+    stack.callback(redis.stop, REDIS_STOP_S)
+    redis.start()
+    say(f"{redis.binary.name} {redis.binary.parent} is up")
+    return redis.url
+
+
+def _recover(db: Database, jobs: JobStore, queue: CeleryTaskQueue, retrieval: Retrieval, say: Say) -> None:
+    """Take up what a predecessor left: its messages are dropped and sent anew, its running jobs queued again.
+
+    We hold the data dir's lock, so no worker of it can be alive, and the broker is ours alone.
+    """
+    from retrieval.reconcile import reconcile
+
+    queue.reset()
+    orphans = jobs.recover_orphans()
+    if orphans:
+        say(f"{orphans} interrupted jobs go back to the queue")
+    report = reconcile(db, retrieval, repair=True)
+    if not report.clean:
+        log.warning("index.reconciled", report=str(report))
+        say("the index was brought back in line with the database")
+
+
+def _start_workers(
+    settings: Settings, stack: ExitStack, context: WorkerContext, broker_url: str
+) -> tuple[ThreadsWorker, Beat]:
+    from core.queue import Queue
+    from workers.app import create_celery
+    from workers.beat import Beat
+    from workers.context import set_context
+    from workers.threads import ThreadsWorker
+
+    set_context(context)
+    stack.callback(set_context, None)
+    threads = settings.ingest.worker_threads
+    app = create_celery(settings, broker_url)
+    worker = ThreadsWorker(app, [Queue.INGEST, Queue.MAINTENANCE], concurrency=threads)
+    worker.start()
+    stack.callback(worker.stop, 10.0)
+    beat = Beat(context)
+    beat.start()
+    stack.callback(beat.stop)
+    return worker, beat
+
+
+def _start_trainer(settings: Settings, stack: ExitStack, broker_url: str) -> SupervisedChild:
+    command = [sys.executable, "-m", "workers.tuning_worker", "--data-dir", str(settings.data_dir)]
+    command += ["--broker", broker_url, "--parent-pid", str(os.getpid())]
+    trainer = SupervisedChild(
+        "tuning-worker",
+        command,
+        environment=dict(os.environ),
+        log_file=settings.data_dir / "logs" / "tuning-worker.log",
+        watches_parent=True,
+    )
+    trainer.start()
+    stack.callback(trainer.stop, TRAINER_STOP_S)
+    return trainer
+
+
+def _require(alive: bool, name: str) -> None:
+    if not alive:
+        raise Unavailable(f"{name} does not run; it is started again by itself")
