@@ -21,7 +21,7 @@ from core.types import Language
 from retrieval.coverage import Coverage
 
 SHIPPED = "minilm-lexical.json"
-FEATURES = ("bias", "cosine", "content", "characters", "grammar")
+FEATURES = ("bias", "cosine", "content", "characters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class RelevanceModel:
 
 def features(cosine: float | None, cover: Coverage) -> tuple[float, ...]:
     """Numbers the model weighs, in the order of FEATURES; a cosine is None where the embedder has no say."""
-    return (1.0, max(cosine or 0.0, 0.0), cover.content, cover.characters, cover.grammar)
+    return (1.0, max(cosine or 0.0, 0.0), cover.content, cover.characters)
 
 
 def parse_model(parameters: Mapping[str, Any]) -> RelevanceModel:
@@ -61,12 +61,17 @@ def shipped_parameters() -> dict[str, Any]:
     return parameters
 
 
-def load_model(db: Database, index_version: str) -> RelevanceModel:
-    """Newest calibration of this index version, else the shipped one."""
+def load_parameters(db: Database, index_version: str) -> dict[str, Any]:
+    """Stored form of the newest calibration of this index version, else of the shipped one."""
     newest = select(Calibration).where(Calibration.index_version == index_version)
     with db.read() as session:
         row = session.scalars(newest.order_by(Calibration.created_at.desc(), Calibration.id).limit(1)).first()
-    return parse_model(row.parameters if row is not None else shipped_parameters())
+    return dict(row.parameters) if row is not None else shipped_parameters()
+
+
+def load_model(db: Database, index_version: str) -> RelevanceModel:
+    """Model in force for an index version."""
+    return parse_model(load_parameters(db, index_version))
 
 
 def _known(language: Language) -> Language:
