@@ -1,0 +1,129 @@
+"""Do index and database agree? Compares points with chunk rows, and mends the index, never the database.
+
+Chunk rows are the truth: a point without a row is an orphan, an active row without its point is missing. Rows of a
+generation that is not active belong to an ingest under way, which writes or drops their points itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from core.database import Database
+from core.tables.documents import ChunkRow, Document, DocumentGeneration, DocumentGroup
+from core.types import DocumentStatus, IndexPoint
+from retrieval.build import Retrieval
+from retrieval.text import indexed_text
+
+_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileReport:
+    """What was found; after a repair, what was mended."""
+
+    chunks: int
+    """Active chunks in the database."""
+    points: int
+    """Points in the index, before any repair."""
+    missing: tuple[str, ...]
+    """Ids of active chunks that have no point, or one that names another document or generation."""
+    orphans: tuple[str, ...]
+    """Ids of points that no chunk row knows."""
+    in_progress: int
+    """Points of generations that are being ingested or removed."""
+    repaired: bool
+
+    @property
+    def clean(self) -> bool:
+        """Whether the index held exactly what it should."""
+        return not self.missing and not self.orphans
+
+    def __str__(self) -> str:
+        state = "mended" if self.repaired else "found"
+        return (
+            f"{self.points} points for {self.chunks} chunks: {len(self.missing)} missing, {len(self.orphans)} orphaned"
+            f" ({state}); {self.in_progress} of generations under way"
+        )
+
+
+def reconcile(db: Database, retrieval: Retrieval, repair: bool) -> ReconcileReport:
+    """Compare all points with all chunk rows; with `repair`, embed what is missing anew and drop orphans.
+
+    No ingest may run at the same time. Deleted documents' rows may still stand while their job waits: their points
+    count as in progress.
+    """
+    wanted: dict[str, tuple[str, int]] = {}
+    other: set[str] = set()
+    with db.read() as session:
+        rows = session.execute(
+            select(ChunkRow.id, ChunkRow.document_id, ChunkRow.generation, Document.active_generation, Document.status)
+            .join(Document, Document.id == ChunkRow.document_id)
+            .execution_options(yield_per=10_000)
+        )
+        for chunk_id, document_id, generation, active, status in rows:
+            if generation == active and status != DocumentStatus.DELETING:
+                wanted[chunk_id] = (document_id, generation)
+            else:
+                other.add(chunk_id)
+    missing = dict(wanted)
+    orphans: list[str] = []
+    points = in_progress = 0
+    for point in retrieval.index.scan():
+        points += 1
+        if wanted.get(point.id) == (point.document_id, point.generation):
+            del missing[point.id]
+        elif point.id in other:
+            in_progress += 1
+        elif point.id not in wanted:
+            orphans.append(point.id)
+    if repair and (missing or orphans):
+        for start in range(0, len(orphans), _BATCH):
+            retrieval.index.delete_points(orphans[start : start + _BATCH])
+        for batch in _points(db, retrieval, sorted(missing)):
+            retrieval.index.upsert(batch)
+        retrieval.index.flush()
+    return ReconcileReport(len(wanted), points, tuple(sorted(missing)), tuple(orphans), in_progress, repair)
+
+
+def _points(db: Database, retrieval: Retrieval, ids: Sequence[str]) -> Iterator[list[IndexPoint]]:
+    for start in range(0, len(ids), _BATCH):
+        with db.read() as session:
+            rows = session.execute(
+                select(ChunkRow, Document, DocumentGeneration)
+                .join(Document, Document.id == ChunkRow.document_id)
+                .join(
+                    DocumentGeneration,
+                    (DocumentGeneration.document_id == ChunkRow.document_id)
+                    & (DocumentGeneration.generation == ChunkRow.generation),
+                )
+                .where(ChunkRow.id.in_(ids[start : start + _BATCH]))
+            ).all()
+            documents = {document.id for _, document, _ in rows}
+            groups: dict[str, list[str]] = {}
+            for document_id, group in session.execute(
+                select(DocumentGroup.document_id, DocumentGroup.group_name).where(
+                    DocumentGroup.document_id.in_(documents)
+                )
+            ):
+                groups.setdefault(document_id, []).append(group)
+        texts = [
+            indexed_text(content.title or content.filename, chunk.heading, chunk.text) for chunk, _, content in rows
+        ]
+        dense = retrieval.embedder.encode_passages(texts)
+        yield [
+            IndexPoint(
+                id=chunk.id,
+                tenant_id=chunk.tenant_id,
+                collection_id=document.collection_id,
+                document_id=chunk.document_id,
+                generation=chunk.generation,
+                ordinal=chunk.ordinal,
+                groups=tuple(sorted(groups.get(document.id, ()))),
+                dense=tuple(dense[at].tolist()),
+                sparse=retrieval.lexical.encode_passage(texts[at]),
+            )
+            for at, (chunk, document, _) in enumerate(rows)
+        ]
