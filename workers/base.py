@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import threading
 import time
 from collections.abc import Callable
 
@@ -17,18 +14,13 @@ from core.log import bound
 log = structlog.stdlib.get_logger(__name__)
 
 
-def worker_name() -> str:
-    """Who claims: host, process and thread, as the job shows it."""
-    return f"{socket.gethostname()}:{os.getpid()}:{threading.current_thread().name}"
-
-
 def run_job(jobs: JobStore, job_id: str, work: Callable[[JobLease], object]) -> None:
     """Claim a job and do `work` on it; every error becomes a state of the job, none goes to the queue.
 
     A job that cannot be claimed is none of our business: a message may come twice, late, or for a cancelled job.
     """
     with bound(job_id=job_id):
-        lease = jobs.claim(job_id, worker_name())
+        lease = jobs.claim(job_id)
         if lease is None:
             log.debug("job.not_claimed")
             return

@@ -17,6 +17,7 @@ from core.errors import Conflict, NotFound
 from core.jobs.lease import JobLease
 from core.jobs.machine import JobListener, JobMachine
 from core.jobs.sweep import Sweeper, SweepReport
+from core.jobs.worker_id import worker_id
 from core.notify import Notifier, job_topic
 from core.outbox import Outbox
 from core.paging import Page, after_cursor, checked_limit, cut_page
@@ -95,8 +96,11 @@ class JobStore:
         self._machine.enqueue(session, job)
         return job
 
-    def claim(self, job_id: str, worker: str) -> JobLease | None:
-        """Take a queued job. None when there is nothing to do: taken, ended, not yet due, or unknown."""
+    def claim(self, job_id: str, worker: str | None = None) -> JobLease | None:
+        """Take a queued job. None when there is nothing to do: taken, ended, not yet due, or unknown.
+
+        worker: default is a name by which sweepers of the same machine see that this process has died.
+        """
         due = self._clock() + timedelta(seconds=CLOCK_SKEW_S)
         with self._db.write() as session:
             job = session.scalars(
@@ -110,7 +114,7 @@ class JobStore:
             ).one_or_none()
             if job is None:
                 return None
-            self._machine.start(session, job, worker)
+            self._machine.start(session, job, worker or worker_id())
         return JobLease(self._db, self._machine, self._settings.jobs, self.stopping, job)
 
     def get(self, job_id: str, tenant_id: str) -> Job:

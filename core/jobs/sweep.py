@@ -1,6 +1,7 @@
 """Finds jobs that nobody works on. Stalled and starved are different illnesses.
 
-Stalled: running, no heartbeat. The worker is dead; the attempt is written off and the job queued again.
+Stalled: running, no heartbeat, or its process is gone from this machine. The worker is dead; the attempt is written
+off and the job queued again.
 Starved: queued for long. Mostly the workers are just busy, so nothing is done; only when the broker holds fewer
 messages than there are jobs waiting has a message been lost, and then the oldest ones are sent again.
 """
@@ -16,6 +17,7 @@ from sqlalchemy import ColumnElement, func, or_, select
 from core.database import Database, WriteSession
 from core.errors import Unavailable
 from core.jobs.machine import JobMachine
+from core.jobs.worker_id import is_dead
 from core.outbox import Outbox
 from core.ports import TaskQueue
 from core.queue import QUEUE_OF_TASK, InspectableQueue, Queue, Task
@@ -31,7 +33,7 @@ class SweepReport:
     """What one sweep did. Counts are jobs, `dispatched` messages."""
 
     stalled: int = 0
-    """Running without heartbeat: written off and queued again, or failed when the budget was spent."""
+    """Running without a living worker: written off and queued again, or failed when the budget was spent."""
     resent: int = 0
     """Queued, message lost: sent again."""
     starved: int = 0
@@ -75,13 +77,12 @@ class Sweeper:
         yet is no obstacle: the rows wait in the outbox.
         """
         with self._db.read() as session:
-            ids = session.scalars(select(Job.id).where(Job.status == JobStatus.RUNNING.value)).all()
+            running = session.execute(select(Job.id, Job.attempt).where(Job.status == JobStatus.RUNNING.value)).all()
         if isinstance(self._queue, InspectableQueue):
             try:
                 self._queue.reset()
             except Unavailable as error:
                 log.warning("jobs.recover_without_broker", detail=error.detail)
-        recovered = sum(self._write_off(job_id, None) for job_id in ids)
         with self._db.write() as session:
             waiting = {message.arguments.get("job_id") for message in session.scalars(select(OutboxMessage))}
             queued = session.scalars(
@@ -90,6 +91,7 @@ class Sweeper:
             for job in queued:
                 if job.id not in waiting:
                     self._send_again(session, job)
+        recovered = sum(self._write_off(job_id, None, attempt) for job_id, attempt in running)
         self._outbox.dispatch_due()
         if recovered or queued:
             log.warning("jobs.recovered", running=recovered, queued=len(queued))
@@ -98,19 +100,23 @@ class Sweeper:
     def _write_off_stalled(self, report: SweepReport) -> None:
         cutoff = self._machine.now() - timedelta(seconds=self._settings.stalled_after_s)
         with self._db.read() as session:
-            ids = session.scalars(
-                select(Job.id).where(Job.status == JobStatus.RUNNING.value, _silent_since(cutoff))
+            running = session.execute(
+                select(Job.id, Job.attempt, Job.worker, _silent_since(cutoff)).where(
+                    Job.status == JobStatus.RUNNING.value
+                )
             ).all()
-        for job_id in ids:
+        for job_id, attempt, worker, silent in running:
+            if not silent and not is_dead(worker):
+                continue
             try:
-                report.stalled += self._write_off(job_id, cutoff)
+                report.stalled += self._write_off(job_id, cutoff if silent else None, attempt)
             except Exception as error:
                 log.exception("jobs.sweep_failed", job_id=job_id)
                 report.errors.append(f"{job_id}: {error}")
 
-    def _write_off(self, job_id: str, cutoff: datetime | None) -> bool:
+    def _write_off(self, job_id: str, cutoff: datetime | None, attempt: int) -> bool:
         with self._db.write() as session:
-            condition = [Job.id == job_id, Job.status == JobStatus.RUNNING.value]
+            condition = [Job.id == job_id, Job.status == JobStatus.RUNNING.value, Job.attempt == attempt]
             if cutoff is not None:
                 condition.append(_silent_since(cutoff))
             job = session.scalars(select(Job).where(*condition).with_for_update(skip_locked=True)).one_or_none()
