@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version as package_version
 from typing import NoReturn
@@ -11,6 +12,9 @@ import typer
 from cli import adapters, ask, backup, calibrate, demo, doctor, documents, jobs, keys, models, tune, up
 from cli.output import EXIT_FAILED, EXIT_USAGE, CommandFailed, JsonOption, errors, print_json
 from core.errors import DataDirBusy, TsumugiError
+
+LIBRARY_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TQDM_DISABLE": "1"}
+"""Read by model libraries when they are imported, here and in children: nothing is fetched, no bars in logs."""
 
 app = typer.Typer(
     name="tsumugi",
@@ -49,6 +53,8 @@ def version(json_output: JsonOption = False) -> None:
 
 def main() -> NoReturn:
     """Entry point: run a command, turn what it raises into one line and an exit code."""
+    for name, value in LIBRARY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         app()
     except CommandFailed as failure:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated, Any
@@ -24,6 +25,9 @@ from core.settings import Settings, load_settings
 
 log = structlog.stdlib.get_logger(__name__)
 
+_CHATTY = ("uvicorn.error", "celery.app.trace", "celery.worker.consumer.connection", "sentence_transformers")
+"""Loggers whose INFO says what our own lines say already."""
+
 
 def up(
     host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1].")] = None,
@@ -39,6 +43,8 @@ def up(
         from core.log import configure
 
         configure(settings.log_level, json=json_output)
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop_starting)
         listener = _listen(settings.http.host, settings.http.port)
@@ -46,10 +52,13 @@ def up(
         with listener, embedded_service(settings, lambda line: None if json_output else _say(line)) as service:
             address = listener.getsockname()
             url = f"http://[{address[0]}]:{address[1]}" if ":" in address[0] else f"http://{address[0]}:{address[1]}"
-            write_service_note(settings.data_dir, url)
-            try:
+
+            def on_listening() -> None:
+                write_service_note(settings.data_dir, url)
                 _announce(settings, service, url, time.monotonic() - started, json_output=json_output)
-                asyncio.run(_serve(service, listener, settings.http.drain_timeout_s))
+
+            try:
+                asyncio.run(_serve(service, listener, settings.http.drain_timeout_s, on_listening))
             finally:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the rest takes seconds and must not be cut short
                 remove_service_note(settings.data_dir)
@@ -57,7 +66,16 @@ def up(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: ours drain the whole service, not only HTTP."""
+    """uvicorn without its signal handlers, as ours drain the whole service; it says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so."""
+        await super().startup(sockets)
+        self._on_listening()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -65,7 +83,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(service: EmbeddedService, listener: socket.socket, drain_timeout_s: float) -> None:
+async def _serve(
+    service: EmbeddedService, listener: socket.socket, drain_timeout_s: float, on_listening: Callable[[], None]
+) -> None:
     """Serve until a signal comes, then let running requests and jobs end, both within the same time."""
     config = uvicorn.Config(
         service.app,
@@ -74,7 +94,7 @@ async def _serve(service: EmbeddedService, listener: socket.socket, drain_timeou
         timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
         server_header=False,
     )
-    server = _Server(config)
+    server = _Server(config, on_listening)
     loop = asyncio.get_running_loop()
     jobs_ended = threading.Thread(target=service.finish_drain, args=(drain_timeout_s,), name="drain")
 

@@ -17,7 +17,7 @@ from core.migrate import current_revision, newest_revision, upgrade
 from core.tables import Job, TuningRun
 from core.types import JobStatus
 
-LEFTOVERS = (".new-*", ".backup-*", ".restore-*", ".service.json.new", "blobs/*/.new-*", "tmp/*", "models/.*")
+LEFTOVERS = (".new-*", ".backup-*", ".restore-*", ".service.json.new", "blobs/*/.new-*", "tmp/*/*", "models/.*")
 """Work files that live only while something is being written, below the data dir."""
 
 
