@@ -1,0 +1,80 @@
+"""Migrations and tables agree; up, down and up again; two starts at once; from an installed package."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect, select
+
+from core.database import Database
+from core.migrate import connected, current_revision, downgrade, migrations_dir, newest_revision, upgrade
+from core.settings import Settings
+from core.tables import Base, Tenant
+from core.tenants import create_tenant
+
+OPTIONS = {"compare_type": True, "compare_server_default": True}
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Database:
+    return Database(f"sqlite:///{tmp_path / 'db.sqlite3'}")
+
+
+def test_migrated_database_equals_the_tables(database: Database) -> None:
+    with connected(database) as connection:
+        difference = compare_metadata(MigrationContext.configure(connection, opts=OPTIONS), Base.metadata)
+    assert difference == []
+    assert current_revision(database) == newest_revision() is not None
+
+
+def test_down_to_nothing_and_up_again(database: Database) -> None:
+    downgrade(database, "base")
+    assert inspect(database.engine).get_table_names() == ["alembic_version"]
+    assert current_revision(database) is None
+    upgrade(database)
+    assert set(inspect(database.engine).get_table_names()) == {*Base.metadata.tables, "alembic_version"}
+
+
+def test_upgrade_of_a_current_database_keeps_its_rows(database: Database) -> None:
+    with database.write() as session:
+        create_tenant(session, "default")
+    upgrade(database)
+    with database.read() as session:
+        assert session.scalars(select(Tenant.name)).all() == ["default"]
+
+
+def test_a_migration_that_fails_leaves_nothing(empty: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alembic import op
+
+    real = op.create_table
+
+    def failing(name: str, *columns: object, **options: object) -> object:
+        if name == "jobs":
+            raise RuntimeError("disk full")
+        return real(name, *columns, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(op, "create_table", failing)
+    with pytest.raises(RuntimeError, match="disk full"):
+        upgrade(empty)
+    assert inspect(empty.engine).get_table_names() == []
+
+
+def test_two_processes_that_start_at_once_both_find_the_newest(empty: Database) -> None:
+    code = (
+        "import sys; from core.database import Database; from core.migrate import upgrade;"
+        "upgrade(Database(sys.argv[1]))"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code, empty.url]) for _ in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert current_revision(empty) == newest_revision()
+
+
+def test_revisions_form_one_line(settings: Settings) -> None:
+    files = sorted(path.name for path in (migrations_dir() / "versions").glob("*.py"))
+    assert files and all(name[:4].isdigit() for name in files)
+    assert [int(name[:4]) for name in files] == list(range(1, len(files) + 1))
