@@ -18,7 +18,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.errors import InvalidInput, TsumugiError
-from tuning.items import BASE, EvaluateSpec, Evaluation, EvaluationItem, SystemOutput, read_items
+from generation.adapters.manifest import Fingerprint
+from tuning.items import BASE, CANDIDATE, EvaluateSpec, Evaluation, EvaluationItem, SystemOutput, read_items
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -72,6 +73,8 @@ def evaluate(spec: EvaluateSpec, report: Report) -> Evaluation:
             for item in items:
                 text, finished = texts.get(item.id, (None, None))
                 outputs[system][item.id] = SystemOutput(text=text, finished=finished, nll=likelihoods.get(item.id))
+        if spec.fingerprint_path is not None:
+            _write(spec.fingerprint_path, _fingerprint(adapted, tokenizer).model_dump_json())
     result = Evaluation(
         systems=outputs,
         max_new_tokens=spec.max_new_tokens,
@@ -79,10 +82,30 @@ def evaluate(spec: EvaluateSpec, report: Report) -> Evaluation:
         precision=str(dtype).removeprefix("torch."),
         seconds=round(time.monotonic() - started, 1),
     )
-    temporary = spec.result_path.with_name(f".{spec.result_path.name}.new")
-    temporary.write_text(result.model_dump_json(), encoding="utf-8")
-    temporary.replace(spec.result_path)
+    _write(spec.result_path, result.model_dump_json())
     return result
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _fingerprint(adapted: Any, tokenizer: Any) -> Fingerprint:
+    """What the candidate does to the probe prompts, measured here because model and adapter are loaded already.
+
+    Raises:
+        AdapterRefused: it has no effect, or gives numbers that are none.
+    """
+    from generation.adapters.fingerprint import make_fingerprint, probe_ids, probe_logits, widened
+
+    ids = probe_ids(tokenizer)
+    measured = []
+    for system in (BASE, CANDIDATE):
+        with _active(adapted, system), widened(adapted):
+            measured.append(probe_logits(adapted, ids))
+    return make_fingerprint(*measured)
 
 
 @contextlib.contextmanager

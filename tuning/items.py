@@ -62,6 +62,7 @@ class EvaluateSpec(BaseModel):
     items_path: Path = Field(description="JSONL of EvaluationItem; those with a text to write and those only read.")
     adapters: dict[str, Path] = Field(description="Adapter folder by system name; the base needs none.")
     result_path: Path = Field(description="Where the Evaluation goes; appears whole or not at all.")
+    fingerprint_path: Path | None = Field(None, description="Where the candidate's fingerprint goes.")
     read_only: tuple[str, ...] = Field((), description="Ids of items whose reference is read and nothing generated.")
     max_new_tokens: int = Field(48, ge=1)
     batch: int = Field(8, ge=1)

@@ -12,7 +12,7 @@ MAX_POINTS = 500
 
 
 class LossCurve:
-    """Points by step. A resumed attempt repeats the steps since its checkpoint; its figures replace the earlier ones."""
+    """Points by step. A resumed attempt repeats steps since its checkpoint; its figures replace the earlier ones."""
 
     def __init__(self, points: Sequence[dict[str, Any]] = ()) -> None:
         self._points: dict[int, dict[str, Any]] = {int(point["step"]): dict(point) for point in points}

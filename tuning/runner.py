@@ -60,6 +60,7 @@ TRAIN_SHARE = (0.08, 0.6)
 EVALUATE_SHARE = (0.6, 0.95)
 """Where training and evaluation lie on the progress of the whole job."""
 
+FINGERPRINT_FILE = "fingerprint.json"
 _TELL_EVERY_S = 1.0
 
 
@@ -178,8 +179,7 @@ class TuningRunner:
         evaluation, notes = self._evaluate(lease, run, base, folder, adapter)
         report = judge(read_items(folder / ITEMS_FILE), evaluation, notes=notes)
         lease.progress("register", EVALUATE_SHARE[1])
-        fingerprint = self._fingerprint(lease, base, folder, adapter)
-        self._register(lease, run, base, folder, adapter, report, fingerprint)
+        self._register(lease, run, base, folder, adapter, report)
 
     def _train(self, lease: JobLease, run: _Run, base: BaseModelInfo, folder: Path, adapter: Path) -> None:
         recipe = parse_recipe(run.recipe)
@@ -248,6 +248,7 @@ class TuningRunner:
             items_path=folder / ITEMS_FILE,
             adapters=systems,
             result_path=result_path,
+            fingerprint_path=folder / FINGERPRINT_FILE,
             read_only=tuple(held_out[self._size.answered :]),
             max_new_tokens=self._size.max_new_tokens,
             batch=64 if self._size is LARGE else 12,
@@ -257,16 +258,19 @@ class TuningRunner:
         path.write_text(spec.model_dump_json(indent=2), encoding="utf-8")
         first, last = EVALUATE_SHARE
         lease.progress("evaluate", first)
+        error: TsumugiError | None = None
         with started("tuning.evaluate", [str(path)], folder=folder, grace_s=2.0) as child:
             for line in child.lines(lease.check):
                 event = _json_object(line)
                 if event.get("event") == "progress" and event.get("total"):
                     lease.progress("evaluate", first + (last - first) * event["done"] / event["total"])
+                elif event.get("event") == "error":
+                    error = TsumugiError(str(event.get("detail")), code=str(event.get("code")))
             end = child.end()
         if end.status != 0:
             failure = end.failure("evaluate")
             self._keep_error(lease, run, "evaluate", failure)
-            raise failure
+            raise error if error is not None and failure.code != "out_of_memory" else failure
         done.write_text(json.dumps(key), encoding="utf-8")
         return Evaluation.model_validate_json(result_path.read_bytes()), notes
 
@@ -284,25 +288,6 @@ class TuningRunner:
             return None, [f"champion {version.version} cannot be compared: {refused.detail} ({refused.code})"]
         return folder, []
 
-    def _fingerprint(self, lease: JobLease, base: BaseModelInfo, folder: Path, adapter: Path) -> Fingerprint:
-        """What the adapter does to the probe prompts, measured in a process that may use torch.
-
-        Raises:
-            ChildFailed: it has no effect, or gives numbers that are none.
-        """
-        done = folder / "fingerprint.json"
-        if not done.exists():
-            lines = []
-            with started(
-                "generation.adapters.fingerprint", [str(base.path), str(adapter)], folder=folder, grace_s=2.0
-            ) as child:
-                lines = list(child.lines(lease.check))
-                end = child.end()
-            if end.status != 0:
-                raise end.failure("fingerprint")
-            done.write_text(lines[-1], encoding="utf-8")
-        return Fingerprint.model_validate_json(done.read_bytes())
-
     def _register(
         self,
         lease: JobLease,
@@ -311,7 +296,6 @@ class TuningRunner:
         folder: Path,
         adapter: Path,
         report: GateReport,
-        fingerprint: Fingerprint,
     ) -> None:
         """Registry first, run row and end of the job after; an attempt that died in between finds the version again."""
         with self._db.read() as session:
@@ -331,7 +315,7 @@ class TuningRunner:
                 code_revision=code_revision(),
                 gate_report=gate_report,
                 gate_passed=passed,
-                fingerprint=fingerprint,
+                fingerprint=Fingerprint.model_validate_json((folder / FINGERPRINT_FILE).read_bytes()),
                 notes={"run": run.id, "family": run.family},
             )
             lease.check()
