@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.errors import problem_response
 from api.metrics import HttpMetrics
 
-log = structlog.get_logger("api.errors")
-access_log = structlog.get_logger("api.access")
+log = structlog.stdlib.get_logger("api.errors")
+access_log = structlog.stdlib.get_logger("api.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
 QUIET_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})

@@ -18,13 +18,10 @@ from core.tables import Collection, Document, DocumentGeneration, DocumentGroup
 def as_bodies(session: ReadSession, documents: Sequence[Document]) -> list[DocumentBody]:
     """Bodies in the order of the rows, with three queries for all of them."""
     ids = [document.id for document in documents]
-    collections = dict(
-        session.execute(
-            select(Collection.id, Collection.name).where(Collection.id.in_({item.collection_id for item in documents}))
-        )
-        .tuples()
-        .all()
-    )
+    wanted_collections = {document.collection_id for document in documents}
+    collections = {
+        row.id: row.name for row in session.scalars(select(Collection).where(Collection.id.in_(wanted_collections)))
+    }
     groups: dict[str, list[str]] = defaultdict(list)
     for row in session.scalars(select(DocumentGroup).where(DocumentGroup.document_id.in_(ids))):
         if row.group_name != PUBLIC_GROUP:

@@ -18,7 +18,7 @@ from starlette.types import Scope
 from core import errors as core_errors
 from core.errors import FieldError, TsumugiError
 
-log = structlog.get_logger("api.errors")
+log = structlog.stdlib.get_logger("api.errors")
 
 STATUS_OF_ERROR: Final[Mapping[type[TsumugiError], int]] = {
     core_errors.InvalidInput: 422,

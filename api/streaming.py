@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from api.errors import problem_body, problem_of, request_id_of
 from core.errors import TsumugiError
 
-log = structlog.get_logger("api.streaming")
+log = structlog.stdlib.get_logger("api.streaming")
 T = TypeVar("T")
 
 STREAM_THREADS: Final = 160

@@ -162,14 +162,14 @@ def list_documents(
         external_id=external_id,
     )
     with services.db.read() as session:
-        items = as_bodies(session, [view.document for view in found.items])
+        items = as_bodies(session, found.items)
     return DocumentList(items=items, next_cursor=found.next_cursor)
 
 
 @router.get("/{document_id}", dependencies=[_READ])
 def get_document(document_id: str, caller: Caller, services: ServicesOf) -> DocumentBody:
     """One document."""
-    document = services.ingest.get(caller, document_id).document
+    document = services.ingest.get(caller, document_id)
     with services.db.read() as session:
         return as_bodies(session, [document])[0]
 
@@ -207,17 +207,5 @@ def get_content(
 @router.get("/{document_id}/chunks", dependencies=[_READ])
 def list_chunks(document_id: str, caller: Caller, services: ServicesOf, page: PageQuery) -> ChunkList:
     """Chunks of the generation in force, in reading order."""
-    after = _read_ordinal(page.cursor)
-    rows = services.ingest.chunks(caller, document_id, limit=page.limit, after=after)
-    more = len(rows) == page.limit and services.ingest.chunks(caller, document_id, limit=1, after=rows[-1].ordinal)
-    return ChunkList(
-        items=[ChunkBody.model_validate(row) for row in rows], next_cursor=str(rows[-1].ordinal) if more else None
-    )
-
-
-def _read_ordinal(cursor: str | None) -> int | None:
-    if cursor is None:
-        return None
-    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 9:
-        raise InvalidInput("`cursor` must be the `next_cursor` of an earlier page", code="invalid_cursor")
-    return int(cursor)
+    found = services.ingest.chunks(caller, document_id, limit=page.limit, cursor=page.cursor)
+    return ChunkList(items=[ChunkBody.model_validate(row) for row in found.items], next_cursor=found.next_cursor)

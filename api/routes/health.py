@@ -18,7 +18,7 @@ from api.security import authenticate_request, is_operator
 from api.services import Check, Services
 from core.errors import Forbidden, TsumugiError
 
-log = structlog.get_logger("api.health")
+log = structlog.stdlib.get_logger("api.health")
 
 router = APIRouter(tags=["operations"])
 
