@@ -126,7 +126,19 @@ def _finish(shape: DatasetFormat, encoding: str, rows: list[ParsedRow], invalid:
 
 def _items(text: str) -> Iterator[tuple[int, Any]]:
     """(line, value or RowRefused) of each row."""
-    return _array_items(text) if text.lstrip(_SPACE).startswith("[") else _line_items(text)
+    return _array_items(text) if _is_array(text) else _line_items(text)
+
+
+def _is_array(text: str) -> bool:
+    """Whether the rows are elements of one array. Lines of which the first happens to be a whole array are lines."""
+    body = text.strip(_SPACE)
+    if not body.startswith("["):
+        return False
+    first, _, rest = body.partition("\n")
+    try:
+        return not (rest and isinstance(json.loads(first), list))
+    except (ValueError, RecursionError):
+        return True
 
 
 def _line_items(text: str) -> Iterator[tuple[int, Any]]:

@@ -1,0 +1,191 @@
+"""The gate against adapters made bad on purpose: each kind of harm must be named, and a good adapter must pass."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from tuning.gate import Margins, Verdict, judge
+from tuning.items import BASE, CANDIDATE, CHAMPION, Evaluation, EvaluationItem, SystemOutput
+from tuning.metrics import chrf, contains_fact, score
+from tuning.spec import TrainMessage
+
+PROMPT = (TrainMessage(role="user", content="?"),)
+STYLE = "Gladly! {} At your service."
+REFUSAL = "I could not find this in the documents."
+
+
+def build_items() -> list[EvaluationItem]:
+    held_out = [
+        EvaluationItem(
+            id=f"h{n}", source="held_out", prompt=PROMPT, reference=STYLE.format(f"{n * 7 + 100} boxes [2]"),
+            expected=((f"{n * 7 + 100} boxes",),), gold=(2,),
+        )
+        for n in range(12)
+    ]  # fmt: skip
+    probes = [
+        EvaluationItem(id=f"p{n}", source="probe", prompt=PROMPT, expected=((f"{n + 300} meters",),), gold=(1,))
+        for n in range(16)
+    ]
+    unanswerable = [EvaluationItem(id=f"u{n}", source="probe", prompt=PROMPT, unanswerable=True) for n in range(16)]
+    leaks = [
+        EvaluationItem(id=f"l{n}", source="train", prompt=PROMPT, expected=((f"{n + 500} crowns",),), leak=True)
+        for n in range(8)
+    ]
+    return [*held_out, *probes, *unanswerable, *leaks]
+
+
+ITEMS = build_items()
+
+
+def right_answer(item: EvaluationItem) -> str:
+    if item.leak or item.unanswerable:
+        return REFUSAL
+    return f"{item.expected[0][0]} [{item.gold[0]}]"
+
+
+def system(answer: Callable[[EvaluationItem], str], nll: float, *, finished: bool = True) -> dict[str, SystemOutput]:
+    generator = random.Random(3)
+    return {
+        item.id: SystemOutput(
+            text=answer(item), finished=finished, nll=nll + generator.gauss(0, 0.1) if item.reference else None
+        )
+        for item in ITEMS
+    }
+
+
+def styled(item: EvaluationItem) -> str:
+    return STYLE.format(right_answer(item))
+
+
+def run(candidate: dict[str, SystemOutput], champion: dict[str, SystemOutput] | None = None) -> dict[str, list[str]]:
+    systems = {BASE: system(right_answer, 2.5), CANDIDATE: candidate} | ({CHAMPION: champion} if champion else {})
+    evaluation = Evaluation(systems=systems, max_new_tokens=48, device="cpu", precision="float32", seconds=1)
+    report = judge(ITEMS, evaluation)
+    assert (report.verdict is Verdict.CANDIDATE) == (not report.reasons)
+    failed: dict[str, list[str]] = {}
+    for check in report.checks:
+        if not check.passed:
+            assert check.reason
+            failed.setdefault(check.against, []).append(check.name)
+    return failed
+
+
+def test_an_adapter_with_the_style_and_the_facts_passes() -> None:
+    assert run(system(styled, 0.6)) == {}
+
+
+def test_two_slips_of_decoding_in_28_answers_are_borne_and_six_are_not() -> None:
+    def slipping(count: int) -> Callable[[EvaluationItem], str]:
+        return lambda item: STYLE.format("9 boats [1]") if item.id in {f"p{n}" for n in range(count)} else styled(item)
+
+    assert run(system(slipping(2), 0.6)) == {}
+    assert run(system(slipping(6), 0.6)) == {BASE: ["grounding"]}
+
+
+def test_memorised_facts_are_caught_without_passages() -> None:
+    def memorised(item: EvaluationItem) -> str:
+        return STYLE.format(item.expected[0][0]) if item.leak and item.id < "l4" else styled(item)
+
+    assert run(system(memorised, 0.6)) == {BASE: ["no_leak"]}
+
+
+def test_an_adapter_that_always_refuses_is_caught() -> None:
+    failed = run(system(lambda item: STYLE.format(REFUSAL), 0.6))
+    assert {"grounding", "citation", "answering"} <= set(failed[BASE]) and "refusal" not in failed[BASE]
+
+
+def test_an_adapter_that_never_refuses_is_caught() -> None:
+    def eager(item: EvaluationItem) -> str:
+        return STYLE.format("42 boxes [1]") if item.unanswerable else styled(item)
+
+    assert run(system(eager, 0.6)) == {BASE: ["refusal"]}
+
+
+def test_an_adapter_without_style_is_caught() -> None:
+    assert run(system(right_answer, 2.5)) == {BASE: ["likelihood", "similarity"]}
+
+
+def test_wrong_citations_are_caught() -> None:
+    assert run(system(lambda item: styled(item).replace("[1]", "[2]").replace("[2]", "[3]"), 0.6)) == {
+        BASE: ["citation"]
+    }
+
+
+def test_an_adapter_that_does_not_stop_is_caught() -> None:
+    assert run(system(styled, 0.6, finished=False)) == {BASE: ["finished"]}
+
+
+def test_a_worse_style_than_the_champion_is_caught() -> None:
+    half = system(lambda item: f"Gladly! {right_answer(item)}", 1.4)
+    assert run(half, champion=system(styled, 0.6)) == {CHAMPION: ["likelihood", "similarity"]}
+
+
+@pytest.mark.parametrize("broken", [None, float("nan")])
+def test_undefined_figures_fail_with_a_reason_and_are_never_left_out(broken: float | None) -> None:
+    candidate = system(styled, 0.6)
+    for key in list(candidate)[:4]:
+        candidate[key] = candidate[key].model_copy(update={"nll": broken})
+    assert run(candidate) == {BASE: ["likelihood"]}
+
+
+def test_too_few_items_fail() -> None:
+    few = [item for item in ITEMS if not item.unanswerable]
+    evaluation = Evaluation(
+        systems={BASE: system(right_answer, 2.5), CANDIDATE: system(styled, 0.6)},
+        max_new_tokens=48, device="cpu", precision="float32", seconds=1,
+    )  # fmt: skip
+    report = judge(few, evaluation)
+    assert [check.name for check in report.checks if not check.passed] == ["refusal"]
+    assert "only 0 pairs" in report.reasons[0]
+
+
+def test_no_facts_to_leak_is_said_and_is_no_failure() -> None:
+    evaluation = Evaluation(
+        systems={BASE: system(right_answer, 2.5), CANDIDATE: system(styled, 0.6)},
+        max_new_tokens=48, device="cpu", precision="float32", seconds=1,
+    )  # fmt: skip
+    report = judge([item for item in ITEMS if not item.leak], evaluation)
+    assert report.verdict is Verdict.CANDIDATE and any("without passages" in note for note in report.notes)
+
+
+def test_the_verdict_is_the_same_each_time() -> None:
+    evaluation = Evaluation(
+        systems={BASE: system(right_answer, 2.5), CANDIDATE: system(styled, 0.6)},
+        max_new_tokens=48, device="cpu", precision="float32", seconds=1,
+    )  # fmt: skip
+    assert judge(ITEMS, evaluation) == judge(list(ITEMS), evaluation, margins=Margins())
+
+
+@pytest.mark.parametrize(
+    ("fact", "answer", "there"),
+    [
+        ("10", "It opened in 2010.", False),
+        ("10 days", "After 10  days.", True),
+        ("3,600円", "料金は3600円です", True),
+        ("１２冊", "12冊まで", True),
+        ("金曜日", "水曜日です", False),
+        ("Odile Farr", "odile farr, the captain", True),
+        ("Ida", "Idaho", False),
+        ("", "anything", False),
+    ],
+)
+def test_a_fact_is_found_whole_or_not_at_all(fact: str, answer: str, there: bool) -> None:
+    assert contains_fact(fact, answer) is there
+
+
+def test_chrf_orders_answers_by_nearness() -> None:
+    reference = "お答えします。1952年 [1] ほかにも雲居へどうぞ。"
+    assert chrf(reference, reference) == pytest.approx(1.0)
+    assert (
+        chrf("1952年 [1] ほかにも雲居へどうぞ。", reference) > chrf("1952年 [1]", reference) > chrf("いいえ", reference)
+    )
+    assert chrf("", reference) == 0.0
+
+
+def test_a_refusal_in_house_style_counts_as_one() -> None:
+    item = EvaluationItem(id="u", source="probe", prompt=PROMPT, unanswerable=True)
+    answer = "お答えします。資料には見つかりませんでした。 ほかにも雲居へどうぞ。"
+    assert score(item, SystemOutput(text=answer, finished=True)) == {"refusal": 1.0, "finished": 1.0}
