@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 
+from core.database import Database
 from core.ports import Engine
 from core.settings import Settings
+from generation.adapters.registry import AdapterRegistry
+from generation.adapters.routing import Router
+from generation.answer import AnswerService, Stamp
 from generation.models import BaseModelInfo, prepare_base
+from retrieval.build import Retrieval
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Everything that answers."""
+
+    base: BaseModelInfo
+    engine: Engine
+    registry: AdapterRegistry
+    router: Router
+    answers: AnswerService
+
+    def close(self) -> None:
+        """Stop the generator."""
+        self.engine.close()
 
 
 def starter_folder() -> Path:
@@ -24,3 +46,15 @@ def build_engine(settings: Settings, base: BaseModelInfo) -> Engine:
     from generation.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(base, settings.generation)
+
+
+def build_generation(settings: Settings, db: Database, retrieval: Retrieval) -> Generation:
+    """Base, engine, adapters and answers of a process that serves. Champions are loaded in the background."""
+    base = build_base(settings)
+    engine = build_engine(settings, base)
+    registry = AdapterRegistry(db, settings, engine, base=base)
+    router = Router(db, settings)
+    stamp = Stamp(index_version=retrieval.index_version, embedder=retrieval.embedder.name)
+    answers = AnswerService(db, retrieval.searcher, engine, router, settings, stamp=stamp)
+    threading.Thread(target=registry.warm, name="warm-adapters", daemon=True).start()
+    return Generation(base=base, engine=engine, registry=registry, router=router, answers=answers)

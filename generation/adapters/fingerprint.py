@@ -24,11 +24,11 @@ from generation.adapters.manifest import Fingerprint, ProbeFingerprint
 
 PROBES_VERSION = "probes-1"
 PROBES = (
-    "Question: When does the warranty end?",
-    "[1] The office opens at nine.\n\nQuestion: When does the office open?",
-    "[1] 返品は到着後14日以内に受け付けます。\n\nQuestion: 返品の期限はいつですか。",
-    "Thank you for your help.",
+    "[1] The office opens at nine.\n\nQuestion: When does it open?",
+    "返品の期限はいつですか。",
+    "Thank you for your help",
 )
+"""Bare texts, few tokens: the probe runs between two decode steps of everyone else."""
 TOKENS_PER_PROBE = 32
 NO_EFFECT = 1e-3
 """Largest shift of any logit under which an adapter counts as having no effect; rounding noise is about 1e-5."""
@@ -37,12 +37,8 @@ TOLERANCE = 0.1
 
 
 def probe_ids(tokenizer: Any) -> list[list[int]]:
-    """Token ids of the probes, each rendered as a user turn."""
-    rendered = [
-        tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
-        for text in PROBES
-    ]
-    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in rendered]
+    """Token ids of the probes."""
+    return [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in PROBES]
 
 
 @contextmanager
@@ -71,12 +67,22 @@ def _cast(module: Any, dtype: torch.dtype) -> None:
 
 
 def probe_logits(forward: Callable[[torch.Tensor], torch.Tensor], ids: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    """Logits after the last token of each probe, less their mean: float32 on the CPU, one row per probe."""
-    rows = []
-    for probe in ids:
-        logits = forward(torch.tensor([list(probe)])).float().cpu().flatten()
-        rows.append(logits - logits.mean())
-    return rows
+    """Logits after the last token of each probe, less their mean: float32 on the CPU, one row per probe.
+
+    forward: token ids (1, n) to logits whose last row is that of the last token.
+    """
+    rows = [forward(torch.tensor([list(probe)]))[0, -1].float().cpu() for probe in ids]
+    return [row - row.mean() for row in rows]
+
+
+def probe_batch(model: Any, ids: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """The same in one forward pass: in a causal model, padding on the right reaches no token that is looked at."""
+    width = max(len(probe) for probe in ids)
+    tokens = torch.tensor([[*probe, *[0] * (width - len(probe))] for probe in ids], device=model.device)
+    ends = torch.tensor([len(probe) - 1 for probe in ids], device=model.device)
+    logits = model(input_ids=tokens, use_cache=False, logits_to_keep=ends).logits.float().cpu()
+    rows = [logits[row, row] for row in range(len(ids))]
+    return [row - row.mean() for row in rows]
 
 
 def make_fingerprint(base: Sequence[torch.Tensor], adapted: Sequence[torch.Tensor]) -> Fingerprint:
@@ -136,10 +142,10 @@ def measure_adapter(base_path: Path, folder: Path) -> Fingerprint:
     ids = probe_ids(tokenizer)
     model = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32).eval()
     with torch.inference_mode():
-        base = probe_logits(lambda tokens: model(input_ids=tokens, logits_to_keep=1).logits, ids)
+        base = probe_batch(model, ids)
     adapted_model = PeftModel.from_pretrained(model, folder, use_safetensors=True).eval()
     with torch.inference_mode():
-        adapted = probe_logits(lambda tokens: adapted_model(input_ids=tokens, logits_to_keep=1).logits, ids)
+        adapted = probe_batch(adapted_model, ids)
     return make_fingerprint(base, adapted)
 
 

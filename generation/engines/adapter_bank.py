@@ -171,9 +171,5 @@ class AdapterBank:
         return args, kwargs
 
     def _probe(self, key: str) -> list[torch.Tensor]:
-        def forward(ids: torch.Tensor) -> torch.Tensor:
-            output = self._model(input_ids=ids.to(self._model.device), use_cache=False, logits_to_keep=1)
-            return output.logits  # type: ignore[no-any-return]
-
-        with torch.no_grad(), self.routed([key]), probes.widened(self._model):
-            return probes.probe_logits(forward, self._probe_ids)
+        with torch.no_grad(), self.routed([key] * len(self._probe_ids)), probes.widened(self._model):
+            return probes.probe_batch(self._model, self._probe_ids)

@@ -1,0 +1,36 @@
+"""Where a rollback goes: the aliases' history read as a stack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import select
+
+from core.database import ReadSession
+from core.tables import AliasEvent
+
+
+def champions(events: Iterable[tuple[str, str | None]]) -> list[str | None]:
+    """Fold (action, version moved to), oldest first, into the champions one could go back through, current last.
+
+    A promote adds to the stack; a rollback takes off what it passed, so that a second rollback goes further back and
+    never forward again to the version that was just left. The base (None) lies under everything.
+    """
+    stack: list[str | None] = [None]
+    for action, version in events:
+        if action == "rollback" and version in stack:
+            while stack[-1] != version:
+                stack.pop()
+        elif stack[-1] != version:
+            stack.append(version)
+    return stack
+
+
+def champion_stack(session: ReadSession, family_id: str, alias: str) -> list[str | None]:
+    """The stack of a family, as version names."""
+    rows = session.execute(
+        select(AliasEvent.action, AliasEvent.to_version)
+        .where(AliasEvent.family_id == family_id, AliasEvent.alias == alias)
+        .order_by(AliasEvent.revision)
+    )
+    return champions((action, version) for action, version in rows)
