@@ -188,15 +188,16 @@ def test_any_bytes_are_read_or_rejected_with_a_code(data: bytes) -> None:
         assert parsed.rows
 
 
+KEYS = [
+    *["messages", "conversations", "role", "from", "content", "value", "text", "instruction", "input", "output"],
+    *["prompt", "chosen", "rejected", "completion", "history", "passages", "system", "label"],
+]
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                "messages conversations role from content value instruction input output prompt chosen rejected completion "
-                "history passages system label text".split()
-            ),
+            st.sampled_from(KEYS),
             inner,
             max_size=4,
         )
