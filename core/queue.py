@@ -118,7 +118,7 @@ class CeleryTaskQueue:
         Raises:
             Unavailable: the broker does not answer.
         """
-        keys = _list_keys(queue)
+        keys = list_keys(queue)
         return sum(int(length) for length in self._redis(lambda client: [client.llen(key) for key in keys]))
 
     def reset(self) -> None:
@@ -130,7 +130,7 @@ class CeleryTaskQueue:
         Raises:
             Unavailable: the broker does not answer.
         """
-        keys = [key for queue in Queue for key in _list_keys(queue)]
+        keys = [key for queue in Queue for key in list_keys(queue)]
         self._redis(lambda client: client.delete(*keys, "unacked", "unacked_index", "unacked_mutex"))
 
     def ping(self) -> None:
@@ -180,5 +180,6 @@ class CeleryTaskQueue:
             return self._app
 
 
-def _list_keys(queue: str) -> list[str]:
+def list_keys(queue: str) -> list[str]:
+    """Redis keys of the lists that make up a queue."""
     return [queue if step == 0 else f"{queue}{PRIORITY_SEPARATOR}{step}" for step in PRIORITY_STEPS]

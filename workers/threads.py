@@ -11,8 +11,10 @@ from typing import Any
 import structlog
 from celery import Celery
 from celery.worker import WorkController, state
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
-from core.queue import Queue
+from core.queue import Queue, list_keys
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -88,8 +90,23 @@ class ThreadsWorker:
             if self._stopping.is_set():
                 return
             log.error("worker.ended_unexpectedly", worker=self._name, exit_code=controller.exitcode)
+            self._drop_messages()
             backoff_s = FIRST_BACKOFF_S if time.monotonic() - started > 60 else min(backoff_s * 2, LONGEST_BACKOFF_S)
             self._stopping.wait(backoff_s)
+
+    def _drop_messages(self) -> None:
+        """Empty our queues, because one message in them ends Celery's consumer each time it is delivered.
+
+        Nothing is lost: messages are hints, and the sweeper sends those of waiting jobs again.
+        """
+        keys = [key for queue in self._queues for key in list_keys(queue)]
+        try:
+            with self._app.pool.acquire(block=True, timeout=10) as connection:
+                dropped = connection.default_channel.client.delete(*keys)
+        except (RedisError, OperationalError, OSError) as error:
+            log.warning("worker.queues_not_emptied", detail=str(error))
+        else:
+            log.warning("worker.queues_emptied", queues=self._queues, lists=dropped)
 
     def _on_ready(self, _consumer: Any) -> None:
         self.ready.set()
