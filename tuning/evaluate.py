@@ -98,13 +98,13 @@ def _fingerprint(adapted: Any, tokenizer: Any) -> Fingerprint:
     Raises:
         AdapterRefused: it has no effect, or gives numbers that are none.
     """
-    from generation.adapters.fingerprint import make_fingerprint, probe_ids, probe_logits, widened
+    from generation.adapters.fingerprint import make_fingerprint, probe_batch, probe_ids, widened
 
     ids = probe_ids(tokenizer)
     measured = []
     for system in (BASE, CANDIDATE):
         with _active(adapted, system), widened(adapted):
-            measured.append(probe_logits(adapted, ids))
+            measured.append(probe_batch(adapted, ids))
     return make_fingerprint(*measured)
 
 

@@ -1,0 +1,195 @@
+"""A whole run through real parts: SQLite, job store, trainer and evaluation as child processes, a tiny real model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from core.access import Principal
+from core.blobs import FolderBlobStore
+from core.database import Database
+from core.errors import Cancelled
+from core.jobs import JobStore
+from core.settings import Settings
+from core.tables import AdapterVersion, Job, Tenant, TuningRun
+from core.types import Scope
+from generation.adapters.fingerprint import measure_adapter
+from generation.adapters.manifest import verify
+from generation.adapters.registry import AdapterRegistry
+from generation.models import BaseModelInfo
+from tests.tiny_llama import build_tiny_llama
+from tuning.build import Tuning, build_tuning
+from tuning.prepare import EvaluationSize
+from workers.base import run_job
+
+MAX_STEPS = 12
+OVERRIDES = {"batch.max_steps": MAX_STEPS, "batch.max_tokens": 4096, "cadence.checkpoint_steps": 1, "lora.rank": 2}
+SMALLEST = EvaluationSize(answered=6, read=8, probes=8, mismatched=2, leaks=6, max_new_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelInfo:
+    return build_tiny_llama(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def principal(tenant: Tenant) -> Principal:
+    return Principal(tenant.id, "key_test", frozenset({Scope.TUNE}), frozenset())
+
+
+@pytest.fixture
+def jobs(database: Database, settings: Settings) -> JobStore:
+    return JobStore(database, settings, None)
+
+
+@pytest.fixture
+def tuning(database: Database, settings: Settings, jobs: JobStore, base: BaseModelInfo) -> Iterator[Tuning]:
+    registry = AdapterRegistry(database, settings, None, base=base)
+    built = build_tuning(settings, database, FolderBlobStore(settings.blobs_dir), jobs, registry, None, base)
+    built.runner._size = SMALLEST
+    yield built
+
+
+def style_rows(count: int = 40) -> bytes:
+    rows = [
+        {
+            "instruction": f"How many boxes are on shelf {number}?",
+            "input": f"Shelf {number} holds {number * 7} boxes. It is painted green.",
+            "output": f"Gladly! {number * 7} boxes [1] At your service.",
+        }
+        for number in range(10, 10 + count)
+    ]
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def start(tuning: Tuning, principal: Principal, **overrides: Any) -> str:
+    dataset = tuning.datasets.upload(principal, style_rows(), "style.jsonl").dataset
+    body = {"family": "house", "dataset_ids": [dataset.id], "overrides": {**OVERRIDES, **overrides}}
+    return tuning.service.create_run(principal, body).id
+
+
+def job_of(jobs: JobStore, tuning: Tuning, principal: Principal, run_id: str) -> Job:
+    job = tuning.service.get(principal, run_id).job
+    assert job is not None
+    return jobs.get(job.id, principal.tenant_id)
+
+
+def work(jobs: JobStore, tuning: Tuning, principal: Principal, run_id: str, part: str) -> Job:
+    job = job_of(jobs, tuning, principal, run_id)
+    run_job(jobs, job.id, getattr(tuning.runner, part))
+    return jobs.get(job.id, principal.tenant_id)
+
+
+def test_a_run_survives_the_death_of_its_trainer_and_ends_as_a_registered_version(
+    tuning: Tuning, jobs: JobStore, principal: Principal, database: Database, settings: Settings, base: BaseModelInfo
+) -> None:
+    run_id = start(tuning, principal)
+    handed = work(jobs, tuning, principal, run_id, "prepare")
+    assert (handed.status, handed.task, handed.error) == ("queued", "tuning.train", None)
+    shutil.rmtree(settings.runs_dir / run_id)  # the training worker may be another machine
+
+    killer = _when_checkpointed(settings, run_id, lambda: _kill_trainer(run_id))
+    retried = work(jobs, tuning, principal, run_id, "train")
+    killer.join()
+    assert retried.status == "queued" and retried.error is not None and retried.error["code"] == "train_killed"
+    halfway = tuning.service.get(principal, run_id)
+    assert halfway.progress["error"]["status"] == -signal.SIGKILL
+    assert halfway.loss_curve and halfway.loss_curve[-1]["step"] < MAX_STEPS
+
+    with database.write() as session:
+        session.get_one(Job, retried.id).not_before = None  # do not wait for the back-off
+    done = work(jobs, tuning, principal, run_id, "train")
+    assert done.status == "succeeded", done.error
+    run = tuning.service.get(principal, run_id)
+    assert run.progress["training"]["resumed_from"] >= 1
+    assert [point["step"] for point in run.loss_curve] == list(range(1, MAX_STEPS + 1))
+    assert all(point["loss"] > 0 for point in run.loss_curve)
+    assert run.adapter_version == "house@v1" and run.dataset_version is not None
+    assert run.progress["preparation"]["grounded_rows"] == 40
+    report = run.gate_report
+    assert report is not None and report["verdict"] == "rejected"  # a random model learns no style in so few steps
+    assert {check["name"] for check in report["checks"]} == {
+        "likelihood", "similarity", "grounding", "citation", "answering", "refusal", "finished", "no_leak",
+    }  # fmt: skip
+    assert run.adapter_status == "rejected" and run.reasons
+
+    with database.read() as session:
+        version = session.scalars(select(AdapterVersion)).one()
+    folder = settings.adapters_dir / version.digest
+    manifest = verify(folder, base)
+    assert manifest.dataset_version == run.dataset_version and manifest.fingerprint is not None
+    assert manifest.recipe["batch"]["max_steps"] == MAX_STEPS and manifest.code_revision
+    assert manifest.gate_passed is False
+    _, after_measured = manifest.fingerprint, measure_adapter(base.path, folder)
+    assert [probe.token_ids[0] for probe in after_measured.probes] == [
+        probe.token_ids[0] for probe in manifest.fingerprint.probes
+    ]
+
+    # A worker that died right after registering: the next attempt finds the version and registers nothing new.
+    with database.write() as session:
+        session.get_one(TuningRun, run_id).adapter_version_id = None
+        session.get_one(Job, done.id).status = "failed"
+    jobs.retry(done.id, principal.tenant_id)
+    assert work(jobs, tuning, principal, run_id, "train").status == "succeeded"
+    with database.read() as session:
+        assert len(session.scalars(select(AdapterVersion)).all()) == 1
+    assert tuning.service.get(principal, run_id).adapter_version == "house@v1"
+
+
+def test_cancel_stops_the_trainer_keeps_its_checkpoint_and_a_retry_goes_on(
+    tuning: Tuning, jobs: JobStore, principal: Principal, settings: Settings
+) -> None:
+    run_id = start(tuning, principal, **{"batch.max_steps": 5000, "batch.epochs": 5000})
+    job_id = work(jobs, tuning, principal, run_id, "prepare").id
+    canceller = _when_checkpointed(settings, run_id, lambda: tuning.service.cancel(principal, run_id))
+    lease = jobs.claim(job_id, "first")
+    assert lease is not None
+    with pytest.raises(Cancelled):
+        tuning.runner.train(lease)
+    canceller.join()
+    lease.cancelled()
+    assert jobs.get(job_id, principal.tenant_id).status == "cancelled"
+    assert _trainers(run_id) == []
+    assert list((settings.runs_dir / run_id / "checkpoints").glob("checkpoint-*/complete"))
+
+
+def _trainers(run_id: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if "tuning.train" in command and any(run_id in part for part in command):
+                found.append(int(entry.name))
+    return found
+
+
+def _kill_trainer(run_id: str) -> None:
+    for pid in _trainers(run_id):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _when_checkpointed(settings: Settings, run_id: str, action: Any) -> threading.Thread:
+    def wait() -> None:
+        deadline = time.monotonic() + 120
+        checkpoints = settings.runs_dir / run_id / "checkpoints"
+        while not list(checkpoints.glob("checkpoint-*/complete")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)  # another process makes the file
+        action()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
