@@ -28,6 +28,13 @@ _LINE_ENDS = re.compile(r"\r\n?|\u0085|\u2028|\u2029")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f\ufeff]")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 _MAX_BAD_SHARE = 0.02
+_SHORT_BYTES = 200
+_MIN_CONFIDENCE = 0.1
+_SURE_KANA_SHARE = 0.4
+_EBCDIC = re.compile(r"(?:cp|ibm-?)(?:037|273|424|500|875|1026|1140)\Z")
+"""Mainframe code pages map any bytes to letters, so statistics find them in damaged files."""
+_KANA = re.compile(r"[\u3041-\u30fc、。]")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,7 @@ def decode_text(data: bytes, *, declared: str | None = None) -> DecodedText:
     """Decode a whole file. `declared` (a charset from HTML, say) is believed only if it decodes without an error.
 
     Raises:
-        ExtractionFailed: `unknown_encoding`, no encoding reads it with fewer than 2 % broken characters.
+        ExtractionFailed: `unknown_encoding`, no encoding reads it with at most 2 % of its non-ASCII characters broken.
     """
     for bom, name in _BOMS:
         if data.startswith(bom):
@@ -81,32 +88,53 @@ def _strict(data: bytes, name: str) -> DecodedText | None:
 
 
 def _wide_without_bom(data: bytes) -> DecodedText | None:
-    """UTF-16 without a BOM shows as NUL bytes on every other place (Latin letters, digits, line ends)."""
+    """UTF-16 without a BOM: one byte of each pair is mostly 00 (Latin, digits, line ends) or 30 (kana, 、 and 。)."""
     sample = data[:4096]
-    if len(sample) < 4 or b"\x00" not in sample:
+    if len(sample) < 4 or len(data) % 2:
         return None
-    even, odd = sample[::2].count(0) / len(sample[::2]), sample[1::2].count(0) / len(sample[1::2])
-    if max(even, odd) < 0.05 or min(even, odd) > 0.2 * max(even, odd):
-        return None
-    return _strict(data, "utf-16-le" if odd > even else "utf-16-be")
+    for high in (b"\x00", b"\x30"):
+        even, odd = sample[::2].count(high) / len(sample[::2]), sample[1::2].count(high) / len(sample[1::2])
+        enough = 0.05 if high == b"\x00" else 0.3
+        if max(even, odd) >= enough and min(even, odd) <= 0.2 * max(even, odd):
+            wide = _strict(data, "utf-16-le" if odd > even else "utf-16-be")
+            if wide is not None and (high == b"\x00" or _kana_share(wide.text) >= _SURE_KANA_SHARE):
+                return wide
+    return None
+
+
+def _kana_share(text: str) -> float:
+    others = len(_NOT_ASCII.findall(text))
+    return len(_KANA.findall(text)) / others if others else 0.0
 
 
 def _judge(data: bytes) -> DecodedText:
     import chardet
 
-    verdict = chardet.detect(data[:_JUDGED_BYTES])["encoding"]
-    names = [verdict] if verdict else []
+    damaged = _replacing(data, "utf-8")
+    if damaged.replaced <= _MAX_BAD_SHARE * len(_NOT_ASCII.findall(damaged.text)):
+        return damaged
+    if len(data) < _SHORT_BYTES:
+        for name in ("euc_jp", "cp932"):  # too few bytes for statistics, but kana are unmistakable
+            decoded = _strict(data, name)
+            if decoded is not None and _kana_share(decoded.text) >= _SURE_KANA_SHARE:
+                return decoded
+    verdict = chardet.detect(data[:_JUDGED_BYTES])
+    name = str(verdict["encoding"] or "").lower()
+    names = [name] if name and not _EBCDIC.match(name) and verdict["confidence"] >= _MIN_CONFIDENCE else []
     for name in [*names, *_CANDIDATES]:
         decoded = _strict(data, name)
         if decoded is not None:
             return decoded
-    for name in [*names, "utf-8"]:  # a few broken bytes in an otherwise clear file
-        canonical = _CANONICAL.get(name.lower(), name)
-        text = data.decode(canonical, errors="replace")
-        bad = text.count("\ufffd")
-        if bad <= _MAX_BAD_SHARE * max(1, len(text)):
-            return DecodedText(clean_text(text), codecs.lookup(canonical).name, bad)
+    for name in names:  # a few broken bytes in an otherwise clear file
+        damaged = _replacing(data, _CANONICAL.get(name, name))
+        if damaged.replaced <= _MAX_BAD_SHARE * len(_NOT_ASCII.findall(damaged.text)):
+            return damaged
     raise ExtractionFailed(
         "the bytes are text in no encoding this service knows; save the file as UTF-8 and upload it again",
         code="unknown_encoding",
     )
+
+
+def _replacing(data: bytes, name: str) -> DecodedText:
+    text = data.decode(name, errors="replace")
+    return DecodedText(clean_text(text), codecs.lookup(name).name, text.count("\ufffd"))

@@ -42,11 +42,12 @@ def detect_format(data: bytes, filename: str) -> FileFormat:
     if b"%PDF-" in data[:1024]:
         return FileFormat.PDF
     if data.startswith(_ZIP):
-        if _is_docx(data, suffix):
+        what = _zip_content(data, suffix)
+        if what == "docx":
             return FileFormat.DOCX
         if suffix == ".pdf":
-            raise ExtractionFailed(f"'{filename}' is a ZIP archive, not a PDF", code="not_a_pdf")
-        raise UnsupportedFormat(f"'{filename}' is a ZIP archive without a Word document; upload the files inside it")
+            raise ExtractionFailed(f"'{filename}' is {what}, not a PDF", code="not_a_pdf")
+        raise UnsupportedFormat(f"'{filename}' is {what}; text, Markdown, HTML, PDF and DOCX are taken")
     if data.startswith(_OLE):
         if _ENCRYPTED_OOXML in data:
             raise ExtractionFailed(f"'{filename}' has a password; save it without one", code="encrypted_docx")
@@ -61,13 +62,21 @@ def detect_format(data: bytes, filename: str) -> FileFormat:
     return FileFormat.MARKDOWN if suffix in _MARKDOWN else FileFormat.TEXT
 
 
-def _is_docx(data: bytes, suffix: str) -> bool:
+def _zip_content(data: bytes, suffix: str) -> str:
+    """`docx`, or what else the archive is, in words."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
-        return suffix == ".docx"  # the extractor says what is broken
-    return any(name.startswith("word/") and name.endswith(".xml") for name in names)
+        return "docx" if suffix == ".docx" else "a broken ZIP archive"  # the DOCX extractor says what is broken
+    folders = {name.partition("/")[0] for name in names if name.endswith(".xml")}
+    if "word" in folders:
+        return "docx"
+    if "xl" in folders:
+        return "an Excel workbook"
+    if "ppt" in folders:
+        return "a PowerPoint presentation"
+    return "an OpenDocument or EPUB file" if "mimetype" in names else "a ZIP archive"
 
 
 def _refuse_binary(data: bytes, filename: str) -> None:

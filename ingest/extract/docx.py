@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from core.errors import ExtractionFailed
@@ -20,6 +21,7 @@ _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _W_STRICT = "{http://purl.oclc.org/ooxml/wordprocessingml/main}"
 _MC_FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _OFFICE_DOCUMENT = re.compile(rb"Target=\"/?([^\"]+)\"")
+_MAX_HEADING_CHARS = 300
 _MAX_MEMBERS = 20_000
 _MAX_PART_BYTES = 256 * 2**20
 _MAX_TOTAL_BYTES = 2 * 2**30
@@ -42,7 +44,7 @@ def extract_docx(data: bytes, *, max_chars: int) -> ExtractedDocument:
             main = _main_part(archive)
             body = _read_xml(archive, main)
             folder = main.rpartition("/")[0]
-            levels = _heading_levels(archive, f"{folder}/styles.xml")
+            styles = _read_styles(archive, f"{folder}/styles.xml")
             title = _core_title(archive)
             notes = [_read_optional(archive, f"{folder}/{name}.xml") for name in ("footnotes", "endnotes")]
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:
@@ -50,10 +52,10 @@ def extract_docx(data: bytes, *, max_chars: int) -> ExtractedDocument:
     except (KeyError, RuntimeError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
         raise ExtractionFailed(f"the DOCX container cannot be read: {error}", code="broken_docx") from error
     builder = TextBuilder(max_chars=max_chars)
-    first_heading = _write_body(body, levels, builder)
+    first_heading = _write_body(body, styles, builder)
     for note in notes:
         if note is not None:
-            _write_body(note, {}, builder)
+            _write_body(note, _Styles(), builder)
     return builder.build(
         _MEDIA_TYPE,
         title=title or first_heading,
@@ -131,40 +133,69 @@ def _core_title(archive: zipfile.ZipFile) -> str | None:
     return (found.text or "").strip() or None if found is not None else None
 
 
-def _heading_levels(archive: zipfile.ZipFile, name: str) -> dict[str, int]:
-    """Style id to heading level, from the outline level of the style or of those it is based on."""
-    styles = _read_optional(archive, name)
-    if styles is None:
-        return {}
-    own: dict[str, int] = {}
+@dataclass(frozen=True, slots=True)
+class _Styles:
+    """What paragraph styles say about structure, by style id, inherited from the styles they are based on."""
+
+    heading_levels: Mapping[str, int] = field(default_factory=dict)
+    lists: frozenset[str] = frozenset()
+
+
+def _read_styles(archive: zipfile.ZipFile, name: str) -> _Styles:
+    root = _read_optional(archive, name)
+    if root is None:
+        return _Styles()
+    levels: dict[str, int] = {}
+    lists: set[str] = set()
     based_on: dict[str, str] = {}
-    for style in styles.iter(_W + "style"):
+    for style in root.iter(_W + "style"):
         identifier = style.get(_W + "styleId") or ""
-        outline = style.find(f"{_W}pPr/{_W}outlineLvl")
-        label = style.find(_W + "name")
-        label_text = (label.get(_W + "val") or "").lower() if label is not None else ""
-        named = re.fullmatch(r"(?:heading|見出し)\s*([1-9])", label_text)
-        if outline is not None and (outline.get(_W + "val") or "9").isdigit() and int(outline.get(_W + "val")) < 9:
-            own[identifier] = int(outline.get(_W + "val")) + 1
-        elif named:
-            own[identifier] = int(named.group(1))
-        elif label_text == "title":
-            own[identifier] = 1
         parent = style.find(_W + "basedOn")
         if parent is not None:
             based_on[identifier] = parent.get(_W + "val") or ""
-    levels = dict(own)
-    for identifier in based_on:
-        current, seen = identifier, set[str]()
-        while current not in own and current in based_on and current not in seen:
-            seen.add(current)
-            current = based_on[current]
-        if current in own:
-            levels[identifier] = own[current]
-    return levels
+        if style.find(f"{_W}pPr/{_W}numPr") is not None:
+            lists.add(identifier)
+        level = _own_level(style)
+        if level is not None:
+            levels[identifier] = level
+    chains = {identifier: _ancestry(identifier, based_on) for identifier in {*based_on, *levels, *lists}}
+    return _Styles(
+        heading_levels={
+            identifier: next(levels[style] for style in chain if style in levels)
+            for identifier, chain in chains.items()
+            if any(style in levels for style in chain)
+        },
+        lists=frozenset(identifier for identifier, chain in chains.items() if not lists.isdisjoint(chain)),
+    )
 
 
-def _write_body(root: Any, levels: dict[str, int], builder: TextBuilder) -> str | None:
+def _own_level(style: Any) -> int | None:
+    outline = _outline_level(style)
+    if outline is not None:
+        return outline
+    label = style.find(_W + "name")
+    text = (label.get(_W + "val") or "").lower() if label is not None else ""
+    named = re.fullmatch(r"(?:heading|見出し)\s*([1-9])", text)
+    if named:
+        return int(named.group(1))
+    return 1 if text == "title" else None
+
+
+def _outline_level(element: Any) -> int | None:
+    """1 to 9 from `w:outlineLvl`, where 0 is the top and 9 means body text."""
+    outline = element.find(f"{_W}pPr/{_W}outlineLvl")
+    value = outline.get(_W + "val") or "" if outline is not None else ""
+    return int(value) + 1 if value in set("012345678") else None
+
+
+def _ancestry(identifier: str, based_on: Mapping[str, str]) -> list[str]:
+    chain = [identifier]
+    while chain[-1] in based_on and based_on[chain[-1]] not in chain:
+        chain.append(based_on[chain[-1]])
+    return chain
+
+
+def _write_body(root: Any, styles: _Styles, builder: TextBuilder) -> str | None:
     first_heading: str | None = None
     for element in _flow(root):
         if element.tag == _W + "tbl":
@@ -174,15 +205,13 @@ def _write_body(root: Any, levels: dict[str, int], builder: TextBuilder) -> str 
         if not text.strip():
             continue
         style = element.find(f"{_W}pPr/{_W}pStyle")
-        outline = element.find(f"{_W}pPr/{_W}outlineLvl")
-        level = levels.get(style.get(_W + "val") or "") if style is not None else None
-        if outline is not None and (outline.get(_W + "val") or "9").isdigit() and int(outline.get(_W + "val")) < 9:
-            level = int(outline.get(_W + "val")) + 1
-        if level is not None and len(text) <= 300:
+        style_id = style.get(_W + "val") or "" if style is not None else ""
+        level = _outline_level(element) or styles.heading_levels.get(style_id)
+        if level is not None and len(text) <= _MAX_HEADING_CHARS:
             text = " ".join(text.split())
             first_heading = first_heading or text
             builder.add(BlockKind.HEADING, text, level=level)
-        elif element.find(f"{_W}pPr/{_W}numPr") is not None:
+        elif style_id in styles.lists or element.find(f"{_W}pPr/{_W}numPr") is not None:
             builder.add(BlockKind.LIST_ITEM, "- " + text.strip())
         else:
             builder.add(BlockKind.PARAGRAPH, text)

@@ -70,8 +70,8 @@ def extract_pdf(data: bytes, *, max_chars: int) -> ExtractedDocument:
         if len(facts.pages_failed) == len(pages):
             raise ExtractionFailed("no page of the PDF can be read", code="broken_pdf")
         raise ExtractionFailed(
-            f"none of the {len(pages)} pages has a text layer: they are images. This service has no OCR; run one and"
-            " upload its result",
+            f"none of the {len(pages)} pages has a text layer: they are empty, or images. This service has no OCR; run"
+            " one and upload its result",
             code="no_text_layer",
         )
     builder = TextBuilder(max_chars=max_chars)

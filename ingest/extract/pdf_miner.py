@@ -16,15 +16,15 @@ def miner_lines(data: bytes, page_index: int) -> list[Line]:
     """Lines of one page in reading order; vertical ones from right to left. A page it cannot read gives none."""
     from pdfminer.high_level import extract_pages
     from pdfminer.layout import LAParams
-    from pdfminer.pdfparser import PDFSyntaxError
-    from pdfminer.psexceptions import PSException
 
     # boxes_flow=None: the default ordering compares all boxes with each other, 25 s on a table of 4,000 characters.
     layout = LAParams(detect_vertical=True, boxes_flow=None)
     try:
         pages = list(extract_pages(io.BytesIO(data), page_numbers=[page_index], laparams=layout))
-    except (PSException, PDFSyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        return []  # malformed in a way that the other engine survived; its reading stands
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever trips it on malformed bytes, the other engine's reading stands
+        return []
     lines = [line for page in pages for line in _lines(page)]
     vertical = [line for line in lines if line.vertical]
     if sum(len(line.text) for line in vertical) * 2 > sum(len(line.text) for line in lines):
