@@ -19,12 +19,14 @@ from api.services import Services
 from core import keys, log
 from core.blobs import FolderBlobStore
 from core.database import Database
-from core.errors import NotFound
 from core.jobs import JobStore
 from core.settings import Settings
-from core.tables import Tenant
+from core.tables import AdapterFamily, AdapterVersion, Tenant
 from core.types import AccessFilter, AdapterRef, GenerationRequest, GenerationResult, Passage
+from generation.adapters.registry import AdapterRegistry
+from generation.adapters.routing import Router
 from generation.answer import AnswerService, Stamp
+from generation.models import BaseModelInfo
 from ingest.accept import IngestService
 from tuning.datasets.service import DatasetService
 from tuning.schedules import SchedulesService
@@ -106,6 +108,9 @@ class FakeEngine:
         self.requests: list[GenerationRequest] = []
         self.handles: list[FakeHandle] = []
 
+    def ensure_adapter(self, adapter: AdapterRef) -> None:
+        """Every adapter fits."""
+
     def submit(self, request: GenerationRequest) -> FakeHandle:
         if self.error is not None:
             raise self.error
@@ -113,18 +118,6 @@ class FakeEngine:
         handle = FakeHandle(self.pieces, request.adapter, self.gate)
         self.handles.append(handle)
         return handle
-
-
-class FakeRouter:
-    """Knows the base and one family."""
-
-    def resolve(self, tenant_id: str, model: str | None, conversation_id: str | None) -> AdapterRef | None:
-        name = (model or "tsumugi").removeprefix("tsumugi").removeprefix(":")
-        if name in {"", "base"}:
-            return None
-        if name in {"house", "house@v1"}:
-            return AdapterRef("house", "v1", "d" * 64, "/nowhere")
-        raise NotFound(f"no adapter {name!r}", code="adapter_not_found")
 
 
 @dataclass
@@ -147,13 +140,35 @@ class Api:
             )
         return {"Authorization": f"Bearer {secret}"}
 
+    def add_version(self, family: str = "house", status: str = "candidate", tenant: Tenant | None = None) -> str:
+        """A version in SQL, as the gate would leave it; returns its name."""
+        owner_id = (tenant or self.tenant).id
+        with self.database.write() as session:
+            owner = session.query(AdapterFamily).filter_by(tenant_id=owner_id, name=family).one_or_none()
+            if owner is None:
+                owner = AdapterFamily(tenant_id=owner_id, name=family)
+                session.add(owner)
+                session.flush()
+            owner.version_counter += 1
+            version = AdapterVersion(
+                tenant_id=owner_id,
+                family_id=owner.id,
+                version=f"v{owner.version_counter}",
+                digest=f"{owner.version_counter:064x}",
+                status=status,
+                reasons=["style: not better"] if status == "rejected" else [],
+                gate_report={"verdict": status},
+            )
+            session.add(version)
+            return version.version
+
     def client(self, headers: Mapping[str, str] | None = None) -> TestClient:
         """A client with the admin key, or the given headers."""
         given = {"Authorization": f"Bearer {self.admin}"} if headers is None else headers
         return TestClient(self.app, headers=dict(given), raise_server_exceptions=False)
 
 
-def build_api(settings: Settings, database: Database, registry: Any = None) -> Api:
+def build_api(settings: Settings, database: Database, base: BaseModelInfo | None = None) -> Api:
     """Application over the database; makes tenant `default` and its admin key."""
     log.configure("CRITICAL", json=True)  # the default renderer spends seconds on a coloured traceback
     bootstrap = keys.ensure_bootstrap(database, settings)
@@ -161,7 +176,7 @@ def build_api(settings: Settings, database: Database, registry: Any = None) -> A
         tenant = session.get_one(Tenant, bootstrap.tenant_id)
     jobs = JobStore(database, settings, None)
     blobs = FolderBlobStore(settings.blobs_dir)
-    search, engine, router = FakeSearch(), FakeEngine(), FakeRouter()
+    search, engine, router = FakeSearch(), FakeEngine(), Router(database, settings)
     tuning = TuningService(database, jobs, settings)
     stamp = Stamp(index_version="iv", embedder="fake")
     services = Services(
@@ -173,8 +188,8 @@ def build_api(settings: Settings, database: Database, registry: Any = None) -> A
         ingest=IngestService(database, blobs, jobs, settings),
         searcher=search,  # type: ignore[arg-type]
         answers=AnswerService(database, search, engine, router, settings, stamp=stamp),  # type: ignore[arg-type]
-        registry=registry,
-        router=router,  # type: ignore[arg-type]
+        registry=AdapterRegistry(database, settings, engine, base=base),  # type: ignore[arg-type]
+        router=router,
         engine=engine,  # type: ignore[arg-type]
         tuning=tuning,
         datasets=DatasetService(database, blobs),

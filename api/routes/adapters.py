@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, is_dataclass
-from typing import Any
-
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import select
@@ -17,6 +14,7 @@ from api.schemas.adapters import (
     AliasEventList,
     FamilyBody,
     FamilyList,
+    MovedAlias,
     PromoteRequest,
     RollbackRequest,
     VersionBody,
@@ -29,6 +27,7 @@ from core.errors import FieldError, InvalidInput
 from core.paging import after_cursor, cut_page
 from core.tables import AdapterFamily, AdapterVersion, AliasEvent
 from core.types import Scope
+from generation.adapters.registry import AliasMove
 
 router = APIRouter(route_class=GuardedRoute, prefix="/v1/admin/adapters", tags=["adapters"])
 
@@ -89,9 +88,7 @@ def list_history(family: str, caller: Caller, services: ServicesOf, page: PageQu
 
 
 @router.post("/{family}/promote", dependencies=[_MOVE])
-def promote(
-    family: str, body: PromoteRequest, request: Request, caller: Caller, services: ServicesOf
-) -> dict[str, Any]:
+def promote(family: str, body: PromoteRequest, request: Request, caller: Caller, services: ServicesOf) -> MovedAlias:
     """Let a version serve. Answers that began before keep the version that they were stamped with."""
     if body.force and not (body.reason or "").strip():
         detail = "`force` needs a `reason`"
@@ -109,22 +106,25 @@ def promote(
 
 
 @router.post("/{family}/rollback", dependencies=[_MOVE])
-def roll_back(
-    family: str, body: RollbackRequest, request: Request, caller: Caller, services: ServicesOf
-) -> dict[str, Any]:
+def roll_back(family: str, body: RollbackRequest, request: Request, caller: Caller, services: ServicesOf) -> MovedAlias:
     """Go back to an earlier champion, or with nothing earlier to the base. `effective_ms` is measured."""
     moved = services.registry.rollback(caller, family, body.to, body.reason, request_id=request_id_of(request.scope))
     return _moved(services, caller, family, moved)
 
 
-def _moved(services: Services, caller: Principal, family: str, moved: Any) -> dict[str, Any]:
-    facts = asdict(moved) if is_dataclass(moved) and not isinstance(moved, type) else dict(moved or {})
-    if "from_version" in facts:
-        facts["from"] = facts.pop("from_version")
-        facts["to"] = facts.pop("to_version")
+def _moved(services: Services, caller: Principal, family: str, moved: AliasMove) -> MovedAlias:
     with services.db.read() as session:
         shown = family_bodies(session, [find_family(session, caller, family)])[0]
-    return {**shown.model_dump(mode="json", include={"family", "champion", "canary", "aliases"}), **facts}
+    return MovedAlias(
+        from_version=moved.from_version,
+        to=moved.to_version,
+        alias=moved.alias,
+        effective_ms=round(moved.effective_ms, 3),
+        family=family,
+        champion=shown.champion,
+        canary=shown.canary,
+        aliases=shown.aliases,
+    )
 
 
 @router.post("/{family}/versions", status_code=201, dependencies=[_MOVE], openapi_extra=_UPLOAD_BODY)
@@ -145,20 +145,3 @@ def _import(services: Services, caller: Principal, family: str, data: bytes, req
             )
         ).one()
         return version_body(family, version)
-
-
-def family_names(services: Services, caller: Principal) -> list[tuple[str, int]]:
-    """Model names of the tenant's families and versions with their Unix times; retired and rejected ones left out."""
-    with services.db.read() as session:
-        query = select(AdapterFamily).where(AdapterFamily.tenant_id == caller.tenant_id).order_by(AdapterFamily.name)
-        families = session.scalars(query).all()
-        bodies = family_bodies(session, families)
-    names: list[tuple[str, int]] = []
-    for body in bodies:
-        names.append((f"tsumugi:{body.family}", int(body.created_at.timestamp())))
-        names += [
-            (f"tsumugi:{version.name}", int(version.created_at.timestamp()))
-            for version in body.versions
-            if version.status == "candidate"
-        ]
-    return names

@@ -16,7 +16,6 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
 from api.questions import check_length, first_then_rest
-from api.routes.adapters import family_names
 from api.routes.answers import count_answer
 from api.schemas.openai import ChatBody
 from api.security import Caller, GuardedRoute, ServicesOf, needs
@@ -197,5 +196,5 @@ def get_model(model: str, caller: Caller, services: ServicesOf) -> dict[str, Any
 
 
 def _models(services: Services, caller: Principal) -> list[dict[str, Any]]:
-    entries = [(PREFIX, 0), (f"{PREFIX}:base", 0), *family_names(services, caller)]
-    return [{"id": name, "object": "model", "created": created, "owned_by": "tsumugi"} for name, created in entries]
+    names = services.router.model_names(caller.tenant_id)
+    return [{"id": name, "object": "model", "created": 0, "owned_by": PREFIX} for name in names]

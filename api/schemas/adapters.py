@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from api.schemas.base import RequestBody, ResponseBody
 
@@ -59,6 +59,21 @@ class FamilyList(ResponseBody):
 
     items: list[FamilyBody]
     next_cursor: str | None
+
+
+class MovedAlias(ResponseBody):
+    """What a promote or rollback did. `effective_ms`: from the call to the moment when new requests get the target."""
+
+    model_config = ConfigDict(from_attributes=True, populate_by_name=True)
+
+    from_version: str | None = Field(serialization_alias="from")
+    to: str | None
+    alias: str
+    effective_ms: float
+    family: str
+    champion: str | None
+    canary: str | None
+    aliases: dict[str, Any]
 
 
 class AliasEventBody(ResponseBody):

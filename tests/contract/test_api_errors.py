@@ -87,8 +87,9 @@ def test_unknown_routes_methods_and_types(admin: TestClient) -> None:
     problem(admin.get("/v1/jobs?status=sleeping"), 422, "invalid_request")
 
 
-def test_names_of_models_adapters_and_collections(admin: TestClient) -> None:
-    problem(admin.post("/v1/ask", json={"question": "a", "adapter": "nobody"}), 404, "adapter_not_found")
+def test_names_of_models_adapters_and_collections(api: Api, admin: TestClient) -> None:
+    api.add_version()
+    problem(admin.post("/v1/ask", json={"question": "a", "adapter": "nobody"}), 404, "model_not_found")
     problem(admin.post("/v1/ask", json={"question": "a", "collection": "nobody"}), 404, "collection_not_found")
     problem(admin.post("/v1/search", json={"query": "a", "collection": "nobody"}), 404, "collection_not_found")
     for model in ("gpt-4o", "tsumugi:nobody", "tsumugi:house@v9", "house", "base"):
