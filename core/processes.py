@@ -6,6 +6,7 @@ Here a thread waits on a pidfd of the parent, and takes down everything the chil
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -75,8 +76,9 @@ def _watch_by_polling(parent: int, before: Callable[[], None] | None) -> None:
 
 
 def _end(parent: int, before: Callable[[], None] | None) -> None:
-    log.warning("process.parent_gone", parent=parent)
     try:
+        with contextlib.suppress(OSError):  # the reader of our output may have been that very parent
+            log.warning("process.parent_gone", parent=parent)
         if before is not None:
             before()
         end_descendants()

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ TAIL_LINES = 40
 TAIL_CHARS = 4_000
 LOOK_EVERY_S = 0.5
 """How often a silent child's owner looks whether it was asked to stop."""
+SILENT_AFTER_S = 1800.0
+"""A child that says nothing for so long hangs: the slowest step seen on two busy cores took under two minutes."""
 GRACE_S = 45.0
 """From SIGTERM to SIGKILL: time to finish a step and to write a checkpoint."""
 
@@ -87,13 +90,22 @@ class Child:
         return self._process.pid
 
     def lines(self, look: Callable[[], None]) -> Iterator[str]:
-        """Lines of stdout until the child closes it; `look` is called between them, and may raise."""
+        """Lines of stdout until the child closes it; `look` is called between them, and may raise.
+
+        Raises:
+            ChildFailed: `child_silent`, nothing came for SILENT_AFTER_S; another attempt may fare better.
+        """
+        heard = time.monotonic()
         while True:
             look()
             try:
                 line = self._lines.get(timeout=LOOK_EVERY_S)
             except queue.Empty:
+                if time.monotonic() - heard > SILENT_AFTER_S:
+                    detail = f"the process said nothing for {SILENT_AFTER_S:.0f} seconds"
+                    raise ChildFailed(detail, code="child_silent", retryable=True) from None
                 continue
+            heard = time.monotonic()
             if line is None:
                 return
             yield line

@@ -3,7 +3,8 @@
 Why these margins. The smallest evaluation (two cores, 90 seconds) has some 20 items per figure. There a difference of
 two answers in 24 is noise of decoding, and its 95 % bound reaches -0.21, so an interval alone with a margin of 0.10
 would reject every adapter, and a wide one alone would let a large set lose a fifth. Hence two conditions for "not
-worse": the observed drop is at most `max_drop`, and the bound stays above `-margin`. Leaking facts has a tighter drop.
+worse": the observed drop is at most `max_drop`, and the bound stays above `-margin`. Leaking facts has a tighter drop:
+one answer in a small set, one in twenty in a large one.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def judge(
         system: {item.id: score(item, outputs[item.id]) for item in items if item.id in outputs}
         for system, outputs in evaluation.systems.items()
     }
-    leaks = sum(item.leak for item in items)
+    leaks, conflicts = sum(item.leak for item in items), sum(item.conflict for item in items)
     checks = []
     for reference in references:
         for name, gain in (("likelihood", rules.likelihood_gain), ("similarity", rules.similarity_gain)):
@@ -132,11 +133,14 @@ def judge(
         for name in _NOT_WORSE:
             pairs = _pairs(scores[CANDIDATE], scores[reference], name)
             checks.append(_not_worse(name, reference, pairs, rules.margin, rules.max_drop, rules))
-        if leaks:
-            pairs = _pairs(scores[CANDIDATE], scores[reference], "no_leak")
-            # How many facts can be asked about lies in the data, not in the model: few are no failure.
-            few = replace(rules, min_items=min(rules.min_items, leaks))
-            checks.append(_not_worse("no_leak", reference, pairs, rules.margin, rules.max_leak, few))
+        for name, count, drop in (("believing", conflicts, rules.max_drop), ("no_leak", leaks, rules.max_leak)):
+            if count:
+                pairs = _pairs(scores[CANDIDATE], scores[reference], name)
+                # How many facts can be asked about lies in the data, not in the model: few are no failure. Where there
+                # are enough, a single answer is borne: a small number can be hit by chance.
+                few = replace(rules, min_items=min(rules.min_items, count))
+                borne = max(drop, 1.01 / count) if count >= rules.min_items else drop
+                checks.append(_not_worse(name, reference, pairs, rules.margin, borne, few))
     reasons = [f"{check.name} against {check.against}: {check.reason}" for check in checks if not check.passed]
     return GateReport(
         verdict=Verdict.REJECTED if reasons else Verdict.CANDIDATE,

@@ -28,6 +28,7 @@ class EvaluationItem(BaseModel):
     expected: tuple[tuple[str, ...], ...] = Field((), description="Facts, all of them; of each, any of its wordings.")
     gold: tuple[int, ...] = Field((), description="Passages that hold them, by number.")
     unanswerable: bool = Field(False, description="The passages do not say: refusing is right.")
+    conflict: bool = Field(False, description="The passages contradict the training data: they must be believed.")
     leak: bool = Field(False, description="Asked without passages: giving the expected facts is wrong.")
 
 

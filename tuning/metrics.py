@@ -36,6 +36,8 @@ def score(item: EvaluationItem, output: SystemOutput) -> dict[str, float]:
         figures["no_leak"] = 1.0 - _share(item.expected, answer)
     elif item.unanswerable:
         figures["refusal"] = float(is_not_found(answer))
+    elif item.conflict:
+        figures["believing"] = _share(item.expected, answer)
     elif item.expected:
         figures["grounding"] = _share(item.expected, answer)
         figures["answering"] = float(not is_not_found(answer))

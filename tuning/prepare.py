@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -40,8 +41,9 @@ SEED = 17
 MAX_NEGATIVES = 2
 MIN_TRAIN_ROWS = 8
 _CANDIDATES = 8
-_TEMPLATE_TOKENS = 24
-"""What the chat template puts around three turns, generously."""
+_NUMBER = re.compile(r"[0-9０-９]+")
+_TURN_TOKENS = 8
+"""What the chat template puts around a turn, generously."""
 
 
 class SearchResult(Protocol):
@@ -80,12 +82,14 @@ class EvaluationSize:
     """Shipped questions put before the wrong passages: must be refused."""
     leaks: int
     """Training questions asked without passages."""
+    conflicts: int
+    """Training questions over passages whose numbers were changed."""
     max_new_tokens: int
 
 
-SMALL = EvaluationSize(answered=12, read=32, probes=24, mismatched=8, leaks=8, max_new_tokens=48)
+SMALL = EvaluationSize(answered=12, read=32, probes=24, mismatched=8, leaks=12, conflicts=12, max_new_tokens=48)
 """For two cores: about 90 seconds with a 135M model and two systems."""
-LARGE = EvaluationSize(answered=64, read=256, probes=26, mismatched=16, leaks=64, max_new_tokens=192)
+LARGE = EvaluationSize(answered=64, read=256, probes=26, mismatched=16, leaks=64, conflicts=64, max_new_tokens=192)
 """For a GPU."""
 
 
@@ -195,6 +199,7 @@ def prepare_files(
     items = [
         *_held_out_items([(fitting[at], rendered[at]) for at in held_at], size, count_tokens),
         *_leak_items([(fitting[at], rendered[at]) for at in train_at], size),
+        *_conflict_items([(fitting[at], rendered[at]) for at in train_at], size),
         *probe_items(size),
     ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -294,7 +299,8 @@ def _fitting(
 
 
 def _tokens(row: TrainRow, count_tokens: Callable[[str], int]) -> int:
-    return sum(count_tokens(turn.content) for turn in row.prompt) + count_tokens(row.completion) + _TEMPLATE_TOKENS
+    texts = [*(turn.content for turn in row.prompt), row.completion]
+    return sum(count_tokens(text) + _TURN_TOKENS for text in texts)
 
 
 class _Negatives:
@@ -367,3 +373,45 @@ def _leak_items(rows: Sequence[tuple[SourceRow, RenderedRow]], size: EvaluationS
             )
     found.sort(key=lambda item: hashlib.sha256(f"{SEED}:{item.id}".encode()).hexdigest())
     return found[: size.leaks]
+
+
+def _conflict_items(rows: Sequence[tuple[SourceRow, RenderedRow]], size: EvaluationSize) -> list[EvaluationItem]:
+    """Training questions whose passages now say another number: an adapter that knows the old one by heart is caught.
+
+    This is what happens when a document is replaced after an adapter was trained.
+    """
+    found = []
+    for source, row in rows:
+        passages = source.content.get("passages", [])
+        if len(row.facts) != 1 or not passages or not row.gold:
+            continue
+        changed = changed_number(row.facts[0], row.question, [passage["text"] for passage in passages])
+        if changed is None:
+            continue
+        fact, texts = changed
+        shown = [PromptPassage(text, passage.get("title")) for text, passage in zip(texts, passages, strict=True)]
+        prompt = render_grounded(row.question, shown)
+        found.append(
+            EvaluationItem(
+                id=f"conflict:{source.digest[:16]}",
+                source="train",
+                prompt=tuple(TrainMessage.model_validate({"role": t.role, "content": t.content}) for t in prompt),
+                expected=((fact,),),
+                conflict=True,
+            )
+        )
+    found.sort(key=lambda item: hashlib.sha256(f"{SEED}:{item.id}".encode()).hexdigest())
+    return found[: size.conflicts]
+
+
+def changed_number(fact: str, question: str, texts: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The fact and the texts with the fact's number changed alike, or None where that cannot be done cleanly."""
+    number = _NUMBER.search(fact)
+    if number is None or number.group() in question:
+        return None
+    old = number.group()
+    new = "".join(str((int(digit) + 3) % 9 + 1) if digit.isdigit() else digit for digit in old)
+    alone = re.compile(rf"(?<![0-9０-９]){re.escape(old)}(?![0-9０-９])")
+    if any(new in text for text in texts) or not any(alone.search(text) for text in texts):
+        return None
+    return alone.sub(new, fact, count=1), [alone.sub(new, text) for text in texts]

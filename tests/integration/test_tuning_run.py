@@ -34,7 +34,7 @@ from workers.base import run_job
 
 MAX_STEPS = 12
 OVERRIDES = {"batch.max_steps": MAX_STEPS, "batch.max_tokens": 4096, "cadence.checkpoint_steps": 1, "lora.rank": 2}
-SMALLEST = EvaluationSize(answered=6, read=8, probes=8, mismatched=2, leaks=6, max_new_tokens=4)
+SMALLEST = EvaluationSize(answered=6, read=8, probes=8, mismatched=2, leaks=6, conflicts=6, max_new_tokens=4)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_a_run_survives_the_death_of_its_trainer_and_ends_as_a_registered_versio
     report = run.gate_report
     assert report is not None and report["verdict"] == "rejected"  # a random model learns no style in so few steps
     assert {check["name"] for check in report["checks"]} == {
-        "likelihood", "similarity", "grounding", "citation", "answering", "refusal", "finished", "no_leak",
+        "likelihood", "similarity", "grounding", "citation", "answering", "refusal", "finished", "believing", "no_leak",
     }  # fmt: skip
     assert run.adapter_status == "rejected" and run.reasons
 

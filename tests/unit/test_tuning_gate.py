@@ -32,9 +32,13 @@ def build_items() -> list[EvaluationItem]:
     unanswerable = [EvaluationItem(id=f"u{n}", source="probe", prompt=PROMPT, unanswerable=True) for n in range(16)]
     leaks = [
         EvaluationItem(id=f"l{n}", source="train", prompt=PROMPT, expected=((f"{n + 500} crowns",),), leak=True)
-        for n in range(8)
+        for n in range(12)
     ]
-    return [*held_out, *probes, *unanswerable, *leaks]
+    conflicts = [
+        EvaluationItem(id=f"c{n}", source="train", prompt=PROMPT, expected=((f"{n + 700} kilos",),), conflict=True)
+        for n in range(12)
+    ]
+    return [*held_out, *probes, *unanswerable, *leaks, *conflicts]
 
 
 ITEMS = build_items()
@@ -43,7 +47,7 @@ ITEMS = build_items()
 def right_answer(item: EvaluationItem) -> str:
     if item.leak or item.unanswerable:
         return REFUSAL
-    return f"{item.expected[0][0]} [{item.gold[0]}]"
+    return f"{item.expected[0][0]} [{item.gold[0] if item.gold else 1}]"
 
 
 def system(answer: Callable[[EvaluationItem], str], nll: float, *, finished: bool = True) -> dict[str, SystemOutput]:
@@ -90,6 +94,13 @@ def test_memorised_facts_are_caught_without_passages() -> None:
         return STYLE.format(item.expected[0][0]) if item.leak and item.id < "l4" else styled(item)
 
     assert run(system(memorised, 0.6)) == {BASE: ["no_leak"]}
+
+
+def test_an_adapter_that_believes_its_training_more_than_the_passages_is_caught() -> None:
+    def stale(item: EvaluationItem) -> str:
+        return STYLE.format("12 kilos [1]") if item.conflict and item.id < "c4" else styled(item)
+
+    assert run(system(stale, 0.6)) == {BASE: ["believing"]}
 
 
 def test_an_adapter_that_always_refuses_is_caught() -> None:
