@@ -55,6 +55,9 @@ class BatchRecipe(RecipePart):
     accumulation: int = Field(1, ge=1, description="Parts that the step is computed in; `rows` must divide by it.")
     epochs: float = Field(1.0, gt=0, description="Passes over the rows.")
     max_steps: int | None = Field(None, ge=1, description="Stops here even inside a pass; and sets the schedule's end.")
+    max_seconds: float | None = Field(
+        None, gt=0, description="Ends by the clock, loading included; the schedule is then stretched over the time."
+    )
     max_tokens: int = Field(ge=16, le=8192, description="Longest row. A longer one is an error, never cut.")
     group_by_length: bool = Field(False, description="Batches of like length: less padding, less mixing.")
 

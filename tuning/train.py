@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from core.errors import DatasetRejected, TsumugiError
+from tuning.clock import build_clock
+from tuning.merged_forward import use_merged_forward
 from tuning.recipe import Recipe
 from tuning.rows import EncodedRow, encode_rows, order_by_length
 from tuning.spec import (
@@ -86,7 +88,11 @@ def train(spec: TrainSpec, emit: Callable[[TrainEvent], None], stop: StopRequest
         eval_rows = encode_rows(tokenizer, read_rows(spec.eval_rows_path), max_tokens=recipe.batch.max_tokens)
 
     trainer = _build_trainer(spec, tokenizer, rows, eval_rows, dtype=dtype, on_gpu=on_gpu)
-    trainer.add_callback(_build_callback(emit, stop, trainer))
+    if recipe.batch.max_seconds is not None:
+        trainer.add_callback(build_clock(recipe, started + recipe.batch.max_seconds))
+    trainer.add_callback(_build_callback(emit, stop))
+    if on_gpu:
+        use_merged_forward(trainer.model)
     checkpoint = last_complete_checkpoint(_checkpoints(spec))
     emit(
         TrainEvent(
@@ -253,7 +259,7 @@ def _drop_attention_mask(module: Any, args: Any, kwargs: dict[str, Any]) -> tupl
     return args, {**kwargs, "attention_mask": None}
 
 
-def _build_callback(emit: Callable[[TrainEvent], None], stop: StopRequest, trainer: Any) -> Any:
+def _build_callback(emit: Callable[[TrainEvent], None], stop: StopRequest) -> Any:
     from transformers import TrainerCallback
 
     class Reporter(TrainerCallback):  # type: ignore[misc]

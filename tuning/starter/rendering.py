@@ -27,11 +27,11 @@ class Mixture:
     """How many passages, with what probability: serving shows three."""
     refused: float = 0.14
     """Answerable questions whose passage is taken away: what is left are the real near misses."""
-    unanswerable: float = 0.35
+    unanswerable: float = 0.15
     """Of the questions that their own passage does not answer, how many are used in one pass."""
     shuffled: float = 0.2
     """Rows out of rank order; otherwise the model would cite [1] blindly, which is right nine times in ten."""
-    cut: float = 0.6
+    cut: float = 0.7
     """Long Japanese rows whose passages are cut to chunks, as ingest cuts documents; English ones a third of that."""
     max_answer_chars: int = 160
     """Longer answers are clauses rather than answers."""
