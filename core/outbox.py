@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from core.database import Database, WriteSession
 from core.errors import Unavailable
@@ -113,7 +114,11 @@ class Outbox:
             return session.scalar(select(func.count()).select_from(OutboxMessage)) or 0
 
     def _publish_quietly(self, ids: Sequence[str]) -> None:
-        self._publish(ids)
+        """After a commit nothing may fail the caller any more: the rows are there, and the next round finds them."""
+        try:
+            self._publish(ids)
+        except SQLAlchemyError:
+            log.exception("outbox.not_settled", count=len(ids))
 
     def _publish(self, ids: Sequence[str]) -> int:
         if self._queue is None or not ids:

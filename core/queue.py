@@ -103,13 +103,11 @@ class CeleryTaskQueue:
         Raises:
             Unavailable: the broker does not answer; the sweeper sends it later.
         """
-        from kombu.exceptions import OperationalError
-
         try:
             self._celery().send_task(
                 task, kwargs=dict(arguments), queue=queue, priority=priority, retry=False, ignore_result=True
             )
-        except (OperationalError, ConnectionError, TimeoutError, OSError) as error:
+        except _broker_errors() as error:
             raise Unavailable(f"the broker took no message for '{task}': {error}", code="broker_unavailable") from error
 
     def depth(self, queue: str) -> int:
@@ -145,13 +143,10 @@ class CeleryTaskQueue:
             app.close()
 
     def _redis(self, call: Any) -> Any:
-        from kombu.exceptions import OperationalError
-        from redis.exceptions import RedisError
-
         try:
             with self._celery().pool.acquire(block=True, timeout=10) as connection:
                 return call(connection.default_channel.client)
-        except (RedisError, OperationalError, ConnectionError, TimeoutError, OSError) as error:
+        except _broker_errors() as error:
             raise Unavailable(f"the broker does not answer: {error}", code="broker_unavailable") from error
 
     def _celery(self) -> Celery:
@@ -178,6 +173,14 @@ class CeleryTaskQueue:
                 )
                 self._app = app
             return self._app
+
+
+def _broker_errors() -> tuple[type[Exception], ...]:
+    """What a broker that is away, full (`OOM command not allowed`) or overrun shows as."""
+    from kombu.exceptions import KombuError
+    from redis.exceptions import RedisError
+
+    return (KombuError, RedisError, OSError)
 
 
 def list_keys(queue: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from celery import Celery
 from celery.worker import WorkController, state
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from core.queue import Queue, list_keys
@@ -103,7 +103,7 @@ class ThreadsWorker:
         try:
             with self._app.pool.acquire(block=True, timeout=10) as connection:
                 dropped = connection.default_channel.client.delete(*keys)
-        except (RedisError, OperationalError, OSError) as error:
+        except (RedisError, KombuError, OSError) as error:
             log.warning("worker.queues_not_emptied", detail=str(error))
         else:
             log.warning("worker.queues_emptied", queues=self._queues, lists=dropped)

@@ -208,6 +208,20 @@ def test_outbox_survives_a_broker_outage(
         assert session.query(OutboxMessage).count() == 0
 
 
+def test_a_full_broker_is_an_unavailable_one(
+    database: Database, settings: Settings, tenant: Tenant, redis_server: RedisServer
+) -> None:
+    client = redis_server.client()
+    client.config_set("maxmemory", "1")
+    queue = CeleryTaskQueue(redis_server.url)
+    jobs = JobStore(database, settings, queue)
+    (job,) = make_jobs(jobs, database, tenant)  # no error reaches whoever uploads
+    assert jobs.outbox.waiting() == 1 and queue.depth(Queue.INGEST) == 0
+    with pytest.raises(Unavailable):
+        queue.send(Task.INGEST_DOCUMENT, {"job_id": job.id}, Queue.INGEST, 5)
+    queue.close()
+
+
 def test_a_broker_that_dies_under_a_running_job_changes_nothing(
     database: Database, settings: Settings, tenant: Tenant, redis_server: RedisServer
 ) -> None:
