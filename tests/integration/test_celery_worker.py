@@ -208,6 +208,17 @@ def test_outbox_survives_a_broker_outage(
         assert session.query(OutboxMessage).count() == 0
 
 
+def test_a_worker_without_a_broker_stops_too(
+    database: Database, settings: Settings, tenant: Tenant, redis_server: RedisServer
+) -> None:
+    with service(database, settings, redis_server.url, lambda lease: None, beat=False) as (_jobs, worker):
+        assert worker.ready.wait(10)
+        redis_server.stop()
+        time.sleep(0.5)  # let the consumer see it, and begin to reconnect
+        assert worker.alive
+        assert worker.stop(10.0)
+
+
 def test_a_full_broker_is_an_unavailable_one(
     database: Database, settings: Settings, tenant: Tenant, redis_server: RedisServer
 ) -> None:
