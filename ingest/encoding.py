@@ -23,7 +23,7 @@ _ISO_2022_JP = re.compile(rb"\x1b(?:\$[@B]|\([BJI]|\$\()")
 _CANONICAL = {"shift_jis": "cp932", "sjis": "cp932", "windows-31j": "cp932", "x-sjis": "cp932", "ms932": "cp932"}
 """What calls itself Shift_JIS is CP932 in practice: ①, ㈱ and ～ are in no strict Shift_JIS."""
 _JUDGED_BYTES = 200_000
-_CANDIDATES = ("cp932", "euc_jp", "gb18030", "big5", "cp949", "cp1252")
+_JAPANESE = ("euc_jp", "cp932")
 _LINE_ENDS = re.compile(r"\r\n?|\u0085|\u2028|\u2029")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f\ufeff]")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
@@ -31,6 +31,8 @@ _MAX_BAD_SHARE = 0.02
 _SHORT_BYTES = 200
 _MIN_CONFIDENCE = 0.1
 _SURE_KANA_SHARE = 0.4
+_SOME_KANA_SHARE = 0.2
+_MAX_ACCENT_SHARE = 0.3
 _EBCDIC = re.compile(r"(?:cp|ibm-?)(?:037|273|424|500|875|1026|1140)\Z")
 """Mainframe code pages map any bytes to letters, so statistics find them in damaged files."""
 _KANA = re.compile(r"[\u3041-\u30fc、。]")
@@ -114,15 +116,23 @@ def _judge(data: bytes) -> DecodedText:
     if damaged.replaced <= _MAX_BAD_SHARE * len(_NOT_ASCII.findall(damaged.text)):
         return damaged
     if len(data) < _SHORT_BYTES:
-        for name in ("euc_jp", "cp932"):  # too few bytes for statistics, but kana are unmistakable
+        for name in _JAPANESE:  # too few bytes for statistics, but kana are unmistakable
             decoded = _strict(data, name)
             if decoded is not None and _kana_share(decoded.text) >= _SURE_KANA_SHARE:
                 return decoded
     verdict = chardet.detect(data[:_JUDGED_BYTES])
     name = str(verdict["encoding"] or "").lower()
     names = [name] if name and not _EBCDIC.match(name) and verdict["confidence"] >= _MIN_CONFIDENCE else []
-    for name in [*names, *_CANDIDATES]:
+    for name in names:
         decoded = _strict(data, name)
+        if decoded is not None:
+            return decoded
+    for name in _JAPANESE:
+        decoded = _strict(data, name)
+        if decoded is not None and _kana_share(decoded.text) >= _SOME_KANA_SHARE:
+            return decoded
+    if sum(byte > 0x7F for byte in data) < _MAX_ACCENT_SHARE * len(data):
+        decoded = _strict(data, "cp1252")
         if decoded is not None:
             return decoded
     for name in names:  # a few broken bytes in an otherwise clear file
