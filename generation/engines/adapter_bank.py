@@ -160,7 +160,10 @@ class AdapterBank:
         from peft.tuners.lora import LoraLayer
 
         for module in self._peft.modules():
-            if isinstance(module, LoraLayer) and id(module) not in self._hooked:
+            if not isinstance(module, LoraLayer):
+                continue
+            module.set_adapter([])  # only names given with a pass act; PEFT would also warn when an active one goes
+            if id(module) not in self._hooked:
                 module.register_forward_pre_hook(self._add_names, with_kwargs=True)
                 self._hooked.add(id(module))
 
