@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 from typing import Any
 
 from qdrant_edge import (
@@ -58,6 +58,8 @@ class EdgeIndex:
         """
         self._folder = folder
         self._lock = RLock()  # one writer at a time; the shard itself lets readers run beside it
+        self._flushing = Lock()
+        self._dirty = False
         folder.mkdir(parents=True, exist_ok=True)
         fresh = not (folder / "edge_config.json").exists()
         try:
@@ -89,7 +91,10 @@ class EdgeIndex:
         """Drop all points of a document, or all but those of one generation."""
         kept = [] if keep_generation is None else [_equals("generation", keep_generation)]
         condition = Filter(must=[_equals("document_id", document_id)], must_not=kept)
-        self._update(UpdateOperation.delete_points_by_filter(condition))
+        with self._lock:
+            # A new document has nothing old: no write then, and no flush for it.
+            if self._live().count(CountRequest(exact=True, filter=condition)):
+                self._update(UpdateOperation.delete_points_by_filter(condition))
 
     def delete_points(self, ids: Sequence[str]) -> None:
         """Drop points by id; unknown ids are ignored."""
@@ -148,8 +153,11 @@ class EdgeIndex:
             return bool(self._live().optimize())
 
     def flush(self) -> None:
-        """Return when all writes so far are on disk."""
-        self._live().flush()
+        """Return when all writes so far are on disk. Callers that wait for one another's flush share it."""
+        with self._flushing:
+            if self._dirty:
+                self._dirty = False
+                self._live().flush()
 
     def close(self) -> None:
         """Flush and give up the lock; closing twice is fine."""
@@ -166,6 +174,7 @@ class EdgeIndex:
 
     def _update(self, operation: Any) -> None:
         with self._lock:
+            self._dirty = True  # before the write: a flush between the two must not be the last
             self._live().update(operation)
 
     def _query(self, query: Any, condition: Any, limit: int, params: Any) -> list[ScoredPoint]:

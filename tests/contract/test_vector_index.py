@@ -1,0 +1,147 @@
+"""The same cases on Edge and on qdrant-client's local mode: what they answer must agree."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from core.ports import VectorIndex
+from core.types import AccessFilter, IndexPoint, SparseVector
+from retrieval.index.edge import EdgeIndex
+from retrieval.index.local import LocalIndex
+
+DIM = 8
+ALL = AccessFilter("t1", None)
+
+
+def point(
+    number: int,
+    *,
+    tenant: str = "t1",
+    document: str | None = None,
+    generation: int = 1,
+    groups: tuple[str, ...] = ("*",),
+    collection: str = "c1",
+    terms: dict[int, float] | None = None,
+) -> IndexPoint:
+    rng = random.Random(number)
+    weights = terms or {rng.randrange(40): rng.random() + 0.5 for _ in range(6)}
+    return IndexPoint(
+        id=str(uuid.uuid5(uuid.NAMESPACE_OID, str(number))),
+        tenant_id=tenant,
+        collection_id=collection,
+        document_id=document or f"d{number}",
+        generation=generation,
+        ordinal=0,
+        groups=groups,
+        dense=tuple(rng.uniform(-1, 1) for _ in range(DIM)),
+        sparse=SparseVector(tuple(sorted(weights)), tuple(weights[key] for key in sorted(weights))),
+    )
+
+
+Open = Callable[[], VectorIndex]
+
+
+@pytest.fixture(params=["edge", "local"])
+def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorIndex]:
+    opened: VectorIndex = EdgeIndex(tmp_path, dim=DIM) if request.param == "edge" else LocalIndex(dim=DIM)
+    yield opened
+    opened.close()
+
+
+QUERY = SparseVector((1, 2, 3, 5, 8, 13, 21, 34), (1.0, 0.4, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0))
+
+
+def test_upsert_overwrites_and_counts(index: VectorIndex) -> None:
+    index.upsert([point(1), point(2)])
+    index.upsert([point(2), point(3, document="d2", generation=2)])
+    assert index.count() == 3
+    assert index.count(document_id="d2") == 2
+    assert index.count(document_id="d2", generation=2) == 1
+    assert {(p.document_id, p.generation) for p in index.scan()} == {("d1", 1), ("d2", 1), ("d2", 2)}
+
+
+def test_deletion_by_document_generation_and_id(index: VectorIndex) -> None:
+    index.upsert([point(n, document="d", generation=n) for n in (1, 2, 3)] + [point(9)])
+    index.delete_document("d", keep_generation=2)
+    assert {(p.document_id, p.generation) for p in index.scan()} == {("d", 2), ("d9", 1)}
+    index.delete_points([point(9).id, str(uuid.uuid4())])
+    index.delete_points([])
+    index.delete_document("d")
+    index.delete_document("never there")
+    assert index.count() == 0
+
+
+def test_filter_is_tenant_and_any_group_and_collection(index: VectorIndex) -> None:
+    terms = {1: 1.0}
+    index.upsert(
+        [
+            point(1, terms=terms),
+            point(2, terms=terms, groups=("hr", "it")),
+            point(3, terms=terms, groups=("legal",)),
+            point(4, terms=terms, collection="c2"),
+            point(5, terms=terms, tenant="t2"),
+        ]
+    )
+    query, vector = SparseVector((1,), (1.0,)), point(1).dense or ()
+    for access, expected in (
+        (ALL, {"d1", "d2", "d3", "d4"}),
+        (AccessFilter("t1", frozenset({"*"})), {"d1", "d4"}),
+        (AccessFilter("t1", frozenset({"*", "it"})), {"d1", "d2", "d4"}),
+        (AccessFilter("t1", frozenset({"*"}), "c2"), {"d4"}),
+        (AccessFilter("t2", None), {"d5"}),
+        (AccessFilter("t3", None), set()),
+    ):
+        assert {p.document_id for p in index.search_sparse(query, access, 10)} == expected
+        assert {p.document_id for p in index.search_dense(vector, access, 10)} == expected
+        ids = [point(n).id for n in range(1, 6)]
+        assert len(index.score_dense(vector, ids, access)) == len(expected)
+        assert len(index.score_sparse(query, ids, access)) == len(expected)
+
+
+def test_points_sharing_no_term_are_absent_and_an_empty_query_finds_nothing(index: VectorIndex) -> None:
+    index.upsert([point(1, terms={1: 1.0}), point(2, terms={2: 1.0})])
+    assert [p.document_id for p in index.search_sparse(SparseVector((2,), (1.0,)), ALL, 10)] == ["d2"]
+    assert index.search_sparse(SparseVector((), ()), ALL, 10) == []
+    assert index.score_sparse(SparseVector((), ()), [point(1).id], ALL) == {}
+    assert index.score_dense(point(1).dense or (), [], ALL) == {}
+
+
+def test_scores_of_given_points_equal_those_of_the_search(index: VectorIndex) -> None:
+    index.upsert([point(n) for n in range(60)])
+    dense = index.search_dense(point(7).dense or (), ALL, 10)
+    again = index.score_dense(point(7).dense or (), [p.id for p in dense], ALL)
+    assert dense[0].document_id == "d7"
+    assert again == pytest.approx({p.id: p.score for p in dense}, abs=1e-5)
+    sparse = index.search_sparse(QUERY, ALL, 10)
+    assert index.score_sparse(QUERY, [p.id for p in sparse], ALL) == pytest.approx(
+        {p.id: p.score for p in sparse}, abs=1e-5
+    )
+
+
+def test_a_point_without_a_dense_vector_is_found_by_its_words_only(index: VectorIndex) -> None:
+    whole = point(1, terms={1: 1.0})
+    index.upsert([IndexPoint(**{name: getattr(whole, name) for name in whole.__slots__} | {"dense": None})])
+    assert len(index.search_sparse(SparseVector((1,), (1.0,)), ALL, 5)) == 1
+    assert index.search_dense(whole.dense or (), ALL, 5) == []
+
+
+def test_both_implementations_agree_on_order_and_scores(tmp_path: Path) -> None:
+    edge, local = EdgeIndex(tmp_path, dim=DIM), LocalIndex(dim=DIM)
+    for index in (edge, local):
+        index.upsert([point(n, groups=("*",) if n % 3 else ("hr",)) for n in range(300)])
+        index.delete_points([point(n).id for n in range(0, 300, 7)])
+    public = AccessFilter("t1", frozenset({"*"}))
+    for access in (ALL, public):
+        for mine, theirs in (
+            (edge.search_dense(point(5).dense or (), access, 25), local.search_dense(point(5).dense or (), access, 25)),
+            (edge.search_sparse(QUERY, access, 25), local.search_sparse(QUERY, access, 25)),
+        ):
+            assert [p.score for p in mine] == pytest.approx([p.score for p in theirs], abs=1e-4)
+            assert {p.id for p in mine[:20]} <= {p.id for p in theirs}  # ties at the end may fall either way
+    edge.close()
+    local.close()

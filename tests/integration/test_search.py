@@ -1,0 +1,237 @@
+"""Search over ten documents: real database, real Edge index, real MiniLM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import select, update
+
+from core.database import Database
+from core.settings import Settings
+from core.tables import Calibration, Document, IndexVersion, Tenant
+from core.types import AccessFilter, Language
+from retrieval.build import Retrieval, build_retrieval
+from retrieval.calibrate import CalibrationQuestion, calibrate
+from retrieval.reconcile import reconcile
+from tests.retrieval_corpus import HANDBOOK, Corpus, chunk_id, minilm
+
+ANSWERED = (
+    ("How many days of annual leave do full-time staff have?", "leave.txt"),
+    ("How much vacation do I get per year?", "leave.txt"),
+    ("Can I do my job from home?", "remote.txt"),
+    ("Which toner does the PPR9087 need?", "printer.txt"),
+    ("Where should we meet if there is a fire?", "fire.txt"),
+    ("What is the price of the KS-50?", "prices.txt"),
+    ("Do schools pay less for sensors?", "prices.txt"),
+    ("1年目の有給休暇は何日ですか。", "休暇.txt"),
+    ("有休は何日もらえますか", "休暇.txt"),
+    ("出張経費の申請はいつまでですか。", "経費.txt"),
+    ("雲海は何人まで入れますか", "会議室.txt"),
+    ("受注サーバが停止した原因は何ですか", "サーバー.txt"),
+    ("水質計の保証は何年ですか。", "保証.txt"),
+    ("ＰＰＲ－９０８７のトナーは？", "printer.txt"),
+)
+OFF_TOPIC = (
+    "What is the capital of Mongolia?",
+    "Who won the football world cup in 1998?",
+    "How do I bake sourdough bread?",
+    "asdf qwer zxcv",
+    "モンゴルの首都はどこですか？",
+    "富士山の高さは何メートルですか？",
+    "おいしいカレーの作り方を教えてください",
+    "ぬるぽがっ",
+)
+
+
+@pytest.fixture
+def retrieval(settings: Settings, database: Database) -> Iterator[Retrieval]:
+    opened = build_retrieval(settings, database, embedder=minilm())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def corpus(database: Database, retrieval: Retrieval) -> Corpus:
+    return Corpus(database, retrieval.index, retrieval.embedder, retrieval.lexical)
+
+
+@pytest.fixture
+def handbook(corpus: Corpus, tenant: Tenant) -> dict[str, str]:
+    return {filename: corpus.add(tenant, filename, text) for filename, text in HANDBOOK}
+
+
+def everyone(tenant: Tenant) -> AccessFilter:
+    return AccessFilter(tenant.id, frozenset({"*"}))
+
+
+def test_ten_documents_answer_their_questions_and_refuse_others(
+    retrieval: Retrieval, tenant: Tenant, handbook: dict[str, str]
+) -> None:
+    for question, filename in ANSWERED:
+        result = retrieval.searcher.search(question, everyone(tenant), 3)
+        assert result.passages[0].filename == filename, question
+        assert result.best_relevance >= result.refusal_threshold, question
+    for question in OFF_TOPIC:
+        result = retrieval.searcher.search(question, everyone(tenant), 3)
+        assert result.best_relevance < result.refusal_threshold, question
+
+
+def test_relevance_of_a_passage_does_not_depend_on_the_collections_size(
+    retrieval: Retrieval, corpus: Corpus, tenant: Tenant, handbook: dict[str, str]
+) -> None:
+    questions = [question for question, _ in ANSWERED]
+    before = [retrieval.searcher.search(q, everyone(tenant), 1).passages[0] for q in questions]
+    for number in range(40):
+        corpus.add(tenant, f"extra{number}.txt", f"Minute {number} of the garden club: roses, item {number * 37}.")
+    after = [retrieval.searcher.search(q, everyone(tenant), 1).passages[0] for q in questions]
+    assert [p.relevance for p in after] == pytest.approx([p.relevance for p in before], abs=1e-4)
+
+
+def test_a_result_says_where_it_is_from_and_what_it_cost(
+    retrieval: Retrieval, tenant: Tenant, handbook: dict[str, str]
+) -> None:
+    result = retrieval.searcher.search("水質計の保証は何年ですか。", everyone(tenant), 2)
+    passage = result.passages[0]
+    assert result.language is Language.JAPANESE
+    assert (passage.document_id, passage.generation) == (handbook["保証.txt"], 1)
+    assert passage.text[passage.start : passage.end] == dict(HANDBOOK)["保証.txt"]
+    assert set(result.timings_ms) == {"embed", "dense", "sparse", "fuse", "load", "total"}
+    assert result.timings_ms["total"] > 0 and result.timings_ms["dense"] < 1.0
+    assert [p.score for p in result.passages] == sorted((p.score for p in result.passages), reverse=True)
+
+
+def test_what_sql_does_not_show_is_pruned_although_the_index_has_it(
+    database: Database, retrieval: Retrieval, tenant: Tenant, handbook: dict[str, str]
+) -> None:
+    question = "What is the price of the KS-50?"
+    for change in ({"status": "deleting"}, {"active_generation": 2, "status": "ready"}, {"active_generation": None}):
+        with database.write() as session:
+            session.execute(update(Document).where(Document.id == handbook["prices.txt"]).values(**change))
+        found = retrieval.searcher.search(question, everyone(tenant), 10).passages
+        assert "prices.txt" not in {p.filename for p in found} and found
+    with database.write() as session:
+        session.execute(
+            update(Document).where(Document.id == handbook["prices.txt"]).values(active_generation=1, status="failed")
+        )
+    # A failed replacement leaves the generation before it in service.
+    assert retrieval.searcher.search(question, everyone(tenant), 1).passages[0].filename == "prices.txt"
+
+
+def test_pruning_fetches_more_until_the_limit_is_met(
+    database: Database, retrieval: Retrieval, corpus: Corpus, tenant: Tenant
+) -> None:
+    stale = [corpus.add(tenant, f"s{n}.txt", f"Toner stock list, sheet {n * 7919}.") for n in range(60)]
+    corpus.add(tenant, "kept.txt", "In the annex there is a shelf; some boxes of toner may be there.")
+    with database.write() as session:
+        session.execute(update(Document).where(Document.id.in_(stale)).values(status="deleting"))
+    found = retrieval.searcher.search("toner stock list sheet", everyone(tenant), 3).passages
+    assert [p.filename for p in found] == ["kept.txt"]
+
+
+def test_tenants_and_groups_are_apart(
+    retrieval: Retrieval, corpus: Corpus, tenant: Tenant, other_tenant: Tenant
+) -> None:
+    secret = "The merger with Kumoi closes in May; the code word is Aoba."
+    corpus.add(tenant, "board.txt", secret, groups=("board",))
+    corpus.add(other_tenant, "foreign.txt", secret)
+
+    def found(access: AccessFilter) -> list[str]:
+        return [p.filename for p in retrieval.searcher.search("When does the merger close?", access, 5).passages]
+
+    assert found(everyone(tenant)) == []
+    assert found(AccessFilter(tenant.id, frozenset({"*", "board"}))) == ["board.txt"]
+    assert found(AccessFilter(tenant.id, None)) == ["board.txt"]
+    assert found(everyone(other_tenant)) == ["foreign.txt"]
+    assert found(AccessFilter(tenant.id, None, "another collection")) == []
+
+
+def test_near_copies_collapse_and_filters_select(retrieval: Retrieval, corpus: Corpus, tenant: Tenant) -> None:
+    text = dict(HANDBOOK)["printer.txt"]
+    first = corpus.add(tenant, "a.txt", text, metadata={"year": 2024, "site": "Kobe"})
+    corpus.add(tenant, "b.txt", text.replace(". ", ".\n"), metadata={"year": 2025})
+    search, access = retrieval.searcher.search, everyone(tenant)
+    assert len(search("Which toner does the printer take?", access, 5).passages) == 1
+    by_year = search("Which toner?", access, 5, document_filters={"year": 2025}).passages
+    assert [p.filename for p in by_year] == ["b.txt"]
+    both = {"year": [2024, 2025], "site": "Kobe"}
+    assert [p.document_id for p in search("Which toner?", access, 5, document_filters=both).passages] == [first]
+    assert search("Which toner?", access, 5, document_filters={"filename": "c.txt"}).passages == []
+    assert search("Which toner?", access, 5, document_filters={"unknown": 1}).passages == []
+
+
+def test_an_empty_index_finds_nothing_and_refuses(retrieval: Retrieval, tenant: Tenant) -> None:
+    for question in ("Anything?", "何か？", "42", "!!!"):
+        result = retrieval.searcher.search(question, everyone(tenant), 3)
+        assert result.passages == [] and result.best_relevance < result.refusal_threshold
+
+
+def test_the_index_version_names_what_vectors_depend_on(
+    database: Database, settings: Settings, retrieval: Retrieval
+) -> None:
+    with database.read() as session:
+        rows = session.scalars(select(IndexVersion)).all()
+    assert [(row.id, row.active) for row in rows] == [(retrieval.index_version, True)]
+    assert rows[0].spec["embedder"]["digest"] == minilm().digest
+    assert (settings.index_dir / retrieval.index_version).is_dir()
+    other = settings.model_copy(update={"ingest": settings.ingest.model_copy(update={"chunk_tokens": 64})})
+    second = build_retrieval(other, database, embedder=minilm())
+    assert second.index_version != retrieval.index_version
+    second.close()
+    with database.read() as session:
+        active = session.scalars(select(IndexVersion.id).where(IndexVersion.active)).all()
+    assert active == [second.index_version]
+
+
+def test_calibration_moves_the_threshold_and_is_kept(
+    database: Database, settings: Settings, retrieval: Retrieval, tenant: Tenant, handbook: dict[str, str]
+) -> None:
+    questions = [CalibrationQuestion(question, True) for question, _ in ANSWERED]
+    questions += [CalibrationQuestion(question, False) for question in OFF_TOPIC]
+    before = retrieval.searcher.search(OFF_TOPIC[0], everyone(tenant), 3).refusal_threshold
+    report = calibrate(database, retrieval, everyone(tenant), questions)
+    assert report.figures["en"]["chosen"] is False  # 7 answerable English questions are one too few
+    report = calibrate(
+        database, retrieval, everyone(tenant), [*questions, CalibrationQuestion("Which discount do schools get?", True)]
+    )
+    assert report.figures["en"]["chosen"] is True
+    for language in ("en", "ja"):
+        chosen = report.figures[language]
+        if chosen["chosen"]:
+            assert (chosen["refusal_wrong"], chosen["refusal_right"]) == (0.0, 1.0)
+    after = retrieval.searcher.search(OFF_TOPIC[0], everyone(tenant), 3).refusal_threshold
+    assert after == report.parameters["en"]["threshold"] != before
+    with database.read() as session:
+        assert len(session.scalars(select(Calibration)).all()) == 2
+    retrieval.close()
+    reopened = build_retrieval(settings, database, embedder=minilm())
+    assert reopened.searcher.search(OFF_TOPIC[0], everyone(tenant), 3).refusal_threshold == after
+    reopened.close()
+
+
+def test_reconcile_sees_and_mends_what_differs(
+    database: Database, retrieval: Retrieval, corpus: Corpus, tenant: Tenant, handbook: dict[str, str]
+) -> None:
+    assert reconcile(database, retrieval, repair=False).clean
+    lost = chunk_id(handbook["prices.txt"], 1)
+    retrieval.index.delete_points([lost])
+    stray = corpus.point(tenant.id, "c", "doc_gone", 1, "gone.txt", "Gone.", ("*",))
+    retrieval.index.upsert([stray])
+    found = reconcile(database, retrieval, repair=False)
+    assert (found.missing, found.orphans, found.clean) == ((lost,), (stray.id,), False)
+    assert "1 missing, 1 orphaned (found)" in str(found)
+    assert reconcile(database, retrieval, repair=True).repaired
+    again = reconcile(database, retrieval, repair=False)
+    assert again.clean and again.points == again.chunks == len(HANDBOOK)
+    best = retrieval.searcher.search("What is the price of the KS-50?", everyone(tenant), 1).passages[0]
+    assert best.filename == "prices.txt"
+
+
+def test_reconcile_leaves_generations_under_way_alone(
+    database: Database, retrieval: Retrieval, corpus: Corpus, tenant: Tenant
+) -> None:
+    document = corpus.add(tenant, "next.txt", "The next version.", generation=2)
+    with database.write() as session:
+        session.execute(update(Document).where(Document.id == document).values(active_generation=None))
+    report = reconcile(database, retrieval, repair=True)
+    assert report.clean and report.in_progress == 1 and retrieval.index.count() == 1

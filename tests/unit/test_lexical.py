@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrieval.lexical import BigramBm25, normalise, tokenize
+from retrieval.stem import stem
+
+ENCODER = BigramBm25()
+
+
+def shared(one: str, other: str) -> set[int]:
+    return set(ENCODER.encode_query(one).indices) & set(ENCODER.encode_passage(other).indices)
+
+
+@pytest.mark.parametrize(
+    "written", ["PPR-9087", "ppr-9087", "ＰＰＲ－９０８７", "PPR9087", "PPR_9087", "PPR‐9087", "PPRー9087"]
+)
+def test_an_identifier_is_one_term_however_it_is_written(written: str) -> None:
+    assert "ppr9087" in tokenize(f"型番{written}の交換")
+    assert {"ppr", "9087"} <= set(tokenize(written))
+
+
+def test_identifiers_and_numbers_are_not_mixed_up() -> None:
+    assert "ppr9087" not in tokenize("PPR 1234 and 9087")
+    assert tokenize("1,200円")[0] == tokenize("１２００円")[0] == "1200"
+    assert "3.14" in tokenize("3.14") and "314" not in tokenize("3.14")
+    assert "2024-05" in tokenize("2024-05") and "202405" not in tokenize("2024-05")
+
+
+def test_japanese_runs_become_bigrams_with_long_vowels_and_repeat_marks() -> None:
+    terms = tokenize("サーバーの時々")
+    assert {"サー", "ーバ", "バー", "サーバー", "時々", "時", "々"} <= set(terms)
+    assert tokenize("ｻｰﾊﾞｰ") == tokenize("サーバー")
+
+
+def test_a_single_kana_is_kept_and_a_single_han_comes_once() -> None:
+    assert tokenize("あ") == ["あ"]
+    assert tokenize("紬") == ["紬"]
+
+
+def test_a_question_meets_its_passage_across_word_forms() -> None:
+    assert shared("休みは何日ですか", "年次有給休暇は15日です")
+    assert shared("invasion of cities", "they invaded the city") == set(ENCODER.encode_query("of").indices) & set(
+        ENCODER.encode_passage("they invaded the city").indices
+    ) | set(ENCODER.encode_query("city").indices)
+
+
+@pytest.mark.parametrize(
+    ("words", "root"),
+    [
+        (("city", "cities"), "citi"),
+        (("plan", "plans", "planned", "planning"), "plan"),
+        (("announce", "announced", "announcement", "announcements"), "announc"),
+        (("measure", "measures", "measured", "measuring", "measurement"), "measur"),
+        (("class", "classes"), "class"),
+    ],
+)
+def test_word_forms_meet_in_one_stem(words: tuple[str, ...], root: str) -> None:
+    assert {stem(word) for word in words} == {root}
+
+
+@pytest.mark.parametrize("word", ["gas", "bus", "red", "king", "string", "123", "été", "analysis"])
+def test_short_words_and_other_scripts_are_left_alone(word: str) -> None:
+    assert stem(word) == word
+
+
+def test_accents_and_possessives_do_not_separate() -> None:
+    assert tokenize("Beyoncé") == tokenize("beyonce")
+    assert tokenize("company's") == tokenize("company’s") == tokenize("company")
+
+
+@given(st.text(max_size=200))
+def test_any_text_gives_ascending_unique_uint32_ids_and_positive_weights(text: str) -> None:
+    for vector in (ENCODER.encode_passage(text), ENCODER.encode_query(text)):
+        assert list(vector.indices) == sorted(set(vector.indices))
+        assert all(0 <= index < 2**32 for index in vector.indices)
+        assert len(vector.values) == len(vector.indices) and all(value > 0 for value in vector.values)
+
+
+@given(st.text(max_size=100))
+def test_query_and_passage_have_the_same_terms(text: str) -> None:
+    assert ENCODER.encode_query(text).indices == ENCODER.encode_passage(text).indices
+
+
+@given(st.text(max_size=100))
+def test_normalising_twice_changes_nothing_for_the_terms(text: str) -> None:
+    assert tokenize(normalise(text)) == tokenize(normalise(normalise(text)))
+
+
+def test_longer_passages_weigh_a_term_less_and_repeats_more() -> None:
+    def weight(text: str) -> float:
+        vector = ENCODER.encode_passage(text)
+        return dict(zip(vector.indices, vector.values, strict=True))[ENCODER.encode_query("toner").indices[0]]
+
+    assert weight("toner here") > weight("toner " + "word " * 300)
+    assert weight("toner toner here") > weight("toner here and")
+
+
+def test_grammar_counts_less_than_content_in_a_query() -> None:
+    def weights(text: str) -> dict[int, float]:
+        vector = ENCODER.encode_query(text)
+        return dict(zip(vector.indices, vector.values, strict=True))
+
+    english = weights("what is the toner")
+    assert max(english.values()) == english[ENCODER.encode_query("toner").indices[0]]
+    assert weights("です")[ENCODER.encode_query("です").indices[0]] < 0.5
