@@ -50,6 +50,7 @@ def create_app(services: Services) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        strict_content_type=False,  # a body without a type is taken for JSON: keys are no cookies, nothing to forge
     )
     app.state.services = services
     app.state.metrics = metrics

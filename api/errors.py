@@ -59,7 +59,7 @@ CODE_OF_STATUS: Final[Mapping[int, str]] = {
     405: "method_not_allowed",
     406: "not_acceptable",
     413: "too_large",
-    415: "unsupported_format",
+    415: "unsupported_media_type",
 }
 """Codes for errors that the framework raises by status alone."""
 
@@ -191,6 +191,13 @@ def _on_validation_error(request: Request, error: Exception) -> Response:
         return problem_response(
             request.scope, status=400, code="malformed_json", detail=f"the body is not JSON: {reason} at {where}"
         )
+    if found[0]["loc"] == ("body",) and not _is_json(request):
+        return problem_response(
+            request.scope,
+            status=415,
+            code="unsupported_media_type",
+            detail="send the body as `Content-Type: application/json`",
+        )
     fields = [
         FieldError(
             location=".".join(str(part) for part in item["loc"]),
@@ -207,6 +214,11 @@ def _on_validation_error(request: Request, error: Exception) -> Response:
         detail=f"{len(found)} field(s) refused; first: {first.location}: {first.detail}",
         errors=fields,
     )
+
+
+def _is_json(request: Request) -> bool:
+    media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    return media_type == "application/json" or media_type.endswith("+json")
 
 
 def _on_http_error(request: Request, error: Exception) -> Response:

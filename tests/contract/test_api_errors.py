@@ -87,6 +87,13 @@ def test_unknown_routes_methods_and_types(admin: TestClient) -> None:
     problem(admin.get("/v1/jobs?status=sleeping"), 422, "invalid_request")
 
 
+def test_json_needs_its_content_type_or_none(admin: TestClient) -> None:
+    body = b'{"question": "days?"}'
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    problem(admin.post("/v1/ask", content=body, headers=form), 415, "unsupported_media_type")
+    assert admin.post("/v1/ask", content=body).status_code == 200
+
+
 def test_names_of_models_adapters_and_collections(api: Api, admin: TestClient) -> None:
     api.add_version()
     problem(admin.post("/v1/ask", json={"question": "a", "adapter": "nobody"}), 404, "model_not_found")
