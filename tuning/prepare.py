@@ -22,13 +22,23 @@ from sqlalchemy import select
 from core.access import Principal, access_filter
 from core.database import Database
 from core.errors import DatasetRejected
+from core.language import language_of
 from core.tables.datasets import DatasetRow
-from core.types import AccessFilter, Passage, Scope
+from core.types import AccessFilter, Language, Passage, Scope
 from generation.citations import find_support
 from generation.prompt import PromptPassage, is_not_found, render_grounded
 from tuning.items import EvaluationItem, write_lines
 from tuning.recipe import Recipe
-from tuning.render import RenderedRow, answer_of, ask_plainly, cited_claims, question_of, render_row, stated_numbers
+from tuning.render import (
+    RenderedRow,
+    answer_of,
+    ask_plainly,
+    cited_claims,
+    question_of,
+    render_row,
+    sentences,
+    stated_numbers,
+)
 from tuning.spec import TrainMessage, TrainRow
 from tuning.split import split
 
@@ -38,7 +48,6 @@ ITEMS_FILE = "items.jsonl"
 BUNDLE = (ROWS_FILE, HELD_OUT_FILE, ITEMS_FILE)
 
 SEED = 17
-MAX_NEGATIVES = 2
 MIN_TRAIN_ROWS = 8
 _CANDIDATES = 8
 _NUMBER = re.compile(r"[0-9０-９]+")
@@ -69,8 +78,8 @@ class Search(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationSize:
-    """How much an evaluation asks; the time it takes is about linear in the items to be answered."""
+class RunSize:
+    """How much a run shows and asks. Evaluation time is about linear in the items to be answered."""
 
     answered: int
     """Held-out rows answered and compared with the house's own text."""
@@ -85,11 +94,26 @@ class EvaluationSize:
     conflicts: int
     """Training questions over passages whose numbers were changed."""
     max_new_tokens: int
+    negatives: tuple[int, ...] = (0, 1, 2, 2)
+    """Real negatives of a grounded row, drawn evenly from these."""
+    negative_chars: int | None = None
+    """Negatives are cut to whole sentences within so many characters (half in Japanese); None leaves them whole."""
 
 
-SMALL = EvaluationSize(answered=12, read=32, probes=24, mismatched=8, leaks=12, conflicts=12, max_new_tokens=48)
-"""For two cores: about 90 seconds with a 135M model and two systems."""
-LARGE = EvaluationSize(answered=64, read=256, probes=26, mismatched=16, leaks=64, conflicts=64, max_new_tokens=192)
+SMALL = RunSize(
+    answered=12,
+    read=32,
+    probes=24,
+    mismatched=8,
+    leaks=12,
+    conflicts=12,
+    max_new_tokens=48,
+    negatives=(0, 1, 1),
+    negative_chars=160,
+)
+"""For two cores: about 90 seconds with a 135M model and two systems. Whole negatives would treble the training time:
+a batch is as long as its longest row."""
+LARGE = RunSize(answered=64, read=256, probes=26, mismatched=16, leaks=64, conflicts=64, max_new_tokens=192)
 """For a GPU."""
 
 
@@ -162,7 +186,7 @@ def prepare_files(
     recipe: Recipe,
     search: Search | None,
     count_tokens: Callable[[str], int],
-    size: EvaluationSize,
+    size: RunSize,
     step: Callable[[float], None] = lambda _fraction: None,
 ) -> Preparation:
     """Write training rows, held-out rows and evaluation items below `folder`.
@@ -181,7 +205,7 @@ def prepare_files(
             extra={"skipped": skipped[:20]},
         )
     train_at, held_at = split([row.content for row in fitting], seed=SEED)
-    negatives = _Negatives(search, tenant_id)
+    negatives = _Negatives(search, tenant_id, size)
     rendered: dict[int, RenderedRow] = {}
     shown = 0
     for done, position in enumerate([*train_at, *held_at]):
@@ -229,7 +253,7 @@ def token_counter(base_path: Path) -> Callable[[str], int]:
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def probe_items(size: EvaluationSize) -> list[EvaluationItem]:
+def probe_items(size: RunSize) -> list[EvaluationItem]:
     """The shipped probes, languages in turn, and mismatched pairs of them: neutral to any tenant's data."""
     text = (resources.files("tuning") / "probes" / "grounded.jsonl").read_text(encoding="utf-8")
     probes = [json.loads(line) for line in text.splitlines()]
@@ -306,15 +330,16 @@ def _tokens(row: TrainRow, count_tokens: Callable[[str], int]) -> int:
 class _Negatives:
     """Passages of the live index that look right and do not hold the answer."""
 
-    def __init__(self, search: Search | None, tenant_id: str) -> None:
+    def __init__(self, search: Search | None, tenant_id: str, size: RunSize) -> None:
         self._search = search
+        self._size = size
         anybody = Principal(tenant_id, "tuning", frozenset({Scope.QUERY}), frozenset())
         self._access = access_filter(anybody)
 
     def of(self, content: Mapping[str, Any], generator: random.Random) -> list[PromptPassage]:
-        """None to two, more often two."""
+        """Negatives for one row, best match first."""
         own = content.get("passages", [])
-        count = generator.choice((0, 1, MAX_NEGATIVES, MAX_NEGATIVES))
+        count = generator.choice(self._size.negatives)
         if not own or self._search is None or not count:
             return []
         found = self._search.search(question_of(content), self._access, _CANDIDATES)
@@ -332,12 +357,28 @@ class _Negatives:
             if not refusal and any(find_support(claim, passage.text)[2] for claim in claims):
                 continue
             # Titles only on the negatives would tell which passage is the right one.
-            chosen.append(PromptPassage(passage.text, (passage.heading or passage.filename) if titled else None))
+            text = (
+                passage.text
+                if self._size.negative_chars is None
+                else shortened(passage.text, self._size.negative_chars)
+            )
+            chosen.append(PromptPassage(text, (passage.heading or passage.filename) if titled else None))
         return chosen
 
 
+def shortened(text: str, max_chars: int) -> str:
+    """Leading whole sentences of a passage within `max_chars` (half in Japanese); at least the first, cut if need be."""
+    limit = max_chars // 2 if language_of(text) is Language.JAPANESE else max_chars
+    kept = ""
+    for sentence in sentences(text):
+        if kept and len(kept) + len(sentence) + 1 > limit:
+            break
+        kept = f"{kept} {sentence}".strip()
+    return kept[: limit * 2]
+
+
 def _held_out_items(
-    rows: Sequence[tuple[SourceRow, RenderedRow]], size: EvaluationSize, count_tokens: Callable[[str], int]
+    rows: Sequence[tuple[SourceRow, RenderedRow]], size: RunSize, count_tokens: Callable[[str], int]
 ) -> list[EvaluationItem]:
     """Rows answered first (those whose reference fits the length limit), then rows only read."""
     ordered = sorted(rows, key=lambda pair: count_tokens(pair[1].row.completion) > size.max_new_tokens)
@@ -355,7 +396,7 @@ def _held_out_items(
     ]
 
 
-def _leak_items(rows: Sequence[tuple[SourceRow, RenderedRow]], size: EvaluationSize) -> list[EvaluationItem]:
+def _leak_items(rows: Sequence[tuple[SourceRow, RenderedRow]], size: RunSize) -> list[EvaluationItem]:
     """Training questions asked without their passages, spread over the whole set."""
     found = []
     for source, row in rows:
@@ -375,7 +416,7 @@ def _leak_items(rows: Sequence[tuple[SourceRow, RenderedRow]], size: EvaluationS
     return found[: size.leaks]
 
 
-def _conflict_items(rows: Sequence[tuple[SourceRow, RenderedRow]], size: EvaluationSize) -> list[EvaluationItem]:
+def _conflict_items(rows: Sequence[tuple[SourceRow, RenderedRow]], size: RunSize) -> list[EvaluationItem]:
     """Training questions whose passages now say another number: an adapter that knows the old one by heart is caught.
 
     This is what happens when a document is replaced after an adapter was trained.

@@ -86,9 +86,9 @@ def cited_claims(answer: str) -> tuple[str, ...]:
     claims = []
     start = 0
     for match in MARKER.finditer(answer):
-        sentences = [sentence for sentence in _sentences(answer[start : match.start()]) if sentence]
-        if sentences:
-            claims.append(sentences[-1].rstrip("。.、, "))
+        before = sentences(answer[start : match.start()])
+        if before:
+            claims.append(before[-1].rstrip("。.、, "))
         start = match.end()
     return tuple(dict.fromkeys(claim for claim in claims if claim))
 
@@ -97,7 +97,7 @@ def stated_numbers(content: Mapping[str, Any]) -> tuple[str, ...]:
     """Sentences of an ungrounded answer with a number that the question does not hold: facts it could leak."""
     asked = set(re.findall(r"\d+", unicodedata.normalize("NFKC", question_of(content))))
     found = []
-    for sentence in _sentences(answer_of(content)):
+    for sentence in sentences(answer_of(content)):
         numbers = set(re.findall(r"\d+", unicodedata.normalize("NFKC", sentence)))
         if numbers - asked:
             found.append(sentence)
@@ -112,7 +112,7 @@ def _with_citation(answer: str, passages: Sequence[PromptPassage]) -> tuple[str,
     if MARKER.search(answer) or is_not_found(answer):
         return answer, False
     position = 0
-    for sentence in _sentences(answer):
+    for sentence in sentences(answer):
         position = answer.index(sentence, position) + len(sentence)
         for number, passage in enumerate(passages, start=1):
             if find_support(sentence, passage.text)[2]:
@@ -133,7 +133,8 @@ def _renumber(answer: str, new_number: Mapping[int, int]) -> tuple[str, tuple[in
     return MARKER.sub(replaced, answer).strip(), tuple(sorted(gold))
 
 
-def _sentences(text: str) -> list[str]:
+def sentences(text: str) -> list[str]:
+    """Sentences and lines of a text, trimmed; none is empty."""
     return [match.group().strip() for match in _SENTENCE.finditer(text) if match.group().strip()]
 
 

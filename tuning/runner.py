@@ -39,7 +39,7 @@ from tuning.prepare import (
     ROWS_FILE,
     SEED,
     SMALL,
-    EvaluationSize,
+    RunSize,
     Search,
     load_rows,
     prepare_files,
@@ -115,7 +115,7 @@ class TuningRunner:
         *,
         base: Callable[[], BaseModelInfo],
         search: Search | None = None,
-        size: EvaluationSize | None = None,
+        size: RunSize | None = None,
     ) -> None:
         self._db = db
         self._blobs = blobs

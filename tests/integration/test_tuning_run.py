@@ -29,12 +29,12 @@ from generation.adapters.registry import AdapterRegistry
 from generation.models import BaseModelInfo
 from tests.tiny_llama import build_tiny_llama
 from tuning.build import Tuning, build_tuning
-from tuning.prepare import EvaluationSize
+from tuning.prepare import RunSize
 from workers.base import run_job
 
 MAX_STEPS = 12
 OVERRIDES = {"batch.max_steps": MAX_STEPS, "batch.max_tokens": 4096, "cadence.checkpoint_steps": 1, "lora.rank": 2}
-SMALLEST = EvaluationSize(answered=6, read=8, probes=8, mismatched=2, leaks=6, conflicts=6, max_new_tokens=4)
+SMALLEST = RunSize(answered=6, read=8, probes=8, mismatched=2, leaks=6, conflicts=6, max_new_tokens=4)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from generation.prompt import PromptPassage
 from tuning.child import ChildEnd
 from tuning.datasets.parse import row_digest
 from tuning.items import read_items
-from tuning.prepare import SMALL, SourceRow, changed_number, prepare_files, probe_items
+from tuning.prepare import SMALL, SourceRow, changed_number, prepare_files, probe_items, shortened
 from tuning.progress import LossCurve
 from tuning.recipe import load_recipe
 from tuning.render import cited_claims, render_row, stated_numbers
@@ -87,7 +87,7 @@ def test_files_of_a_run_hold_every_row_once_and_only_public_negatives(tmp_path: 
     assert len(train) == found.train_rows and len(held) == found.held_out_rows >= 8
     questions = [turn.prompt[-1].content.rpartition("Question: ")[2] for turn in [*train, *held]]
     assert sorted(questions) == sorted(content["messages"][0]["content"] for content in shelves(40))
-    assert found.negatives > 20 and all(access.groups == {PUBLIC_GROUP} for access in search.seen)
+    assert found.negatives > 10 and all(access.groups == {PUBLIC_GROUP} for access in search.seen)
     assert {access.tenant_id for access in search.seen} == {"ten"}
     assert prepared(tmp_path, shelves(40), search).dataset_version == found.dataset_version
     items = read_items(tmp_path / "items.jsonl")
@@ -121,6 +121,12 @@ def test_rows_that_cannot_be_trained_on_are_named(tmp_path: Path) -> None:
 def test_negatives_give_way_to_the_token_limit(tmp_path: Path) -> None:
     found = prepared(tmp_path, shelves(40), FakeSearch(["word " * 500]), **{"batch.max_tokens": 200})
     assert found.negatives == 0 and not found.skipped
+
+
+def test_negatives_are_cut_to_whole_sentences() -> None:
+    assert shortened("One two. Three four. Five.", 20) == "One two. Three four."
+    assert shortened("一つ目です。二つ目です。三つ目です。", 28) == "一つ目です。 二つ目です。"
+    assert shortened("x" * 100, 20) == "x" * 40
 
 
 def test_numbers_in_the_answer_follow_the_shuffle() -> None:
