@@ -1,0 +1,113 @@
+"""What ingest costs beside the embedding it cannot do without: documents to `ready` over raw embedding of the chunks.
+
+    python -m benchmarks.ingest [--data FOLDER] [--limit 60] [--json FILE]
+
+Both figures come from one process in one run, so the machine cancels out. Ingest is the whole of it: upload, job,
+extraction in a child process, chunking, both vectors, index, switch; with the service's number of worker threads. Raw
+embedding is one call of the embedder on the very texts that were indexed. At a ratio of 1 all else would be free.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from benchmarks.ingested import Ingested, open_ingested
+from core.log import configure
+from core.settings import load_settings
+from core.tables import ChunkRow, Document, DocumentGeneration
+from core.types import DocumentStatus
+from ingest.upload import Upload
+from retrieval.text import indexed_text
+from workers.base import run_job
+
+EXAMPLES = Path(__file__).parent.parent / "examples" / "documents"
+
+
+def read_uploads(folder: Path, limit: int) -> list[Upload]:
+    """`limit` uploads from the files of a folder, each file again under another name when there are too few."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise ValueError(f"no files in {folder}")
+    return [
+        Upload(f"{number // len(files)}-{file.name}", file.read_bytes())
+        for number, file in ((n, files[n % len(files)]) for n in range(limit))
+    ]
+
+
+def measure(service: Ingested, uploads: Sequence[Upload], threads: int) -> dict[str, Any]:
+    """Ingest the uploads, then embed the same texts; seconds, and the ratio of both throughputs."""
+    started = time.perf_counter()
+    accepted = service.ingest.service.accept(service.principal, uploads)
+    accept_s = time.perf_counter() - started
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [item.job.id for item in accepted if item.job is not None]
+        list(pool.map(lambda job_id: run_job(service.jobs, job_id, service.ingest.pipeline.run), jobs))
+    ingest_s = time.perf_counter() - started
+    texts, failed = _indexed(service, [item.document.id for item in accepted])
+    started = time.perf_counter()
+    service.retrieval.embedder.encode_passages(texts)
+    embed_s = time.perf_counter() - started
+    return {
+        "documents": len(uploads),
+        "failed": failed,
+        "chunks": len(texts),
+        "accept_s": round(accept_s, 3),
+        "ingest_s": round(ingest_s, 3),
+        "embed_s": round(embed_s, 3),
+        "documents_per_s": round(len(uploads) / ingest_s, 2),
+        "chunks_per_s": round(len(texts) / ingest_s, 1),
+        "raw_chunks_per_s": round(len(texts) / embed_s, 1),
+        "ratio": round(embed_s / ingest_s, 3),
+    }
+
+
+def _indexed(service: Ingested, document_ids: Sequence[str]) -> tuple[list[str], int]:
+    with service.db.read() as session:
+        rows = session.execute(
+            select(ChunkRow, Document.filename, DocumentGeneration.title)
+            .join(Document, Document.id == ChunkRow.document_id)
+            .join(
+                DocumentGeneration,
+                (DocumentGeneration.document_id == ChunkRow.document_id)
+                & (DocumentGeneration.generation == ChunkRow.generation),
+            )
+            .where(ChunkRow.document_id.in_(document_ids))
+        ).all()
+        ready = session.scalars(
+            select(Document.id).where(Document.id.in_(document_ids), Document.status == DocumentStatus.READY.value)
+        ).all()
+    texts = [indexed_text(title or filename, chunk.heading, chunk.text) for chunk, filename, title in rows]
+    return texts, len(document_ids) - len(ready)
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=EXAMPLES, help="folder of documents (default: the examples)")
+    parser.add_argument("--limit", type=int, default=60, help="number of documents")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    arguments = parser.parse_args()
+    configure("ERROR", json=False)
+    with open_ingested() as service:
+        started = time.perf_counter()
+        warm_up = [Upload("warm-up.txt", b"Libraries load with the first document.")]
+        measure(service, warm_up, 1)
+        figures = {"warm_up_s": round(time.perf_counter() - started, 2)}
+        threads = load_settings().ingest.worker_threads
+        figures |= measure(service, read_uploads(arguments.data, arguments.limit), threads)
+    report = json.dumps(figures, indent=2)
+    print(report)
+    if arguments.json is not None:
+        arguments.json.write_text(report + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
