@@ -367,7 +367,7 @@ class _Negatives:
 
 
 def shortened(text: str, max_chars: int) -> str:
-    """Leading whole sentences of a passage within `max_chars` (half in Japanese); at least the first, cut if need be."""
+    """Leading whole sentences within `max_chars` (half of it in Japanese); at least the first, cut if need be."""
     limit = max_chars // 2 if language_of(text) is Language.JAPANESE else max_chars
     kept = ""
     for sentence in sentences(text):

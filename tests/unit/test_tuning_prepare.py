@@ -119,7 +119,7 @@ def test_rows_that_cannot_be_trained_on_are_named(tmp_path: Path) -> None:
 
 
 def test_negatives_give_way_to_the_token_limit(tmp_path: Path) -> None:
-    found = prepared(tmp_path, shelves(40), FakeSearch(["word " * 500]), **{"batch.max_tokens": 200})
+    found = prepared(tmp_path, shelves(40), FakeSearch(["word " * 500]), **{"batch.max_tokens": 120})
     assert found.negatives == 0 and not found.skipped
 
 
