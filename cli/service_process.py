@@ -77,7 +77,7 @@ class ServiceProcess:
         except psutil.NoSuchProcess:
             return []
 
-    def stop(self, timeout_s: float = 60.0) -> int:
+    def stop(self, timeout_s: float = 150.0) -> int:
         """SIGTERM and wait; returns the exit code.
 
         Raises:

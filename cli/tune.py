@@ -83,8 +83,8 @@ def follow_run(client: Client, run: dict[str, Any], *, quiet: bool) -> dict[str,
 
     def tell(job: dict[str, Any]) -> None:
         nonlocal seen_steps, stage
-        if job.get("stage") != stage:
-            stage = job.get("stage")
+        if job.get("stage") not in {stage, None}:
+            stage = job["stage"]
             console.print(f"  [bold]{stage}[/bold]")
         curve = client.get(f"/v1/admin/tuning-runs/{run['id']}").get("loss_curve") or []
         for point in curve[seen_steps:]:

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from retrieval.reconcile import reconcile
 from sqlalchemy import select, text
 
 from cli.checkup.finding import Examination, Finding, Repair
@@ -16,6 +15,7 @@ from core.database import Database
 from core.migrate import current_revision, newest_revision, upgrade
 from core.tables import Job, TuningRun
 from core.types import JobStatus
+from retrieval.reconcile import reconcile
 
 LEFTOVERS = (".new-*", ".backup-*", ".restore-*", ".service.json.new", "blobs/*/.new-*", "tmp/*/*", "models/.*")
 """Work files that live only while something is being written, below the data dir."""
