@@ -50,12 +50,12 @@ class StreamHandle:
             self._parts.append(piece)
             self._pieces.put(piece)
 
-    def finish(self, reason: str, completion_tokens: int) -> None:
+    def finish(self, reason: str, completion_tokens: int, *, prompt_tokens: int | None = None) -> None:
         """Engine side: the end. The text of the result is what was streamed, to the character."""
         self._result = GenerationResult(
             text="".join(self._parts),
             finish_reason=reason,
-            prompt_tokens=self._prompt_tokens,
+            prompt_tokens=self._prompt_tokens if prompt_tokens is None else prompt_tokens,
             completion_tokens=completion_tokens,
             adapter=self._adapter,
         )

@@ -45,7 +45,8 @@ def engine(base):
 
 
 def settle(engine):
-    """Return when the engine's thread has done its housekeeping after the last result."""
+    """Return when the engine's thread has done its housekeeping: the round of the first call is over at the second."""
+    engine._call(lambda: None)
     engine._call(lambda: None)
 
 
