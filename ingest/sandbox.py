@@ -119,9 +119,10 @@ class Sandbox:
             return
         limit = self._settings.extract_memory_bytes
         log.warning("extract.child_ended", filename=filename, **{k: v for k, v in outcome.items() if k != "id"})
-        if outcome["timed_out"] or status == -signal.SIGXCPU:
+        if outcome["timed_out"] or status == -signal.SIGXCPU or outcome["cpu_s"] >= self._settings.extract_cpu_s:
             raise ExtractionFailed(
-                f"reading '{filename}' took longer than allowed ({self._settings.extract_timeout_s:.0f} s)",
+                f"reading '{filename}' took longer than allowed ({self._settings.extract_timeout_s:.0f} s, of which"
+                f" {self._settings.extract_cpu_s} s at work)",
                 code="extraction_timeout",
             )
         if status in {OUT_OF_MEMORY_STATUS, -signal.SIGKILL} or outcome["max_rss_bytes"] > 0.7 * limit:

@@ -130,7 +130,8 @@ def _run_child(request: dict[str, Any]) -> NoReturn:
         os.chdir(folder)
         os.nice(5)
         _limit(resource.RLIMIT_CORE, 0)
-        _limit(resource.RLIMIT_CPU, int(request["cpu_s"]))
+        # The soft limit says SIGXCPU, which names the cause; the hard one, a little later, cannot be caught.
+        _limit(resource.RLIMIT_CPU, int(request["cpu_s"]), grace=2)
         _limit(resource.RLIMIT_FSIZE, int(request["output_bytes"]))
         _limit(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
         _limit(resource.RLIMIT_AS, int(request["memory_bytes"]))
@@ -167,10 +168,10 @@ def _extract(folder: Path, request: dict[str, Any]) -> int:
     return 0
 
 
-def _limit(kind: int, value: int) -> None:
+def _limit(kind: int, value: int, *, grace: int = 0) -> None:
     _, hard = resource.getrlimit(kind)
-    ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (ceiling, ceiling))
+    ceiling = value + grace if hard == resource.RLIM_INFINITY else min(value + grace, hard)
+    resource.setrlimit(kind, (min(value, ceiling), ceiling))
 
 
 def _give_up_network() -> str:
