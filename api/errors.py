@@ -34,22 +34,21 @@ STATUS_OF_ERROR: Final[Mapping[type[TsumugiError], int]] = {
     core_errors.DatasetRejected: 422,
     core_errors.Unavailable: 503,
     core_errors.Cancelled: 409,
+    core_errors.Interrupted: 503,
     core_errors.LeaseLost: 409,
     core_errors.DataDirBusy: 503,
     TsumugiError: 500,
 }
 
 STATUS_OF_CODE: Final[Mapping[str, int]] = {
+    "context_length_exceeded": 400,
     "invalid_cursor": 400,
-    "malformed_json": 400,
     "malformed_body": 400,
-    "unsupported_parameter": 400,
-    "unsupported_content": 400,
+    "malformed_json": 400,
     "question_too_long": 422,
-    "text_too_long": 422,
-    "prompt_too_long": 422,
-    "engine_busy": 429,
     "queue_full": 429,
+    "unsupported_content": 400,
+    "unsupported_parameter": 400,
 }
 """Codes whose status differs from that of their class."""
 

@@ -106,10 +106,10 @@ def test_names_of_models_adapters_and_collections(api: Api, admin: TestClient) -
 
 
 def test_a_full_queue_is_429_with_retry_after(api: Api, admin: TestClient) -> None:
-    api.engine.error = Unavailable("64 requests wait", code="engine_busy", extra={"retry_after_s": 3})
+    api.engine.error = Unavailable("64 requests wait", code="queue_full", extra={"retry_after_s": 3})
     for stream in (False, True):
         answer = admin.post("/v1/ask", json={"question": "days?", "stream": stream})
-        problem(answer, 429, "engine_busy")
+        problem(answer, 429, "queue_full")
         assert answer.headers["retry-after"] == "3"
     api.engine.error = Unavailable("the engine stopped")
     problem(admin.post("/v1/ask", json={"question": "days?"}), 503, "unavailable")
