@@ -21,10 +21,8 @@ from api.services import Services
 from core.access import Principal
 from core.errors import Forbidden, NotFound, Unauthenticated
 from core.tables import Tenant
+from core.tenants import DEFAULT_TENANT
 from core.types import Scope
-
-DEFAULT_TENANT = "default"
-"""Admin keys of this tenant belong to the operator: they may make tenants, and keys for them, and read /metrics."""
 
 _bearer = HTTPBearer(auto_error=False, description="An API key, as made by `POST /v1/admin/keys`.")
 
@@ -39,12 +37,10 @@ class Guard:
     def __call__(self, _credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> None:
         """Declare the bearer scheme in the OpenAPI document; the check itself is in `GuardedRoute`."""
 
-    def check(self, principal: Principal, services: Services) -> None:
-        """Raise Forbidden unless the principal may."""
+    def check_scopes(self, principal: Principal) -> None:
+        """Raise Forbidden unless the principal holds one of the scopes."""
         if not any(principal.allows(scope) for scope in self.scopes):
             principal.require(self.scopes[0])
-        if self.operator and not is_operator(principal, services):
-            raise Forbidden("this needs an admin key of the default tenant", extra={"scope": Scope.ADMIN.value})
 
 
 def needs(*scopes: Scope, operator: bool = False) -> Any:
@@ -53,11 +49,17 @@ def needs(*scopes: Scope, operator: bool = False) -> Any:
 
 
 def is_operator(principal: Principal, services: Services) -> bool:
-    """Whether the caller holds an admin key of the default tenant."""
+    """Whether the caller holds an admin key of the default tenant, and so may make tenants and read /metrics."""
     if not principal.allows(Scope.ADMIN):
         return False
     with services.db.read() as session:
         return session.scalar(select(Tenant.name).where(Tenant.id == principal.tenant_id)) == DEFAULT_TENANT
+
+
+def require_operator(principal: Principal, services: Services) -> None:
+    """Raise Forbidden unless the caller holds an admin key of the default tenant."""
+    if not is_operator(principal, services):
+        raise Forbidden("this needs an admin key of the default tenant", extra={"scope": Scope.ADMIN.value})
 
 
 class GuardedRoute(APIRoute):
@@ -75,7 +77,9 @@ class GuardedRoute(APIRoute):
             principal = await run_in_threadpool(authenticate_request, request, services)
             request.state.principal = principal
             structlog.contextvars.bind_contextvars(tenant=principal.tenant_id, key=principal.key_id)
-            await run_in_threadpool(guard.check, principal, services)
+            guard.check_scopes(principal)
+            if guard.operator:
+                await run_in_threadpool(require_operator, principal, services)
             _refuse_odd_path(request)
             return await run_idempotent(request, principal, template, services.db, handle)
 

@@ -15,7 +15,7 @@ from starlette.datastructures import FormData, UploadFile
 from api.schemas.base import is_storable, refuse_bad_text
 from core.errors import FieldError, InvalidInput
 
-MAX_FILES: Final = 200
+MAX_FILES: Final = 1000
 MAX_FIELDS: Final = 50
 MAX_FIELD_BYTES: Final = 2**20
 

@@ -96,7 +96,7 @@ def promote(family: str, body: PromoteRequest, request: Request, caller: Caller,
     moved = services.registry.promote(
         caller,
         family,
-        body.version,
+        _version_name(family, body.version),
         force=body.force,
         reason=body.reason,
         canary_percent=body.canary_percent,
@@ -108,8 +108,14 @@ def promote(family: str, body: PromoteRequest, request: Request, caller: Caller,
 @router.post("/{family}/rollback", dependencies=[_MOVE])
 def roll_back(family: str, body: RollbackRequest, request: Request, caller: Caller, services: ServicesOf) -> MovedAlias:
     """Go back to an earlier champion, or with nothing earlier to the base. `effective_ms` is measured."""
-    moved = services.registry.rollback(caller, family, body.to, body.reason, request_id=request_id_of(request.scope))
+    to = _version_name(family, body.to) if body.to is not None else None
+    moved = services.registry.rollback(caller, family, to, body.reason, request_id=request_id_of(request.scope))
     return _moved(services, caller, family, moved)
+
+
+def _version_name(family: str, given: str) -> str:
+    """`v3`, also when it was written `FAMILY@v3`, as answers are stamped and runs name their result."""
+    return given.removeprefix(f"{family}@")
 
 
 def _moved(services: Services, caller: Principal, family: str, moved: AliasMove) -> MovedAlias:

@@ -14,9 +14,9 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.security import authenticate_request, is_operator
+from api.security import authenticate_request, require_operator
 from api.services import Check, Services
-from core.errors import Forbidden, TsumugiError
+from core.errors import TsumugiError, Unavailable
 
 log = structlog.stdlib.get_logger("api.health")
 
@@ -74,8 +74,6 @@ def _timed(check: Check) -> dict[str, Any]:
 
 
 def _probe_database(services: Services) -> None:
-    from core.errors import Unavailable
-
     try:
         with services.db.read() as session:
             session.execute(text("SELECT 1 FROM tenants LIMIT 1"))
@@ -93,6 +91,5 @@ def metrics(request: Request) -> Response:
     services: Services = request.app.state.services
     if not services.settings.http.metrics_open:
         principal = authenticate_request(request, services)
-        if not is_operator(principal, services):
-            raise Forbidden("figures span all tenants: this needs an admin key of the default tenant")
+        require_operator(principal, services)
     return Response(request.app.state.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -11,15 +11,15 @@ MAX_DEPTH: Final = 32
 
 
 class RequestBody(BaseModel):
-    """A JSON object with known fields only: a misspelt option is an error, not a default."""
+    """A JSON object with known fields only: a misspelt option is an error, not a default. null counts as left out."""
 
     model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_bad_text(cls, value: Any) -> Any:
+    def _clean(cls, value: Any) -> Any:
         refuse_bad_text(value)
-        return value
+        return {name: item for name, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
 class ResponseBody(BaseModel):

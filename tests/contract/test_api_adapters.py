@@ -22,7 +22,7 @@ def test_promote_and_roll_back_decide_who_answers(api: Api, admin: TestClient) -
     for _ in range(2):
         api.add_version()
     assert stamp(admin) is None
-    assert admin.post(f"{HOUSE}/promote", json={"version": "v1"}).json()["to"] == "v1"
+    assert admin.post(f"{HOUSE}/promote", json={"version": "house@v1"}).json()["to"] == "v1"
     assert (stamp(admin), stamp(admin, adapter="base"), stamp(admin, adapter="house@v2")) == (
         "house@v1",
         None,
@@ -38,7 +38,7 @@ def test_promote_and_roll_back_decide_who_answers(api: Api, admin: TestClient) -
     assert stamp(admin) is None
     nothing = admin.post(f"{HOUSE}/rollback", json={"reason": "again"})
     assert (nothing.status_code, nothing.json()["code"]) == (409, "nothing_to_roll_back")
-    assert admin.post(f"{HOUSE}/rollback", json={"to": "v2", "reason": "after all"}).json()["to"] == "v2"
+    assert admin.post(f"{HOUSE}/rollback", json={"to": "house@v2", "reason": "after all"}).json()["to"] == "v2"
     history = admin.get(f"{HOUSE}/history").json()["items"]
     assert [(event["action"], event["to_version"]) for event in history] == [
         ("rollback", "v2"), ("rollback", None), ("rollback", "v1"), ("promote", "v2"), ("promote", "v1"),
