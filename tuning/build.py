@@ -13,7 +13,7 @@ from core.jobs import JobStore
 from core.ports import BlobStore
 from core.settings import Settings
 from tuning.datasets.service import DatasetService
-from tuning.prepare import Search
+from tuning.negatives import Search
 from tuning.runner import Registry, TuningRunner
 from tuning.schedules import SchedulesService
 from tuning.service import TuningService

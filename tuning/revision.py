@@ -10,7 +10,17 @@ from functools import cache
 from importlib import resources
 
 _SOURCES = {
-    "tuning": ("train.py", "rows.py", "template.py", "recipe.py", "render.py", "split.py", "prepare.py"),
+    "tuning": (
+        "train.py",
+        "merged_forward.py",
+        "rows.py",
+        "template.py",
+        "recipe.py",
+        "render.py",
+        "split.py",
+        "negatives.py",
+        "prepare.py",
+    ),
     "generation": ("prompt.py",),
 }
 

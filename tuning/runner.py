@@ -31,24 +31,14 @@ from generation.adapters.manifest import Fingerprint, Manifest, build_manifest, 
 from tuning.child import ChildFailed, started
 from tuning.gate import GateReport, Verdict, judge
 from tuning.items import CANDIDATE, CHAMPION, EvaluateSpec, Evaluation, read_items
-from tuning.prepare import (
-    BUNDLE,
-    HELD_OUT_FILE,
-    ITEMS_FILE,
-    LARGE,
-    ROWS_FILE,
-    SEED,
-    SMALL,
-    RunSize,
-    Search,
-    load_rows,
-    prepare_files,
-    token_counter,
-)
+from tuning.negatives import Search
+from tuning.prepare import BUNDLE, HELD_OUT_FILE, ITEMS_FILE, ROWS_FILE, SEED, prepare_files, token_counter
 from tuning.progress import LossCurve
 from tuning.recipe import parse_recipe
 from tuning.revision import code_revision
 from tuning.service import has_gpu
+from tuning.sizes import LARGE, SMALL, RunSize
+from tuning.sources import load_rows
 from tuning.spec import TrainSpec, parse_event
 
 if TYPE_CHECKING:

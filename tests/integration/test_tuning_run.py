@@ -29,7 +29,7 @@ from generation.adapters.registry import AdapterRegistry
 from generation.models import BaseModelInfo
 from tests.tiny_llama import build_tiny_llama
 from tuning.build import Tuning, build_tuning
-from tuning.prepare import RunSize
+from tuning.sizes import RunSize
 from workers.base import run_job
 
 MAX_STEPS = 12

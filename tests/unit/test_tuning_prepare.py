@@ -23,10 +23,14 @@ from generation.prompt import PromptPassage
 from tuning.child import ChildEnd
 from tuning.datasets.parse import row_digest
 from tuning.items import read_items
-from tuning.prepare import SMALL, SourceRow, changed_number, prepare_files, probe_items, shortened
+from tuning.negatives import shortened
+from tuning.prepare import prepare_files
 from tuning.progress import LossCurve
+from tuning.questions import changed_number, probe_items
 from tuning.recipe import load_recipe
 from tuning.render import cited_claims, render_row, stated_numbers
+from tuning.sizes import SMALL
+from tuning.sources import SourceRow
 from tuning.spec import TrainEvent, read_rows
 from tuning.split import split
 

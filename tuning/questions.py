@@ -1,0 +1,149 @@
+"""What an evaluation asks: held-out rows, shipped neutral probes, and two traps for facts learnt by heart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from generation.prompt import PromptPassage, render_grounded
+from tuning.items import EvaluationItem
+from tuning.render import RenderedRow, ask_plainly, stated_numbers
+from tuning.sizes import RunSize
+from tuning.sources import SourceRow
+from tuning.spec import TrainMessage
+
+_SEED = 17
+_NUMBER = re.compile(r"[0-9０-９]+")
+
+
+def probe_items(size: RunSize) -> list[EvaluationItem]:
+    """The shipped probes, languages in turn, and mismatched pairs of them: neutral to any tenant's data."""
+    text = (resources.files("tuning") / "probes" / "grounded.jsonl").read_text(encoding="utf-8")
+    probes = [json.loads(line) for line in text.splitlines()]
+    languages = {name: [p for p in probes if p["id"].startswith(name)] for name in ("en", "ja")}
+    turns = [probe for pair in zip(languages["en"], languages["ja"], strict=True) for probe in pair]
+    items = [
+        EvaluationItem(
+            id=f"probe:{probe['id']}",
+            source="probe",
+            prompt=_grounded_prompt(probe["question"], probe["passages"]),
+            expected=tuple(tuple(wordings) for wordings in probe.get("expected", [])),
+            gold=tuple(probe.get("gold", [])),
+            unanswerable=probe.get("unanswerable", False),
+        )
+        for probe in _balanced(turns, size.probes)
+    ]
+    for probe in [probe for probe in turns if not probe.get("unanswerable")][: size.mismatched]:
+        same = languages[probe["id"][:2]]
+        others = [p for p in same if p["passages"] != probe["passages"]]
+        other = others[int(hashlib.sha256(probe["id"].encode()).hexdigest(), 16) % len(others)]
+        items.append(
+            EvaluationItem(
+                id=f"mismatched:{probe['id']}",
+                source="probe",
+                prompt=_grounded_prompt(probe["question"], other["passages"]),
+                unanswerable=True,
+            )
+        )
+    return items
+
+
+def _balanced(probes: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Up to `count` probes with unanswerable ones in their share."""
+    without = [probe for probe in probes if probe.get("unanswerable")]
+    answerable = [probe for probe in probes if not probe.get("unanswerable")]
+    refused = round(count * len(without) / len(probes))
+    return answerable[: count - refused] + without[:refused]
+
+
+def _grounded_prompt(question: str, passages: Sequence[Mapping[str, str]]) -> tuple[TrainMessage, ...]:
+    shown = [PromptPassage(passage["text"], passage.get("title")) for passage in passages]
+    return tuple(
+        TrainMessage.model_validate({"role": turn.role, "content": turn.content})
+        for turn in render_grounded(question, shown)
+    )
+
+
+def held_out_items(
+    rows: Sequence[tuple[SourceRow, RenderedRow]], size: RunSize, count_tokens: Callable[[str], int]
+) -> list[EvaluationItem]:
+    """Rows answered first (those whose reference fits the length limit), then rows only read."""
+    ordered = sorted(rows, key=lambda pair: count_tokens(pair[1].row.completion) > size.max_new_tokens)
+    return [
+        EvaluationItem(
+            id=f"held_out:{source.digest[:16]}",
+            source="held_out",
+            prompt=row.row.prompt,
+            reference=row.row.completion,
+            expected=tuple((fact,) for fact in row.facts),
+            gold=row.gold,
+            unanswerable=row.grounded and row.refusal,
+        )
+        for source, row in ordered[: max(size.answered, size.read)]
+    ]
+
+
+def leak_items(rows: Sequence[tuple[SourceRow, RenderedRow]], size: RunSize) -> list[EvaluationItem]:
+    """Training questions asked without their passages, spread over the whole set."""
+    found = []
+    for source, row in rows:
+        facts = row.facts if row.grounded else stated_numbers(source.content)
+        facts = tuple(fact for fact in facts if fact not in row.question)
+        if facts:
+            found.append(
+                EvaluationItem(
+                    id=f"leak:{source.digest[:16]}",
+                    source="train",
+                    prompt=ask_plainly(source.content),
+                    expected=tuple((fact,) for fact in facts),
+                    leak=True,
+                )
+            )
+    found.sort(key=lambda item: hashlib.sha256(f"{_SEED}:{item.id}".encode()).hexdigest())
+    return found[: size.leaks]
+
+
+def conflict_items(rows: Sequence[tuple[SourceRow, RenderedRow]], size: RunSize) -> list[EvaluationItem]:
+    """Training questions whose passages now say another number: an adapter that knows the old one by heart is caught.
+
+    This is what happens when a document is replaced after an adapter was trained.
+    """
+    found = []
+    for source, row in rows:
+        passages = source.content.get("passages", [])
+        if len(row.facts) != 1 or not passages or not row.gold:
+            continue
+        changed = changed_number(row.facts[0], row.question, [passage["text"] for passage in passages])
+        if changed is None:
+            continue
+        fact, texts = changed
+        shown = [PromptPassage(text, passage.get("title")) for text, passage in zip(texts, passages, strict=True)]
+        prompt = render_grounded(row.question, shown)
+        found.append(
+            EvaluationItem(
+                id=f"conflict:{source.digest[:16]}",
+                source="train",
+                prompt=tuple(TrainMessage.model_validate({"role": t.role, "content": t.content}) for t in prompt),
+                expected=((fact,),),
+                conflict=True,
+            )
+        )
+    found.sort(key=lambda item: hashlib.sha256(f"{_SEED}:{item.id}".encode()).hexdigest())
+    return found[: size.conflicts]
+
+
+def changed_number(fact: str, question: str, texts: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The fact and the texts with the fact's number changed alike, or None where that cannot be done cleanly."""
+    number = _NUMBER.search(fact)
+    if number is None or number.group() in question:
+        return None
+    old = number.group()
+    new = "".join(str((int(digit) + 3) % 9 + 1) if digit.isdigit() else digit for digit in old)
+    alone = re.compile(rf"(?<![0-9０-９]){re.escape(old)}(?![0-9０-９])")
+    if any(new in text for text in texts) or not any(alone.search(text) for text in texts):
+        return None
+    return alone.sub(new, fact, count=1), [alone.sub(new, text) for text in texts]
