@@ -14,13 +14,12 @@ import structlog
 from sqlalchemy import func, select
 
 from core.database import Database, WriteSession
-from core.errors import Cancelled, ExtractionFailed, TsumugiError, Unavailable
+from core.errors import Cancelled, ExtractionFailed, LeaseLost, TsumugiError, Unavailable
 from core.jobs import JobLease, JobStore
 from core.language import language_of
 from core.ports import BlobStore
 from core.repositories.documents import (
     blob_is_used,
-    chunk_ids,
     drop_chunks,
     drop_other_generations,
     follow_jobs,
@@ -44,6 +43,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 _WRITE_BATCH = 2_000
 _LOOK_AGAIN_S = 1.0
+_DELETE_BATCH = 1_000
+_MAX_ORDINAL = 10_000_000
 
 
 class _Obsolete(Exception):
@@ -101,8 +102,14 @@ class IngestPipeline:
             log.info("ingest.obsolete", document_id=lease.subject_id, job_id=lease.job_id, reason=str(reason))
             self._discard(lease)
             lease.succeed()
+        except LeaseLost:
+            with self._db.read() as session:
+                document = session.get(Document, lease.subject_id)
+            if document is None or document.latest_generation != int(lease.arguments["generation"]):
+                self._drop_stray_points(lease.subject_id, int(lease.arguments["generation"]))
+            raise
         except TsumugiError as error:
-            if isinstance(error, Cancelled) or (not error.retryable and error.code != "lease_lost"):
+            if isinstance(error, Cancelled) or not error.retryable:
                 self._discard(lease)
             raise
 
@@ -221,12 +228,9 @@ class IngestPipeline:
 
     def _clear(self, lease: JobLease, work: _Work) -> None:
         """Drop what an earlier attempt left: it may have cut the text elsewhere."""
-        with self._db.read() as session:
-            left = chunk_ids(session, work.document_id, generation=work.generation)
-        if left:
-            self._retrieval.index.delete_points(left)
-            with lease.write() as session:
-                drop_chunks(session, work.document_id, generation=work.generation)
+        self._drop_points(work.document_id, work.generation)
+        with lease.write() as session:
+            drop_chunks(session, work.document_id, generation=work.generation)
 
     def _switch(self, lease: JobLease, work: _Work, chunk_count: int) -> None:
         """The one transaction that makes the generation visible, whole."""
@@ -286,20 +290,33 @@ class IngestPipeline:
     def _discard(self, lease: JobLease) -> None:
         """Take back what this attempt wrote for a generation that will not become active."""
         document_id, generation = lease.subject_id, int(lease.arguments["generation"])
+        if self._drop_stray_points(document_id, generation):
+            with lease.write() as session:
+                drop_chunks(session, document_id, generation=generation)
+
+    def _drop_stray_points(self, document_id: str, generation: int) -> bool:
+        """Drop the points of a generation that does not serve; False when it does.
+
+        A newer generation, or a deletion, may have dropped our rows while our last write to the index was under way.
+        """
         with self._db.read() as session:
             document = session.get(Document, document_id)
-            if document is not None and document.active_generation == generation:
-                return
-            left = chunk_ids(session, document_id, generation=generation)
+        if document is not None and document.active_generation == generation:
+            return False
         if document is None:
             self._retrieval.index.delete_document(document_id)
-        elif left:
-            self._retrieval.index.delete_points(left)
         else:
-            return
+            self._drop_points(document_id, generation)
         self._retrieval.index.flush()
-        with lease.write() as session:
-            drop_chunks(session, document_id, generation=generation)
+        return True
+
+    def _drop_points(self, document_id: str, generation: int) -> None:
+        """Drop all points of one generation. Their ids follow from their ordinals, so no list of them is needed."""
+        index = self._retrieval.index
+        for first in range(0, _MAX_ORDINAL, _DELETE_BATCH):
+            if index.count(document_id=document_id, generation=generation) == 0:
+                return
+            index.delete_points([point_id(document_id, generation, first + n) for n in range(_DELETE_BATCH)])
 
     def _drop_unused(self, session: WriteSession, blobs: set[str]) -> None:
         """Delete blobs inside the transaction that drops their last row: after it, a new upload may count on them.

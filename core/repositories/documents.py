@@ -87,15 +87,6 @@ def collection_named(session: Session, tenant_id: str, name: str) -> Collection 
     ).one_or_none()
 
 
-def chunk_ids(session: Session, document_id: str, *, generation: int) -> list[str]:
-    """Ids of the chunks of one generation."""
-    return list(
-        session.scalars(
-            select(ChunkRow.id).where(ChunkRow.document_id == document_id, ChunkRow.generation == generation)
-        )
-    )
-
-
 def insert_chunks(
     session: WriteSession, tenant_id: str, document_id: str, generation: int, chunks: Sequence[Chunk]
 ) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from reportlab.pdfgen.canvas import Canvas
 
@@ -203,6 +206,22 @@ def test_closing_ends_every_process(tmp_path: Path) -> None:
     assert not Path(f"/proc/{pid}").exists()
     with pytest.raises(ExtractionFailed):
         box.extract(b"x", "a.txt")
+
+
+def test_nothing_outlives_a_service_that_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys, threading; from pathlib import Path; from core.settings import IngestSettings;"
+        "from ingest.sandbox import Sandbox; box = Sandbox(IngestSettings(), Path(sys.argv[1]));"
+        "box.extract(b'x', 'a.txt'); print(box._alive()._process.pid, flush=True); threading.Event().wait()"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    service = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, env=environment)
+    assert service.stdout is not None
+    mother = psutil.Process(int(service.stdout.readline()))
+    service.kill()
+    service.wait()
+    _, alive = psutil.wait_procs([mother], timeout=10)
+    assert not alive or mother.status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.skipif("TSUMUGI_DATA" not in os.environ, reason="needs the shared documents: set TSUMUGI_DATA")

@@ -295,6 +295,27 @@ def test_a_delete_in_the_middle_of_an_ingest_leaves_nothing(stack: Stack, monkey
         assert session.query(Document).count() == session.query(ChunkRow).count() == 0
 
 
+def test_a_late_write_of_an_overtaken_attempt_leaves_no_stray_points(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = stack.put("o.md", "\n\n".join(f"# Part {n}\n\nOld paragraph {n}." for n in range(150)), external_id="o")
+    index = stack.retrieval.index
+    upsert, calls = index.upsert, []
+
+    def replace_between_windows(points: Sequence[IndexPoint]) -> None:
+        calls.append(len(points))
+        if len(calls) == 1:
+            stack.run(stack.put("o.md", "The new paragraph.", external_id="o"))
+        upsert(points)
+
+    monkeypatch.setattr(index, "upsert", replace_between_windows)
+    monkeypatch.setattr("ingest.pipeline._LOOK_AGAIN_S", 0.0)
+    stack.run(old)
+    assert len(calls) == 2  # a window of the old one, inside of it the whole new one; then the old attempt gave up
+    assert (stack.document(old).active_generation, index.count()) == (2, 1)
+    stack.assert_consistent()
+
+
 STOPS = ["insert_chunks", "upsert", "flush", "set_groups", "delete_document", "drop_other_generations"]
 
 
