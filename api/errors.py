@@ -12,6 +12,8 @@ from typing import Any, Final
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -232,8 +234,17 @@ def _on_http_error(request: Request, error: Exception) -> Response:
     return problem_response(request.scope, status=status, code=code, detail=detail, headers=error.headers)
 
 
+def _on_database_error(request: Request, error: Exception) -> Response:
+    log.error("database failed", error=repr(error))
+    unavailable = core_errors.Unavailable("the database does not answer now; try again")
+    return response_of(request.scope, unavailable)
+
+
 def install(app: FastAPI) -> None:
     """Register the handlers. What none of them takes is answered by `api.context` as `internal`."""
     app.add_exception_handler(TsumugiError, _on_tsumugi_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    # Locked for longer than the busy timeout, connection lost, or no connection free in the pool.
+    app.add_exception_handler(OperationalError, _on_database_error)
+    app.add_exception_handler(PoolTimeout, _on_database_error)

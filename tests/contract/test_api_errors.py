@@ -115,6 +115,17 @@ def test_a_full_queue_is_429_with_retry_after(api: Api, admin: TestClient) -> No
     problem(admin.post("/v1/ask", json={"question": "days?"}), 503, "unavailable")
 
 
+def test_a_database_that_does_not_answer_is_503(api: Api, admin: TestClient) -> None:
+    admin.get("/v1/documents")  # with a key whose use is recorded by now
+    with api.database.engine.connect() as connection:
+        connection.exec_driver_sql("ALTER TABLE documents RENAME TO elsewhere")
+        connection.commit()
+    answer = admin.get("/v1/documents")
+    problem(answer, 503, "unavailable")
+    assert "documents" not in answer.text, "SQL does not leak"
+    assert answer.headers["retry-after"]
+
+
 def test_a_bug_is_500_and_says_nothing_of_the_inside(api: Api, admin: TestClient) -> None:
     api.engine.pieces = ("half ", "!")
     answer = admin.post("/v1/ask", json={"question": "days?"}, headers={"X-Request-ID": "mine-1"})
