@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from retrieval.kinds import TermKind, kind_of
-from retrieval.lexical import tokenize
+from retrieval.lexical import han_characters, tokenize
 
 _CONTENT_WEIGHT = {TermKind.WORD: 1.0, TermKind.BIGRAM: 1.0, TermKind.MIXED: 0.4}
 """A bigram of one Han and one hiragana is half a word ending."""
+_BY_CHARACTER = 0.5
+"""Credit of a term whose Han characters are all there, though not side by side: 有休 in 有給休暇."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,17 @@ def coverage_of(wanted: frozenset[str], held: frozenset[str]) -> Coverage:
     for term in wanted:
         kind = kind_of(term)
         if kind in _CONTENT_WEIGHT:
-            content.add(_CONTENT_WEIGHT[kind], term in held)
+            content.add(_CONTENT_WEIGHT[kind], _credit(term, held))
         elif kind is TermKind.CHARACTER:
-            characters.add(1.0, term in held)
+            characters.add(1.0, float(term in held))
     return Coverage(content.value, characters.value if characters.total else content.value)
+
+
+def _credit(term: str, held: frozenset[str]) -> float:
+    if term in held:
+        return 1.0
+    characters = han_characters(term)
+    return _BY_CHARACTER if characters and held.issuperset(characters) else 0.0
 
 
 class _Share:
@@ -50,9 +59,9 @@ class _Share:
         self.total = 0.0
         self._held = 0.0
 
-    def add(self, weight: float, held: bool) -> None:
+    def add(self, weight: float, credit: float) -> None:
         self.total += weight
-        self._held += weight * held
+        self._held += weight * credit
 
     @property
     def value(self) -> float:

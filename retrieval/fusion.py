@@ -14,14 +14,15 @@ DENSE_WEIGHT = 1.5
 """Weight of the cosine beside BM25 as a share of the query's best BM25; flat from 1.0 to 2.0."""
 
 
-def fuse(dense: Mapping[str, float] | None, sparse: Mapping[str, float]) -> dict[str, float]:
+def fuse(dense: Mapping[str, float] | None, sparse: Mapping[str, float], query_mass: float) -> dict[str, float]:
     """Fused score of each candidate id.
 
     dense: cosines, or None when the embedder does not cover the query's language: BM25 alone ranks then.
-    sparse: BM25 scores; absent means no shared term.
+    sparse: BM25 scores; absent means no shared term. query_mass: sum of the query's term weights. A best BM25 below it
+    comes from grammar alone ("get", "much"), as happens among ten documents, and is not taken for a full match.
     """
-    best = max(sparse.values(), default=0.0)
-    lexical = {key: score / best for key, score in sparse.items()} if best > 0 else {}
+    scale = max(query_mass, *sparse.values(), 1e-9)
+    lexical = {key: score / scale for key, score in sparse.items()}
     if dense is None:
         return lexical
     keys = set(lexical) | set(dense)

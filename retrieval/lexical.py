@@ -57,12 +57,17 @@ def tokenize(text: str) -> list[str]:
     return terms
 
 
+def han_characters(text: str) -> list[str]:
+    """Han characters of a text, in order."""
+    return _HAN.findall(text)
+
+
 def _add_cjk(run: str, terms: list[str]) -> None:
     """Bigrams of a run of kana, Han or Hangul, each Han character, each katakana word; one lone kana is itself.
 
     Single Han characters let 休み and 休暇 meet: Recall@1 rises from 0.911 to 0.919 on the 1,145 passages of JSQuAD.
     """
-    single = _HAN.findall(run)
+    single = han_characters(run)
     terms.extend(single)
     if len(run) == 1:
         terms.extend([] if single else [run])

@@ -14,6 +14,8 @@ from core.types import AccessFilter, Language
 from retrieval.build import Retrieval, build_retrieval
 from retrieval.calibrate import CalibrationQuestion, calibrate
 from retrieval.reconcile import reconcile
+from retrieval.relevance import load_model
+from retrieval.search import Searcher
 from tests.retrieval_corpus import HANDBOOK, Corpus, chunk_id, minilm
 
 ANSWERED = (
@@ -82,7 +84,7 @@ def test_relevance_of_a_passage_does_not_depend_on_the_collections_size(
 ) -> None:
     questions = [question for question, _ in ANSWERED]
     before = [retrieval.searcher.search(q, everyone(tenant), 1).passages[0] for q in questions]
-    for number in range(40):
+    for number in range(15):
         corpus.add(tenant, f"extra{number}.txt", f"Minute {number} of the garden club: roses, item {number * 37}.")
     after = [retrieval.searcher.search(q, everyone(tenant), 1).passages[0] for q in questions]
     assert [p.relevance for p in after] == pytest.approx([p.relevance for p in before], abs=1e-4)
@@ -121,11 +123,13 @@ def test_what_sql_does_not_show_is_pruned_although_the_index_has_it(
 def test_pruning_fetches_more_until_the_limit_is_met(
     database: Database, retrieval: Retrieval, corpus: Corpus, tenant: Tenant
 ) -> None:
-    stale = [corpus.add(tenant, f"s{n}.txt", f"Toner stock list, sheet {n * 7919}.") for n in range(60)]
+    stale = [corpus.add(tenant, f"s{n}.txt", f"Toner stock list, sheet {n * 7919}.") for n in range(12)]
     corpus.add(tenant, "kept.txt", "In the annex there is a shelf; some boxes of toner may be there.")
     with database.write() as session:
         session.execute(update(Document).where(Document.id.in_(stale)).values(status="deleting"))
-    found = retrieval.searcher.search("toner stock list sheet", everyone(tenant), 3).passages
+    model = load_model(database, retrieval.index_version)
+    searcher = Searcher(database, retrieval.index, retrieval.embedder, retrieval.lexical, model, candidates=4)
+    found = searcher.search("toner stock list sheet", everyone(tenant), 3).passages
     assert [p.filename for p in found] == ["kept.txt"]
 
 

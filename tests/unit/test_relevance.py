@@ -69,17 +69,22 @@ def test_coverage_of_a_query_without_content_is_nothing() -> None:
 
 
 def test_fusion_leaves_the_dense_arm_out_when_it_has_no_say() -> None:
-    assert fuse(None, {"a": 4.0, "b": 2.0}) == {"a": 1.0, "b": 0.5}
-    assert fuse(None, {}) == {}
+    assert fuse(None, {"a": 4.0, "b": 2.0}, 1.0) == {"a": 1.0, "b": 0.5}
+    assert fuse(None, {}, 1.0) == fuse(None, {}, 0.0) == {}
 
 
 def test_fusion_ranks_what_both_arms_like_over_what_one_likes() -> None:
-    fused = fuse({"both": 0.6, "dense": 0.7, "sparse": 0.1}, {"both": 9.0, "sparse": 10.0})
+    fused = fuse({"both": 0.6, "dense": 0.7, "sparse": 0.1}, {"both": 9.0, "sparse": 10.0}, 4.0)
     assert sorted(fused, key=fused.__getitem__, reverse=True) == ["both", "sparse", "dense"]
 
 
 def test_fusion_survives_an_arm_without_hits_and_negative_cosines() -> None:
-    assert fuse({"a": 0.5, "b": -0.2}, {}) == {"a": 0.75, "b": 0.0}
+    assert fuse({"a": 0.5, "b": -0.2}, {}, 4.0) == {"a": 0.75, "b": 0.0}
+
+
+def test_a_match_in_grammar_alone_does_not_outweigh_meaning() -> None:
+    fused = fuse({"meant": 0.4, "grammar": 0.1}, {"grammar": 1.0}, 4.0)
+    assert fused["meant"] > fused["grammar"]
 
 
 def test_relevance_grows_with_each_feature_and_stays_a_probability() -> None:
