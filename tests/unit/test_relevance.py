@@ -74,12 +74,12 @@ def test_fusion_leaves_the_dense_arm_out_when_it_has_no_say() -> None:
 
 
 def test_fusion_ranks_what_both_arms_like_over_what_one_likes() -> None:
-    fused = fuse({"both": 0.6, "dense": 0.7, "sparse": 0.1}, {"both": 9.0, "sparse": 10.0}, 4.0)
+    fused = fuse({"both": 0.6, "dense": 0.5, "sparse": 0.1}, {"both": 9.0, "sparse": 10.0}, 4.0)
     assert sorted(fused, key=fused.__getitem__, reverse=True) == ["both", "sparse", "dense"]
 
 
 def test_fusion_survives_an_arm_without_hits_and_negative_cosines() -> None:
-    assert fuse({"a": 0.5, "b": -0.2}, {}, 4.0) == {"a": 0.75, "b": 0.0}
+    assert fuse({"a": 0.5, "b": -0.2}, {}, 4.0) == {"a": 1.0, "b": 0.0}
 
 
 def test_a_match_in_grammar_alone_does_not_outweigh_meaning() -> None:
