@@ -1,12 +1,14 @@
 """Plain text. The extracted text is the decoded file itself; blocks are paragraphs, with the headings that are plain.
 
-A line counts as a heading only on strong evidence: a Japanese section mark (■, ◆, 【…】, 第3章) or an underline of
-=== or --- below it. Numbered lines stay paragraphs: more often than not they are list items.
+A line counts as a heading only on strong evidence: a Japanese section mark (■, ◆, 【…】, 第3章, 第2条（…）), capitals
+throughout, an underline of === or ---, or being the short first line of the file. Numbered lines stay paragraphs: more
+often than not they are list items.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from core.errors import ExtractionFailed
 from core.types import Block, BlockKind, ExtractedDocument
@@ -14,10 +16,15 @@ from ingest.encoding import decode_text
 
 _BLANK = re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+")
 _MARKED = re.compile(
-    r"(?:[■◆◇●▼□]\s*\S.{0,58}|【[^】\n]{1,50}】|第[0-9０-９一二三四五六七八九十百]{1,4}[章節編部](?:\s.{0,50})?)$"
+    r"(?:[■◆◇●▼□]\s*[^\s。][^。]{0,58}|【[^】\n]{1,50}】"
+    r"|第[0-9０-９一二三四五六七八九十百]{1,4}[章節編部条](?:の[0-9０-９一二三四五六七八九十]{1,2})?"
+    r"(?:\s*[（(][^（(。]{1,40}[）)]|\s[^。]{1,50})?)$"
 )
+_CAPITALS = re.compile(r"[A-Z][A-Z0-9 &/,'()\-]{3,58}$")
 _UNDERLINE = re.compile(r"(?:=|-|＝|―|─|━){3,}\s*$")
 _MAX_HEADING = 80
+_MAX_TITLE = 60
+_SENTENCE_ENDS = ("。", ".", "!", "?", "！", "？", ",", "、", ":", "：", ";")
 
 
 def extract_text(data: bytes, *, max_chars: int) -> ExtractedDocument:
@@ -36,7 +43,9 @@ def extract_text(data: bytes, *, max_chars: int) -> ExtractedDocument:
         _add_paragraph(text, start, gap.start(), blocks)
         start = gap.end()
     _add_paragraph(text, start, len(text), blocks)
-    title = next((text[b.start : b.end] for b in blocks if b.kind is BlockKind.HEADING), None)
+    if len(blocks) > 1 and _is_title(text[blocks[0].start : blocks[0].end]):
+        blocks[0] = replace(blocks[0], kind=BlockKind.HEADING, level=1)
+    title = text[blocks[0].start : blocks[0].end] if blocks and blocks[0].kind is BlockKind.HEADING else None
     return ExtractedDocument(
         text=text,
         blocks=tuple(blocks),
@@ -47,6 +56,11 @@ def extract_text(data: bytes, *, max_chars: int) -> ExtractedDocument:
     )
 
 
+def _is_title(first: str) -> bool:
+    """One short line on top, set apart by an empty line, that does not read like a sentence or a salutation."""
+    return "\n" not in first and len(first) <= _MAX_TITLE and not first.endswith(_SENTENCE_ENDS)
+
+
 def _add_paragraph(text: str, start: int, end: int, blocks: list[Block]) -> None:
     """One stretch between empty lines: headings at its top, then a block per indented Japanese paragraph."""
     lines = _lines(text, start, end)
@@ -55,8 +69,9 @@ def _add_paragraph(text: str, start: int, end: int, blocks: list[Block]) -> None
         line_start, line_end = lines[index]
         line = text[line_start:line_end].strip()
         underlined = index + 1 < len(lines) and _UNDERLINE.match(text[lines[index + 1][0] : lines[index + 1][1]])
-        if line and len(line) <= _MAX_HEADING and (underlined or _MARKED.match(line)):
-            level = 2 if underlined and text[lines[index + 1][0]] in "-―─" else 1
+        alone = len(lines) == 1 and end < len(text) and _CAPITALS.match(line)
+        if line and len(line) <= _MAX_HEADING and (underlined or alone or _MARKED.match(line)):
+            level = 1 if underlined and text[lines[index + 1][0]] in "=＝━" else 2
             _append(text, line_start, line_end, blocks, BlockKind.HEADING, level=level)
             index += 2 if underlined else 1
             continue

@@ -118,12 +118,28 @@ def test_docx_headings_lists_tables_and_tracked_changes() -> None:
 
 
 def test_text_paragraphs_and_marked_headings() -> None:
-    source = "■ 料金\n月額は五百円。\n\nTerms\n=====\nPaid monthly,\nin advance.\n"
-    assert blocks(read(source, "a.txt")) == [
+    source = "施設案内\n\n■ 料金\n月額は五百円。\n\nTerms\n=====\nPaid monthly,\nin advance.\n"
+    document = read(source, "a.txt")
+    assert document.title == "施設案内"
+    assert [block.level for block in document.blocks] == [1, 2, None, 1, None]
+    assert blocks(document) == [
+        ("heading", "施設案内"),
         ("heading", "■ 料金"),
         ("paragraph", "月額は五百円。"),
         ("heading", "Terms"),
         ("paragraph", "Paid monthly,\nin advance."),
+    ]
+
+
+def test_text_headings_of_rules_and_guides() -> None:
+    source = (
+        "保証規定\n\n第1条（期間）\n三年間。\n\n第2条 落下は対象外とする。\n\n"
+        "PARKING\n\nStaff park on level B2.\n\nTHE END"
+    )
+    assert [block for block in blocks(read(source, "a.txt")) if block[0] == "heading"] == [
+        ("heading", "保証規定"),
+        ("heading", "第1条（期間）"),
+        ("heading", "PARKING"),
     ]
 
 
@@ -151,10 +167,14 @@ def test_pdf_lines_become_paragraphs_and_large_ones_headings() -> None:
 def test_japanese_pdf_lines_are_joined_without_a_space() -> None:
     lines = [
         (72.0, 700.0, 12.0, "経費の精算は、支出した日から三十日以内に、領収書を添"),
-        (72.0, 684.0, 12.0, "えて経理部へ申請しなければならない。"),
+        (72.0, 684.0, 12.0, "えて経理部へ申請しなければならない。申請の締切は毎月"),
+        (72.0, 668.0, 12.0, "20日とする。"),
     ]
     document = read(pdf([lines], font="HeiseiMin-W3"), "a.pdf")
-    assert document.text == "経費の精算は、支出した日から三十日以内に、領収書を添えて経理部へ申請しなければならない。"
+    assert document.text == (
+        "経費の精算は、支出した日から三十日以内に、領収書を添えて経理部へ申請しなければならない。"
+        "申請の締切は毎月20日とする。"
+    )
 
 
 def test_pdf_pages_without_text_are_named_and_a_pdf_of_images_fails() -> None:
