@@ -20,20 +20,20 @@ _CITATION = re.compile(r"\s*\[(\d{1,3})\]")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answered question. `gold_rank` is the number of the right passage among those shown, None when absent."""
+    """One answered question. `gold` holds the numbers of the right passages among those shown; empty when absent."""
 
     language: Language
     text: str
     answers: tuple[str, ...]
-    gold_rank: int | None
+    gold: frozenset[int]
     refused: bool = False
     cited: tuple[int, ...] = field(default=())
 
     @classmethod
-    def of(cls, language: Language, text: str, answers: Sequence[str], gold_rank: int | None) -> Reply:
+    def of(cls, language: Language, text: str, answers: Sequence[str], gold: Iterable[int]) -> Reply:
         """From a raw answer with its `[n]` marks still in it."""
         cited = tuple(int(mark) for mark in _CITATION.findall(text))
-        return cls(language, _CITATION.sub("", text), tuple(answers), gold_rank, is_not_found(text), cited)
+        return cls(language, _CITATION.sub("", text), tuple(answers), frozenset(gold), is_not_found(text), cited)
 
 
 def normalise(text: str, language: Language) -> str:
@@ -72,19 +72,19 @@ def summarise(replies: Iterable[Reply]) -> dict[str, float | int | None]:
     """Figures of one language.
 
     exact_match, f1: over all questions, a refusal counting as wrong. citation: share of the questions with the right
-    passage shown and an answer given whose citations are that passage and no other. refusal_right: share refused of
+    passage shown and an answer given whose citations are all right. refusal_right: share refused of
     those without it; refusal_wrong: of those with it. A share of nothing is None.
     """
     all_ = list(replies)
-    shown = [reply for reply in all_ if reply.gold_rank is not None]
-    absent = [reply for reply in all_ if reply.gold_rank is None]
+    shown = [reply for reply in all_ if reply.gold]
+    absent = [reply for reply in all_ if not reply.gold]
     answered = [reply for reply in shown if not reply.refused]
     return {
         "n": len(all_),
         "n_without_gold": len(absent),
         "exact_match": _mean([exact_match(reply) for reply in all_]),
         "f1": _mean([f1(reply) for reply in all_]),
-        "citation": _mean([float(set(reply.cited) == {reply.gold_rank}) for reply in answered]),
+        "citation": _mean([float(bool(reply.cited) and reply.gold.issuperset(reply.cited)) for reply in answered]),
         "refusal_right": _mean([float(reply.refused) for reply in absent]),
         "refusal_wrong": _mean([float(reply.refused) for reply in shown]),
     }
@@ -92,3 +92,8 @@ def summarise(replies: Iterable[Reply]) -> dict[str, float | int | None]:
 
 def _mean(values: Sequence[float]) -> float | None:
     return round(sum(values) / len(values), 4) if values else None
+
+
+def squeeze(text: str) -> str:
+    """NFKC without white space: the form in which an answer is looked for in a passage."""
+    return "".join(unicodedata.normalize("NFKC", text).split())
