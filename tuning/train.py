@@ -100,15 +100,19 @@ def train(spec: TrainSpec, emit: Callable[[TrainEvent], None], stop: StopRequest
             rows=len(rows),
             supervised_tokens=sum(row.supervised_tokens for row in rows),
             trainable_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-            resumed_from=int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
+            resumed_from=_step_of(checkpoint) if checkpoint else None,
             device="cuda" if on_gpu else "cpu",
             precision=str(dtype).removeprefix("torch."),
         )
     )
-    # Under autocast the casts of every LoRA input to float32 and back are pure memory traffic.
-    with disable_input_dtype_casting(trainer.model, active=dtype is torch.bfloat16):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    step, total = trainer.state.global_step, trainer.state.max_steps
+    if checkpoint is not None and _step_of(checkpoint) >= trainer.args.max_steps:
+        _load_weights(trainer, checkpoint)  # a run that was killed between its last step and the adapter's move
+        step = total = trainer.args.max_steps
+    else:
+        # Under autocast the casts of every LoRA input to float32 and back are pure memory traffic.
+        with disable_input_dtype_casting(trainer.model, active=dtype is torch.bfloat16):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        step, total = trainer.state.global_step, trainer.state.max_steps
     if stop.wanted and step < total:
         emit(TrainEvent(event="interrupted", step=step, total_steps=total))
         return EXIT_INTERRUPTED
@@ -124,7 +128,18 @@ def train(spec: TrainSpec, emit: Callable[[TrainEvent], None], stop: StopRequest
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose save finished, or None."""
     found = [path for path in folder.glob("checkpoint-*") if (path / _COMPLETE).exists()]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(found, key=_step_of, default=None)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _load_weights(trainer: Any, checkpoint: Path) -> None:
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(trainer.model, load_file(checkpoint / "adapter_model.safetensors"))
 
 
 def _checkpoints(spec: TrainSpec) -> Path:
@@ -331,6 +346,8 @@ def _save_adapter(trainer: Any, output_dir: Path) -> None:
     tensors = {name: value.detach().to("cpu", torch.bfloat16).contiguous() for name, value in state.items()}
     save_file(tensors, staging / "adapter_model.safetensors", metadata={"format": "pt"})
     shutil.rmtree(output_dir, ignore_errors=True)
+    for path in staging.iterdir():
+        path.chmod(0o644)
     staging.rename(output_dir)
 
 
