@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from core.types import AdapterRef, GenerationResult
@@ -22,6 +23,8 @@ class StreamHandle:
         self._result: GenerationResult | None = None
         self._error: BaseException | None = None
         self.cancelled = False
+        self.first_token_at: float | None = None
+        """`time.perf_counter()` when the first token was chosen, whether or not it made text yet."""
 
     def __iter__(self) -> Iterator[str]:
         """Yield pieces until the end; raises what ended the generation if it failed."""
@@ -45,7 +48,9 @@ class StreamHandle:
         return self._result
 
     def push(self, piece: str) -> None:
-        """Engine side: hand over text."""
+        """Engine side: a token was made; hand over the text that became certain with it, if any."""
+        if self.first_token_at is None:
+            self.first_token_at = time.perf_counter()
         if piece:
             self._parts.append(piece)
             self._pieces.put(piece)
