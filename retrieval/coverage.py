@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from retrieval.kinds import TermKind, kind_of
 from retrieval.lexical import han_characters, tokenize
 
-_CONTENT_WEIGHT = {TermKind.WORD: 1.0, TermKind.BIGRAM: 1.0, TermKind.MIXED: 0.4}
+_CONTENT_WEIGHT = {TermKind.WORD: 1.0, TermKind.BIGRAM: 1.0, TermKind.KATAKANA: 1.0, TermKind.MIXED: 0.4}
 """A bigram of one Han and one hiragana is half a word ending."""
 _BY_CHARACTER = 0.5
 """Credit of a term whose Han characters are all there, though not side by side: 有休 in 有給休暇."""

@@ -23,23 +23,25 @@ class TermKind(StrEnum):
     """Bigram across two scripts: half of a word, or a word and its ending."""
     CHARACTER = "character"
     """One Han character."""
+    KATAKANA = "katakana"
+    """Katakana bigram; the whole word counts beside its bigrams."""
     BIGRAM = "bigram"
-    """Bigram of Han, katakana or Hangul."""
+    """Bigram of Han or Hangul."""
     WORD = "word"
     """Latin word, number, identifier, katakana word."""
 
 
 QUERY_WEIGHT = {
-    TermKind.FUNCTION: 0.4,
+    TermKind.FUNCTION: 0.8,
     TermKind.HIRAGANA: 0.3,
     TermKind.MIXED: 0.45,
     TermKind.CHARACTER: 1.1,
+    TermKind.KATAKANA: 0.7,
     TermKind.BIGRAM: 1.0,
-    TermKind.WORD: 1.0,
+    TermKind.WORD: 2.0,
 }
-"""Measured on three sets that are not the development figures' own; each is flat for a third up and down."""
-KATAKANA_WORD_WEIGHT = 2.0
-"""A whole katakana word, which matches beside its bigrams."""
+"""Weight of a query term beside its IDF. Against one weight for all: Recall@5 of BM25 alone 0.969 -> 0.974 on the 1,145
+passages of JSQuAD, 0.945 -> 0.949 on English ones. Each is flat for a third up and down."""
 
 _ENGLISH_FUNCTION = (
     "a about after all also an and any are as at be because been before being between both but by can could did do"
@@ -65,7 +67,9 @@ def kind_of(term: str) -> TermKind:
         return TermKind.HIRAGANA
     if len(term) == 1:
         return TermKind.CHARACTER
-    return TermKind.BIGRAM if len(scripts) == 1 else TermKind.MIXED
+    if len(scripts) > 1:
+        return TermKind.MIXED
+    return TermKind.KATAKANA if scripts == {"katakana"} else TermKind.BIGRAM
 
 
 _SCRIPTS = (

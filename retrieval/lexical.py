@@ -15,14 +15,14 @@ from collections import Counter
 from functools import lru_cache
 
 from core.types import SparseVector
-from retrieval.kinds import KATAKANA_WORD_WEIGHT, QUERY_WEIGHT, TermKind, kind_of
+from retrieval.kinds import QUERY_WEIGHT, kind_of
 from retrieval.stem import stem
 
-K1 = 1.0
+K1 = 0.7
 B = 0.7
-AVERAGE_LENGTH = 200.0
+AVERAGE_LENGTH = 250.0
 """Fixed, in tokens: a corpus average would change stored weights with every upload."""
-REVISION = "lexical-1"
+REVISION = "lexical-2"
 """Change with any change of the tokens or weights below: it makes a new index version."""
 
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"), "-")
@@ -122,15 +122,7 @@ class BigramBm25:
 
     def encode_query(self, text: str) -> SparseVector:
         """A weight per distinct term, by its kind."""
-        return _sparse({term_id(term): query_weight(term) for term in tokenize(text)})
-
-
-def query_weight(term: str) -> float:
-    """How much a query term counts beside its IDF."""
-    kind = kind_of(term)
-    if kind is TermKind.WORD and _KATAKANA.fullmatch(term):
-        return KATAKANA_WORD_WEIGHT
-    return QUERY_WEIGHT[kind]
+        return _sparse({term_id(term): QUERY_WEIGHT[kind_of(term)] for term in tokenize(text)})
 
 
 def _sparse(weights: dict[int, float]) -> SparseVector:

@@ -40,7 +40,7 @@ def test_language_of(text: str, language: Language) -> None:
         ("です", TermKind.HIRAGANA),
         ("休み", TermKind.MIXED),
         ("休暇", TermKind.BIGRAM),
-        ("サー", TermKind.BIGRAM),
+        ("サー", TermKind.KATAKANA),
         ("サーバー", TermKind.WORD),
         ("休", TermKind.CHARACTER),
         ("何日", TermKind.FUNCTION),

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from core.errors import Unavailable
+from core.types import Language
+from retrieval.embedders import minilm as module
+from tests.retrieval_corpus import HANDBOOK, minilm
+
+TEXTS = [text for _, text in HANDBOOK] + ["short", "word " * 120]
+
+
+def test_vectors_equal_those_of_sentence_transformers() -> None:
+    from sentence_transformers import SentenceTransformer
+
+    reference = SentenceTransformer(str(module.model_folder()), device="cpu", local_files_only=True)
+    expected = reference.encode(TEXTS, normalize_embeddings=True)
+    vectors = minilm().encode_passages(TEXTS)
+    assert vectors.shape == (len(TEXTS), 384) and vectors.dtype == np.float32
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-5)
+    assert (vectors * expected).sum(axis=1).min() > 0.999  # bf16 where the CPU has it
+    assert minilm().languages == {Language.ENGLISH}
+    assert minilm().encode_passages([]).shape == (0, 384)
+
+
+def test_long_texts_are_cut_and_counted() -> None:
+    embedder = minilm()
+    before = embedder.truncated_total
+    head = "tea " * 254
+    assert embedder.count_tokens(head) == 254
+    whole, cut = embedder.encode_passages([head, head + "coffee " * 50])
+    assert embedder.truncated_total == before + 1
+    assert float(whole @ cut) > 0.999
+
+
+def test_threads_get_their_own_answers_and_queries_are_remembered() -> None:
+    embedder = minilm()
+    alone = [embedder.encode_passages([text])[0] for text in TEXTS]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(embedder.encode_query, TEXTS * 2))
+    for at, vector in enumerate(together):
+        assert float(vector @ alone[at % len(TEXTS)]) > 0.999
+    assert embedder.encode_query(TEXTS[0]) is embedder.encode_query(TEXTS[0])
+    with pytest.raises(ValueError, match="read-only"):
+        embedder.encode_query(TEXTS[0])[0] = 1.0
+
+
+def test_a_missing_wheel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DISTRIBUTION", "no-such-wheel")
+    with pytest.raises(Unavailable, match="pip install no-such-wheel"):
+        module.model_folder()
