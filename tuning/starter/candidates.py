@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.language import language_of
 from core.types import Language
-from generation.prompt import language_of
 from retrieval.embedders.minilm import MiniLmEmbedder
 from retrieval.fusion import fuse
 from retrieval.lexical import BigramBm25
@@ -38,15 +38,15 @@ def rank_corpus(corpus: Corpus) -> list[list[int]]:
         scores = lexical.scores(part)
         cosines = dense.cosines(part) if dense is not None else None
         for row in range(len(part)):
-            ranked.append(_fuse_row(scores[row], None if cosines is None else cosines[row]))
+            ranked.append(_fuse_row(scores[row], None if cosines is None else cosines[row], lexical.mass(part[row])))
     return ranked
 
 
-def _fuse_row(bm25: NDArray[np.float32], cosines: NDArray[np.float32] | None) -> list[int]:
+def _fuse_row(bm25: NDArray[np.float32], cosines: NDArray[np.float32] | None, query_mass: float) -> list[int]:
     pool = set(_top(bm25)) | (set() if cosines is None else set(_top(cosines)))
     sparse = {str(i): float(bm25[i]) for i in pool}
     dense = None if cosines is None else {str(i): float(cosines[i]) for i in pool}
-    fused = fuse(dense, sparse)
+    fused = fuse(dense, sparse, query_mass)
     return [int(key) for key in sorted(fused, key=lambda key: (-fused[key], int(key)))[:DEPTH]]
 
 
@@ -78,19 +78,23 @@ class _LexicalArm:
         shape = (len(texts), len(terms))
         self._passages: Any = csr_array((values * idf[columns], (rows, columns)), shape=shape).T.tocsr()
 
+    def mass(self, query: str) -> float:
+        """Sum of a query's term weights."""
+        return sum(self._encoder.encode_query(query).values)
+
     def scores(self, queries: Sequence[str]) -> NDArray[np.float32]:
         """float32 (queries, passages)."""
         from scipy.sparse import csr_array
 
-        pairs = [
-            (row, self._column[key])
-            for row, query in enumerate(queries)
-            for key in self._encoder.encode_query(query).indices
+        cells = [
+            (row, self._column[key], weight)
+            for row, query in enumerate(map(self._encoder.encode_query, queries))
+            for key, weight in zip(query.indices, query.values, strict=True)
             if key in self._column
         ]
-        rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
+        rows, columns, weights = zip(*cells, strict=True) if cells else ((), (), ())
         shape = (len(queries), self._passages.shape[0])
-        asked = csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
+        asked = csr_array((np.array(weights, dtype=np.float32), (rows, columns)), shape=shape)
         dense: NDArray[np.float32] = (asked @ self._passages).toarray()
         return dense
 

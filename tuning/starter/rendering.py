@@ -102,7 +102,7 @@ def _row(question: SourceQuestion, shown: Sequence[PromptPassage], cited: int | 
         completion = not_found_text(question.text)
     else:
         completion = f"{' '.join(defuse(question.answer).split())} [{cited}]"
-    prompt = tuple(TrainMessage(role=turn.role, content=turn.content) for turn in messages)  # type: ignore[arg-type]
+    prompt = tuple(TrainMessage(role=turn.role, content=turn.content) for turn in messages)
     return TrainRow(prompt=prompt, completion=completion)
 
 
