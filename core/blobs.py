@@ -1,4 +1,7 @@
-"""Blob store in a folder, keyed by SHA-256. A file appears under its name only when it is whole and synced."""
+"""Blob store in a folder, keyed by SHA-256. A file appears under its name only when it is whole and synced.
+
+Storing bytes that are there already reads them back: a file that the disk has damaged is replaced, not believed.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class FolderBlobStore:
         """Store bytes; returns their hex SHA-256."""
         digest = hashlib.sha256(data).hexdigest()
         path = self.path_of(digest)
-        if path.exists():
+        if _holds(path, digest, len(data)):
             return digest
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
@@ -60,3 +63,11 @@ class FolderBlobStore:
     def delete(self, digest: str) -> None:
         """Drop a blob; an unknown one is ignored."""
         self.path_of(digest).unlink(missing_ok=True)
+
+
+def _holds(path: Path, digest: str, size: int) -> bool:
+    try:
+        with path.open("rb") as file:
+            return os.fstat(file.fileno()).st_size == size and hashlib.file_digest(file, "sha256").hexdigest() == digest
+    except FileNotFoundError:
+        return False
