@@ -134,6 +134,16 @@ def template_digest(tokenizer: Any) -> str:
     return hashlib.sha256((tokenizer.chat_template or "").encode()).hexdigest()
 
 
+def quiet_transformers() -> None:
+    """Keep progress bars of weight loading, and a warning that PEFT causes by itself, out of a service's output."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
+
 def _prepare_raw(models_dir: Path) -> BaseModelInfo:
     gguf, recorded = _find_gguf()
     source = {"gguf": recorded, "preparation": PREPARATION}
@@ -145,6 +155,7 @@ def _prepare_raw(models_dir: Path) -> BaseModelInfo:
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
+    quiet_transformers()
     # transformers 5 keeps GGUF weights packed unless told otherwise, and packed weights cannot be saved or trained.
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
@@ -196,6 +207,7 @@ def _merge_starter(models_dir: Path, raw: BaseModelInfo, starter_dir: Path, sour
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    quiet_transformers()
     model = AutoModelForCausalLM.from_pretrained(raw.path, dtype=torch.float64)
     try:
         wrapped = PeftModel.from_pretrained(model, starter_dir, use_safetensors=True).to(torch.float64)

@@ -26,7 +26,7 @@ from generation.engines.adapter_bank import BASE, AdapterBank, PreparedAdapter, 
 from generation.engines.batch import Batch, Row
 from generation.engines.handle import StreamHandle
 from generation.engines.text import Detokenizer, StopFilter
-from generation.models import BaseModelInfo
+from generation.models import BaseModelInfo, quiet_transformers
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class TransformersEngine:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        quiet_transformers()
         if settings.torch_threads is not None:
             torch.set_num_threads(settings.torch_threads)
         device, chosen = choose_device(settings.device)
@@ -214,24 +215,34 @@ class TransformersEngine:
     # Everything below runs on the engine's thread.
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                while not (self._stopping or self._commands or self._queue or self._batch.rows or self._retired):
-                    self._lock.wait()
-                if self._stopping:
-                    break
-                command = self._commands.popleft() if self._commands else None
-            if command is not None:
-                _settle(*command)
-            self._drop_cancelled()
-            try:
-                self._admit()
-                self._batch.step()
-            except Exception as error:  # noqa: BLE001 - logged; the rows end with it, the engine goes on
-                _log.exception("generation step failed")
-                self._batch.fail(Unavailable(f"generation failed: {error}", code="generation_failed"))
-            self._trim()
-        self._stop()
+        try:
+            while self._round():
+                pass
+        except BaseException:
+            _log.exception("the generator's thread ends")
+            raise
+        finally:
+            self._stop()  # whatever ended it, nobody is left waiting for a result
+
+    def _round(self) -> bool:
+        """Wait for work and do one round of it; False when the engine is to stop."""
+        with self._lock:
+            while not (self._stopping or self._commands or self._queue or self._batch.rows or self._retired):
+                self._lock.wait()
+            if self._stopping:
+                return False
+            command = self._commands.popleft() if self._commands else None
+        if command is not None:
+            _settle(*command)
+        self._drop_cancelled()
+        try:
+            self._admit()
+            self._batch.step()
+        except Exception as error:  # noqa: BLE001 - logged; the rows end with it, the engine goes on
+            _log.exception("generation step failed")
+            self._batch.fail(Unavailable(f"generation failed: {error}", code="generation_failed"))
+        self._trim()
+        return True
 
     def _admit(self) -> None:
         """Take the oldest waiting request into the batch if there is room; it is prefilled by the following steps."""
@@ -289,10 +300,11 @@ class TransformersEngine:
 
     def _stop(self) -> None:
         error = Unavailable("the generator has stopped", code="engine_stopped")
-        self._batch.fail(error)
         with self._lock:
+            self._stopping = True
             waiting, self._queue = list(self._queue), deque()
             commands, self._commands = list(self._commands), deque()
+        self._batch.fail(error)
         for row in waiting:
             row.handle.fail(error)
         for _, done in commands:

@@ -164,6 +164,19 @@ def test_a_failing_step_ends_its_rows_and_the_engine_goes_on(engine, monkeypatch
     assert engine.submit(ask("hello", max_tokens=5)).result().completion_tokens == 5
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_ever_when_the_thread_itself_dies(base, monkeypatch):
+    engine = TransformersEngine(base, GenerationSettings(), dtype=torch.float32)
+    monkeypatch.setattr(engine, "_trim", lambda: 1 / 0)
+    handle = engine.submit(ask("hello", max_tokens=3000))
+    with pytest.raises(Unavailable):
+        handle.result()
+    engine._thread.join()
+    with pytest.raises(Unavailable) as stopped:
+        engine.submit(ask("hello"))
+    assert stopped.value.code == "engine_stopped"
+
+
 def test_close_ends_what_runs_and_refuses_what_comes(base):
     engine = TransformersEngine(base, GenerationSettings(max_batch=1), dtype=torch.float32)
     running, waiting = engine.submit(ask("hello", max_tokens=3000)), engine.submit(ask("hello"))
