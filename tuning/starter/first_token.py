@@ -11,6 +11,7 @@ up for one that sees the first position of an answer, and that decision moves wh
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -171,7 +172,8 @@ def main() -> None:
         tensors[f"{layer}{side}.weight"] = value.to(torch.bfloat16).contiguous()
     arguments.out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, arguments.out / file.name, metadata={"format": "pt"})
-    config.save_pretrained(arguments.out)
+    if arguments.out.resolve() != arguments.adapter.resolve():
+        shutil.copyfile(arguments.adapter / "adapter_config.json", arguments.out / "adapter_config.json")
 
 
 if __name__ == "__main__":
