@@ -157,3 +157,23 @@ def test_a_bad_spec_says_so(tmp_path: Path) -> None:
     [event] = events_of(process)
     assert process.wait(60) == EXIT_USAGE
     assert (event.event, event.code) == ("error", "invalid_train_spec")
+
+
+def test_the_cpu_loss_is_the_one_of_trl(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trl import SFTTrainer
+
+    from tuning import train as program
+    from tuning.spec import TrainSpec
+
+    losses: list[list[float]] = []
+    for name, trainer in (("ours", program._cpu_trainer), ("trl", lambda: SFTTrainer)):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.setattr(program, "_cpu_trainer", trainer)
+        path = write_spec(folder, base, {"batch.max_steps": 4})
+        events: list[TrainEvent] = []
+        spec = TrainSpec.model_validate_json(path.read_text(encoding="utf-8"))
+        assert program.train(spec, events.append, program.StopRequest()) == EXIT_DONE
+        losses.append([event.loss for event in events if event.event in {"step", "eval"} and event.loss is not None])
+    assert len(losses[0]) == 5
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
