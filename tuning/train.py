@@ -329,7 +329,7 @@ def _build_callback(emit: Callable[[TrainEvent], None], stop: StopRequest) -> An
                         learning_rate=_number(logs.get("learning_rate")),
                         grad_norm=_number(logs.get("grad_norm")),
                         token_accuracy=_number(logs.get("mean_token_accuracy")),
-                        tokens=int(logs.get("num_tokens", 0)),
+                        tokens=int(logs["num_tokens"]) if "num_tokens" in logs else None,
                     )
                 )
             elif "eval_loss" in logs:
