@@ -103,8 +103,8 @@ async def _uploads_from_form(request: Request) -> list[Upload]:
             filename=file.filename,
             data=file.data,
             external_id=external_id,
-            groups=groups or (),
-            metadata=metadata or {},
+            groups=groups,
+            metadata=metadata,
             collection=form.fields.get("collection") or DEFAULT_COLLECTION,
         )
         for file in form.files
@@ -124,8 +124,8 @@ def _upload_from_json(body: bytes) -> Upload:
         filename=asked.filename,
         data=asked.text.encode(),
         external_id=asked.external_id,
-        groups=asked.groups or (),
-        metadata=asked.metadata or {},
+        groups=asked.groups,
+        metadata=asked.metadata,
         collection=asked.collection or DEFAULT_COLLECTION,
     )
 

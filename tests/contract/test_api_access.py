@@ -247,3 +247,21 @@ def test_a_stored_answer_of_a_tenant_is_only_its_own(api: Api, admin: TestClient
         assert session.get_one(Answer, answer["id"]).tenant_id == api.tenant.id
         assert session.query(AdapterFamily).count() == 0
     assert admin.post(f"/v1/answers/{answer['id']}/feedback", json={"rating": "up"}).status_code == 201
+
+
+def test_a_replacement_that_names_no_groups_opens_nothing(api: Api, admin: TestClient) -> None:
+    body = {
+        "text": "極秘の計画",
+        "filename": "plan.txt",
+        "external_id": "plan",
+        "groups": ["board"],
+        "metadata": {"a": 1},
+    }
+    document = admin.post("/v1/documents", json=body).json()["items"][0]["document"]
+    again = {"text": "極秘の計画、改訂", "filename": "plan.txt", "external_id": "plan"}
+    admin.post("/v1/documents", json=again)
+    kept = admin.get(f"/v1/documents/{document['id']}").json()
+    assert (kept["groups"], kept["metadata"]) == (["board"], {"a": 1})
+    sent = {"external_id": "plan"}
+    admin.post("/v1/documents", files={"file": ("plan.txt", "三度目".encode())}, data=sent)
+    assert admin.get(f"/v1/documents/{document['id']}").json()["groups"] == ["board"]
