@@ -13,12 +13,11 @@ from core.database import Database
 from core.settings import Settings
 
 if TYPE_CHECKING:
-    from generation.adapters.registry import AdapterRegistry
-    from generation.adapters.routing import Router
-
     from core.jobs import JobStore
     from core.notify import Notifier
     from core.ports import BlobStore, Engine
+    from generation.adapters.registry import AdapterRegistry
+    from generation.adapters.routing import Router
     from generation.answer import AnswerService
     from ingest.accept import IngestService
     from retrieval.search import Searcher

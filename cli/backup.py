@@ -131,11 +131,10 @@ def read_archive(archive: Path, data_dir: Path) -> dict[str, Any]:
 
 
 def _build_index(settings: Settings) -> int:
-    from retrieval.reconcile import reconcile
-
     from core.database import Database
     from core.migrate import upgrade
     from retrieval.build import build_retrieval
+    from retrieval.reconcile import reconcile
 
     db = Database(settings.database_url, busy_timeout_s=settings.database.busy_timeout_s)
     try:
