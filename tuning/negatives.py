@@ -84,10 +84,11 @@ class Negatives:
 
 def shortened(text: str, max_chars: int) -> str:
     """Leading whole sentences within `max_chars` (half of it in Japanese); at least the first, cut if need be."""
-    limit = max_chars // 2 if language_of(text) is Language.JAPANESE else max_chars
+    japanese = language_of(text) is Language.JAPANESE
+    limit, space = (max_chars // 2, "") if japanese else (max_chars, " ")
     kept = ""
     for sentence in sentences(text):
         if kept and len(kept) + len(sentence) + 1 > limit:
             break
-        kept = f"{kept} {sentence}".strip()
+        kept = f"{kept}{space}{sentence}".strip()
     return kept[: limit * 2]

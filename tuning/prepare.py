@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 from core.errors import DatasetRejected
 from tuning.items import write_lines
 from tuning.negatives import Negatives, Search
-from tuning.questions import conflict_items, held_out_items, leak_items, probe_items
+from tuning.questions import conflict_items, held_out_items, leak_items, probe_items, refused_items
 from tuning.recipe import Recipe
+from tuning.refusals import MadeRefusal, in_house_words, make_refusals
 from tuning.render import RenderedRow, answer_of, render_row
 from tuning.sizes import RunSize
 from tuning.sources import SourceRow, dataset_version
@@ -44,6 +45,8 @@ class Preparation:
     """Rows left out: {row, dataset, line, code, detail}"""
     grounded_rows: int = 0
     refusals: int = 0
+    """Rows of the datasets that refuse; their wording is the service's own from here on."""
+    refusals_made: int = 0
     negatives: int = 0
     citations_added: int = 0
     items: dict[str, int] = field(default_factory=dict)
@@ -80,30 +83,30 @@ def prepare_files(
             code="too_few_rows",
             extra={"skipped": skipped[:20]},
         )
+    contents = [in_house_words(row.content) for row in fitting]
     train_at, held_at = split([row.content for row in fitting], seed=SEED)
-    negatives = Negatives(search, tenant_id, size)
+    made = make_refusals([contents[at] for at in train_at], recipe.data.refusal_share, random.Random(SEED))
+    asked = make_refusals([contents[at] for at in held_at], 0.5, random.Random(SEED))[: size.refused]
+    render = _Renderer(Negatives(search, tenant_id, size), recipe.batch.max_tokens, count_tokens)
     rendered: dict[int, RenderedRow] = {}
-    shown = 0
-    for done, position in enumerate([*train_at, *held_at]):
-        generator = random.Random(f"{SEED}:{fitting[position].digest}")
-        found = negatives.of(fitting[position].content, generator)
-        row = render_row(fitting[position].content, found, generator)
-        while found and _tokens(row.row, count_tokens) > recipe.batch.max_tokens:
-            found = found[:-1]
-            row = render_row(fitting[position].content, found, generator)
-        rendered[position] = row
-        shown += len(found)
-        step((done + 1) / len(fitting))
-    if not any(rendered[position].grounded for position in rendered):
-        shown = 0
+    for at in [*train_at, *held_at]:
+        rendered[at] = render(contents[at], contents[at], fitting[at].digest)
+        step(len(rendered) / (len(fitting) + 1))
+
+    def refused(part: Sequence[int], found: Sequence[MadeRefusal]) -> list[RenderedRow]:
+        return [render(one.content, contents[part[one.of]], f"refused:{fitting[part[one.of]].digest}") for one in found]
+
+    made_rows, asked_rows = refused(train_at, made), refused(held_at, asked)
+    step(1.0)
     items = [
         *held_out_items([(fitting[at], rendered[at]) for at in held_at], size, count_tokens),
+        *refused_items(asked_rows),
         *leak_items([(fitting[at], rendered[at]) for at in train_at], size),
         *conflict_items([(fitting[at], rendered[at]) for at in train_at], size),
         *probe_items(size),
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    write_lines(folder / ROWS_FILE, [rendered[at].row for at in train_at])
+    write_lines(folder / ROWS_FILE, [*(rendered[at].row for at in train_at), *(row.row for row in made_rows)])
     write_lines(folder / HELD_OUT_FILE, [rendered[at].row for at in held_at])
     write_lines(folder / ITEMS_FILE, items)
     return Preparation(
@@ -115,10 +118,32 @@ def prepare_files(
         skipped=skipped,
         grounded_rows=sum(row.grounded for row in rendered.values()),
         refusals=sum(row.refusal for row in rendered.values()),
-        negatives=shown,
+        refusals_made=len(made),
+        negatives=render.shown,
         citations_added=sum(row.citation_added for row in rendered.values()),
         items=dict(Counter(item.source for item in items)),
     )
+
+
+class _Renderer:
+    """Rows with negatives that fit the token limit; `shown` counts those negatives."""
+
+    def __init__(self, negatives: Negatives, max_tokens: int, count_tokens: Callable[[str], int]) -> None:
+        self._negatives = negatives
+        self._max_tokens = max_tokens
+        self._count_tokens = count_tokens
+        self.shown = 0
+
+    def __call__(self, content: Mapping[str, Any], origin: Mapping[str, Any], seed: str) -> RenderedRow:
+        """The row for `content`, with passages that do not answer `origin`."""
+        generator = random.Random(f"{SEED}:{seed}")
+        found = self._negatives.of(origin, generator)
+        row = render_row(content, found, generator)
+        while found and _tokens(row.row, self._count_tokens) > self._max_tokens:
+            found = found[:-1]
+            row = render_row(content, found, generator)
+        self.shown += len(found)
+        return row
 
 
 def token_counter(base_path: Path) -> Callable[[str], int]:

@@ -71,7 +71,7 @@ def _grounded_prompt(question: str, passages: Sequence[Mapping[str, str]]) -> tu
 def held_out_items(
     rows: Sequence[tuple[SourceRow, RenderedRow]], size: RunSize, count_tokens: Callable[[str], int]
 ) -> list[EvaluationItem]:
-    """Rows answered first (those whose reference fits the length limit), then rows only read."""
+    """Rows answered first (those whose reference fits the longest answer allowed), then rows only read."""
     ordered = sorted(rows, key=lambda pair: count_tokens(pair[1].row.completion) > size.max_new_tokens)
     return [
         EvaluationItem(
@@ -85,6 +85,24 @@ def held_out_items(
         )
         for source, row in ordered[: max(size.answered, size.read)]
     ]
+
+
+def refused_items(rows: Sequence[RenderedRow]) -> list[EvaluationItem]:
+    """Held-out rows whose answer was taken away: whether the adapter still refuses on the house's own matters."""
+    return [
+        EvaluationItem(id=f"refused:{number}", source="refused", prompt=row.row.prompt, unanswerable=True)
+        for number, row in enumerate(rows, start=1)
+    ]
+
+
+def answer_limit(items: Sequence[EvaluationItem], size: RunSize, count_tokens: Callable[[str], int]) -> int:
+    """Tokens an evaluated answer may have: half as many again as the longest house answer, within the size's bounds.
+
+    A limit below the house's own answers would call every answer in its style unfinished.
+    """
+    answered = [item for item in items if item.source == "held_out" and item.reference][: size.answered]
+    longest = max((count_tokens(item.reference or "") for item in answered), default=0)
+    return min(max(size.min_new_tokens, longest * 3 // 2), size.max_new_tokens)
 
 
 def leak_items(rows: Sequence[tuple[SourceRow, RenderedRow]], size: RunSize) -> list[EvaluationItem]:

@@ -62,6 +62,14 @@ class BatchRecipe(RecipePart):
     group_by_length: bool = Field(False, description="Batches of like length: less padding, less mixing.")
 
 
+class DataRecipe(RecipePart):
+    """What rows are made of beside those that a dataset brings."""
+
+    refusal_share: float = Field(
+        0.25, ge=0, le=0.5, description="Share of grounded rows that refuse; rows are made where a set brings fewer."
+    )
+
+
 class CadenceRecipe(RecipePart):
     """How often things are said and saved."""
 
@@ -83,6 +91,7 @@ class Recipe(RecipePart):
     lora: LoraRecipe
     optimiser: OptimiserRecipe
     batch: BatchRecipe
+    data: DataRecipe = DataRecipe()
     cadence: CadenceRecipe = CadenceRecipe()
 
 

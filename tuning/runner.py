@@ -34,6 +34,7 @@ from tuning.items import CANDIDATE, CHAMPION, EvaluateSpec, Evaluation, read_ite
 from tuning.negatives import Search
 from tuning.prepare import BUNDLE, HELD_OUT_FILE, ITEMS_FILE, ROWS_FILE, SEED, prepare_files, token_counter
 from tuning.progress import LossCurve
+from tuning.questions import answer_limit
 from tuning.recipe import parse_recipe
 from tuning.revision import code_revision
 from tuning.service import has_gpu
@@ -233,6 +234,7 @@ class TuningRunner:
             return Evaluation.model_validate_json(result_path.read_bytes()), notes
         items = read_items(folder / ITEMS_FILE)
         held_out = [item.id for item in items if item.source == "held_out"]
+        limit = answer_limit(items, self._size, token_counter(base.path))
         spec = EvaluateSpec(
             base_path=base.path,
             items_path=folder / ITEMS_FILE,
@@ -240,7 +242,7 @@ class TuningRunner:
             result_path=result_path,
             fingerprint_path=folder / FINGERPRINT_FILE,
             read_only=tuple(held_out[self._size.answered :]),
-            max_new_tokens=self._size.max_new_tokens,
+            max_new_tokens=limit,
             batch=64 if self._size is LARGE else 12,
             device=self._settings.generation.device,
         )

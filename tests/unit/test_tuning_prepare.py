@@ -88,8 +88,10 @@ def test_files_of_a_run_hold_every_row_once_and_only_public_negatives(tmp_path: 
     search = FakeSearch(["The canteen opens at noon.", "Parking is free on Sundays."])
     found = prepared(tmp_path, shelves(40), search)
     train, held = read_rows(tmp_path / "rows.jsonl"), read_rows(tmp_path / "held_out.jsonl")
-    assert len(train) == found.train_rows and len(held) == found.held_out_rows >= 8
-    questions = [turn.prompt[-1].content.rpartition("Question: ")[2] for turn in [*train, *held]]
+    made = train[found.train_rows :]
+    assert len(made) == found.refusals_made > 8 and len(held) == found.held_out_rows >= 8
+    assert {turn.completion for turn in made} == {"I could not find this in the documents."}
+    questions = [turn.prompt[-1].content.rpartition("Question: ")[2] for turn in [*train[: found.train_rows], *held]]
     assert sorted(questions) == sorted(content["messages"][0]["content"] for content in shelves(40))
     assert found.negatives > 10 and all(access.groups == {PUBLIC_GROUP} for access in search.seen)
     assert {access.tenant_id for access in search.seen} == {"ten"}
@@ -129,7 +131,7 @@ def test_negatives_give_way_to_the_token_limit(tmp_path: Path) -> None:
 
 def test_negatives_are_cut_to_whole_sentences() -> None:
     assert shortened("One two. Three four. Five.", 20) == "One two. Three four."
-    assert shortened("一つ目です。二つ目です。三つ目です。", 28) == "一つ目です。 二つ目です。"
+    assert shortened("一つ目です。二つ目です。三つ目です。", 28) == "一つ目です。二つ目です。"
     assert shortened("x" * 100, 20) == "x" * 40
 
 
