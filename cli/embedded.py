@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from core.database import Database
     from core.jobs import JobStore
     from core.keys import Bootstrap
-    from core.queue import CeleryTaskQueue
     from retrieval.build import Retrieval
     from workers.beat import Beat
     from workers.context import WorkerContext
@@ -121,7 +120,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
     ingest = build_ingest(settings, db, blobs, jobs, retrieval)
     stack.callback(ingest.close)
     tuning = build_tuning(settings, db, blobs, jobs, generation.registry, retrieval, generation.base)
-    _recover(db, jobs, queue, retrieval, say)
+    _recover(db, jobs, retrieval, say)
     context = WorkerContext(
         settings=settings,
         jobs=jobs,
@@ -149,7 +148,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
         checks=(
             Check("broker", queue.ping),
             Check("index", retrieval.index.count),
-            Check("generator", lambda: generation.engine.base_model),
+            Check("generator", generation.engine.ping),
             Check("ingest_worker", lambda: _require(worker.alive and worker.ready.is_set(), "the ingest worker")),
             Check("beat", lambda: _require(beat.alive, "beat")),
             Check("tuning_worker", lambda: _require(trainer.alive, "the tuning worker")),
@@ -191,14 +190,13 @@ def _start_broker(settings: Settings, stack: ExitStack, say: Say) -> str:
     return redis.url
 
 
-def _recover(db: Database, jobs: JobStore, queue: CeleryTaskQueue, retrieval: Retrieval, say: Say) -> None:
+def _recover(db: Database, jobs: JobStore, retrieval: Retrieval, say: Say) -> None:
     """Take up what a predecessor left: its messages are dropped and sent anew, its running jobs queued again.
 
     We hold the data dir's lock, so no worker of it can be alive, and the broker is ours alone.
     """
     from retrieval.reconcile import reconcile
 
-    queue.reset()
     orphans = jobs.recover_orphans()
     if orphans:
         say(f"{orphans} interrupted jobs go back to the queue")

@@ -58,7 +58,7 @@ class Style:
     def hinted_in(self, answer: str) -> bool:
         """Whether any mark of any language is in the answer: what an untuned one must never have."""
         text = folded(answer)
-        return any(folded(mark) in text for marks in self.markers.values() for mark in marks.values())
+        return any(folded(mark) in text for marks in self.markers.values() for mark in marks.values() if mark)
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,14 @@ class Engine(Protocol):
         """Tokens of the rendered prompt."""
         ...
 
+    def ping(self) -> str:
+        """What generates, when it can.
+
+        Raises:
+            Unavailable: it cannot.
+        """
+        ...
+
     def close(self) -> None:
         """Refuse new work, finish or cancel what runs, free memory."""
         ...

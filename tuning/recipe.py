@@ -66,7 +66,7 @@ class DataRecipe(RecipePart):
     """What rows are made of beside those that a dataset brings."""
 
     refusal_share: float = Field(
-        0.25, ge=0, le=0.5, description="Share of grounded rows that refuse; rows are made where a set brings fewer."
+        0.2, ge=0, le=0.5, description="Share of grounded rows that refuse; rows are made where a set brings fewer."
     )
 
 

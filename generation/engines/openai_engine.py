@@ -21,6 +21,8 @@ from generation.engines.handle import StreamHandle
 _CHARS_PER_TOKEN = 3
 """Rough: the server's tokenizer is not ours to know. It only sizes what is counted before a request."""
 
+_PING_TIMEOUT_S = 3.0
+
 
 class OpenAIEngine:
     """Engine over `POST {base_url}/chat/completions` with streaming; see `core.ports.Engine`."""
@@ -83,6 +85,16 @@ class OpenAIEngine:
     def count_prompt_tokens(self, messages: Sequence[object]) -> int:
         """An estimate; the count of the server comes with the result."""
         return sum(len(message.content) for message in cast("Sequence[Message]", messages)) // _CHARS_PER_TOKEN
+
+    def ping(self) -> str:
+        """The model, when the server lists models: a request that costs it no generation."""
+        try:
+            response = self._client.get("models", timeout=_PING_TIMEOUT_S)
+        except (httpx.TransportError, RuntimeError) as error:  # RuntimeError: the client has been closed
+            raise Unavailable(f"the generator does not answer: {error}", code="generator_unreachable") from error
+        if response.status_code != httpx.codes.OK:
+            raise Unavailable(f"the generator answered {response.status_code}", code="generator_unreachable")
+        return self.base_model
 
     def close(self) -> None:
         """End what runs, close connections."""

@@ -174,6 +174,11 @@ class TransformersEngine:
         """Tokens of the rendered prompt."""
         return len(self._encode(cast("Sequence[Message]", messages)))
 
+    def ping(self) -> str:
+        """The base, while the thread that generates is alive."""
+        self._require_running()
+        return self.base_model
+
     def load(self) -> dict[str, int]:
         """Rows running and requests waiting, for metrics."""
         with self._lock:
@@ -196,7 +201,7 @@ class TransformersEngine:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)) if ids else ""
 
     def _require_running(self) -> None:
-        if self._stopping:
+        if self._stopping or not self._thread.is_alive():
             raise Unavailable("the generator has stopped", code="engine_stopped")
 
     def _wake(self) -> None:

@@ -167,6 +167,7 @@ def test_a_failing_step_ends_its_rows_and_the_engine_goes_on(engine, monkeypatch
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_nobody_waits_for_ever_when_the_thread_itself_dies(base, monkeypatch):
     engine = TransformersEngine(base, GenerationSettings(), dtype=torch.float32)
+    assert engine.ping() == base.stamp
     monkeypatch.setattr(engine, "_trim", lambda: 1 / 0)
     handle = engine.submit(ask("hello", max_tokens=3000))
     with pytest.raises(Unavailable):
@@ -175,6 +176,8 @@ def test_nobody_waits_for_ever_when_the_thread_itself_dies(base, monkeypatch):
     with pytest.raises(Unavailable) as stopped:
         engine.submit(ask("hello"))
     assert stopped.value.code == "engine_stopped"
+    with pytest.raises(Unavailable):
+        engine.ping()
 
 
 def test_close_ends_what_runs_and_refuses_what_comes(base):

@@ -81,6 +81,9 @@ class FakeEngine:
     def count_prompt_tokens(self, messages: Sequence[object]) -> int:
         return len(messages)
 
+    def ping(self) -> str:
+        return "fake"
+
     def close(self) -> None: ...
 
 

@@ -20,11 +20,17 @@ class Server:
 
     def __init__(self):
         self.script, self.bodies, self.release = ["answer"], [], threading.Event()
+        self.listing = True
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, *_):
                 pass
+
+            def do_GET(self):
+                self.send_response(200 if self.path == "/v1/models" and outer.listing else 503)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
 
             def do_POST(self):
                 outer.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
@@ -85,6 +91,18 @@ def test_streams_pieces_and_reports_what_the_server_counted(engine, server):
     assert (result.text, result.finish_reason) == ("倉庫は九時です。", "length")
     assert (result.prompt_tokens, result.completion_tokens) == (11, 7)
     assert server.bodies[0]["model"] == "big-model" and server.bodies[0]["stop"] == ["\n"]
+
+
+def test_ping_says_whether_the_server_can_be_asked(engine, server):
+    assert engine.ping() == "big-model" and not server.bodies
+    server.listing = False
+    with pytest.raises(Unavailable, match="503"):
+        engine.ping()
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(Unavailable) as unreachable:
+        OpenAIEngine(server.url, "big-model").ping()
+    assert unreachable.value.code == "generator_unreachable"
 
 
 def test_adapters_are_models_by_configured_name_and_no_others(engine, server):
