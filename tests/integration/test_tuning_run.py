@@ -34,7 +34,9 @@ from workers.base import run_job
 
 MAX_STEPS = 12
 OVERRIDES = {"batch.max_steps": MAX_STEPS, "batch.max_tokens": 4096, "cadence.checkpoint_steps": 1, "lora.rank": 2}
-SMALLEST = RunSize(answered=6, read=8, probes=8, mismatched=2, leaks=6, conflicts=6, max_new_tokens=4)
+SMALLEST = RunSize(
+    answered=6, read=8, probes=8, mismatched=2, refused=4, leaks=6, conflicts=6, min_new_tokens=4, max_new_tokens=4
+)
 
 
 @pytest.fixture(scope="module")
