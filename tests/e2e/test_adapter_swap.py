@@ -15,7 +15,7 @@ from tests.e2e.conftest import EXAMPLES, base_folder
 from tests.e2e.voices import voice_archives
 
 ASKERS = 4
-MOVES = 10
+MOVES = 20
 QUESTIONS = ["What does error code E-17 mean?", "避難場所はどこですか。", "What is the largest meeting room called?"]
 
 

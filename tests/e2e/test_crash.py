@@ -16,8 +16,8 @@ from cli.client import Client
 from cli.service_process import ServiceProcess
 from tests.e2e.conftest import tsumugi, upload_text, wait_until
 
-DOCUMENTS = 12
-KILLS_AT = (2, 6)
+DOCUMENTS = 30
+KILLS_AT = (2, 8, 14, 20, 26)
 """Kill when so many documents are ready, and the rest is somewhere on its way."""
 
 
@@ -42,7 +42,7 @@ def story(number: int) -> str:
 
 @pytest.fixture(scope="module")
 def survivor(make_service: Callable[..., ServiceProcess]) -> ServiceProcess:
-    """A service that was killed twice while ingesting, then finished, then stopped."""
+    """A service that was killed five times while ingesting, then finished, then stopped."""
     service = make_service("crash")
     service.start()
     with service.client() as client:
@@ -64,7 +64,7 @@ def service_client(service: ServiceProcess) -> Client:
     return service.client()  # the port changes with every start
 
 
-def test_doctor_finds_nothing_after_two_kills(survivor: ServiceProcess) -> None:
+def test_doctor_finds_nothing_after_five_kills(survivor: ServiceProcess) -> None:
     code, report = doctor(survivor.data_dir)
     assert (code, report["problems"]) == (0, [])
     with sqlite3.connect(survivor.data_dir / "tsumugi.sqlite3") as db:

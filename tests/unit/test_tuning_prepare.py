@@ -89,7 +89,7 @@ def test_files_of_a_run_hold_every_row_once_and_only_public_negatives(tmp_path: 
     found = prepared(tmp_path, shelves(40), search)
     train, held = read_rows(tmp_path / "rows.jsonl"), read_rows(tmp_path / "held_out.jsonl")
     made = train[found.train_rows :]
-    assert len(made) == found.refusals_made > 8 and len(held) == found.held_out_rows >= 8
+    assert len(made) == found.refusals_made == 8 and len(held) == found.held_out_rows >= 8
     assert {turn.completion for turn in made} == {"I could not find this in the documents."}
     questions = [turn.prompt[-1].content.rpartition("Question: ")[2] for turn in [*train[: found.train_rows], *held]]
     assert sorted(questions) == sorted(content["messages"][0]["content"] for content in shelves(40))
