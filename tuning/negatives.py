@@ -13,9 +13,8 @@ from typing import Any, Protocol
 from core.access import Principal, access_filter
 from core.language import language_of
 from core.types import AccessFilter, Language, Passage, Scope
-from generation.citations import find_support
 from generation.prompt import PromptPassage, is_not_found
-from tuning.render import answer_of, cited_claims, question_of, sentences
+from tuning.render import answer_of, carries, cited_claims, question_of, sentences
 from tuning.sizes import RunSize
 
 _CANDIDATES = 8
@@ -70,7 +69,7 @@ class Negatives:
             # Above its own threshold the service holds a passage for an answer: it may be one to this question.
             if refusal and passage.relevance >= found.refusal_threshold:
                 continue
-            if not refusal and any(find_support(claim, passage.text)[2] for claim in claims):
+            if not refusal and carries(passage.text, claims):
                 continue
             # Titles only on the negatives would tell which passage is the right one.
             text = (

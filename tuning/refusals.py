@@ -15,9 +15,8 @@ from random import Random
 from typing import Any
 
 from core.language import language_of
-from generation.citations import find_support
 from generation.prompt import is_not_found, not_found_text
-from tuning.render import answer_of, cited_claims, question_of, sentences
+from tuning.render import answer_of, carries, cited_claims, question_of, sentences
 
 _GAP = re.compile(r"[ \t]{2,}")
 
@@ -47,9 +46,8 @@ def make_refusals(contents: Sequence[Mapping[str, Any]], share: float, generator
     contents: all rows that are trained on, refusals among them; rows without passages are passed over.
     """
     grounded = [at for at, content in enumerate(contents) if content.get("passages")]
-    refused = [at for at in grounded if is_not_found(answer_of(contents[at]))]
-    answered = [at for at in grounded if at not in set(refused)]
-    wanted = min(math.ceil((share * len(grounded) - len(refused)) / (1 - share)), len(answered))
+    answered = [at for at in grounded if not is_not_found(answer_of(contents[at]))]
+    wanted = min(math.ceil((share * len(grounded) - (len(grounded) - len(answered))) / (1 - share)), len(answered))
     generator.shuffle(answered)
     made: list[MadeRefusal] = []
     for at in answered:
@@ -80,7 +78,7 @@ def _without_answer(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     for passage in content["passages"]:
         kept = passage["text"]
         for sentence in sentences(kept):
-            if _carries(sentence, claims):
+            if carries(sentence, claims):
                 # Nothing but the sentence goes: a gap or a space that only refused rows have would be learnt instead.
                 kept = _GAP.sub(" ", kept.replace(sentence, "", 1)).strip()
                 cut = True
@@ -88,7 +86,7 @@ def _without_answer(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
             left.append({**passage, "text": kept})
     if not cut or not left:
         return []
-    return [] if any(_carries(passage["text"], claims) for passage in left) else left
+    return [] if any(carries(passage["text"], claims) for passage in left) else left
 
 
 def _over_others(
@@ -102,10 +100,6 @@ def _over_others(
         passages: list[Mapping[str, Any]] = other["passages"]
         if language_of(question_of(other)) is not language or any(passage["text"] in own for passage in passages):
             continue
-        if not any(_carries(passage["text"], claims) for passage in passages):
+        if not any(carries(passage["text"], claims) for passage in passages):
             return passages
     return []
-
-
-def _carries(text: str, claims: Sequence[str]) -> bool:
-    return any(find_support(claim, text)[2] for claim in claims)

@@ -93,6 +93,11 @@ def cited_claims(answer: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(claim for claim in claims if claim))
 
 
+def carries(text: str, claims: Sequence[str]) -> bool:
+    """Whether a text verifiably holds one of the claims."""
+    return any(find_support(claim, text)[2] for claim in claims)
+
+
 def stated_numbers(content: Mapping[str, Any]) -> tuple[str, ...]:
     """Sentences of an ungrounded answer with a number that the question does not hold: facts it could leak."""
     asked = set(re.findall(r"\d+", unicodedata.normalize("NFKC", question_of(content))))

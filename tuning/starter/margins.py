@@ -31,7 +31,8 @@ def sample(
     answered = [at for at, question in enumerate(corpus.questions) if question.answers]
     Random(seed).shuffle(answered)
     found = [at for at in answered if corpus.questions[at].own in ranked[at][:_SERVED]][:limit]
-    missed = [at for at in answered if at not in set(found)][: limit // 2]
+    taken = set(found)
+    missed = [at for at in answered if at not in taken][: limit // 2]
 
     def served(at: int, order: list[int]) -> TrainRow:
         return render_served(corpus.questions[at], corpus.passages, order[:_SERVED])
