@@ -88,6 +88,9 @@ class Recipe(RecipePart):
     precision: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="Of the frozen base and the arithmetic; the factors are always float32."
     )
+    compile_layers: bool = Field(
+        False, description="On a GPU, fuse the small kernels of each layer: about a minute at the start of a run."
+    )
     lora: LoraRecipe
     optimiser: OptimiserRecipe
     batch: BatchRecipe

@@ -18,7 +18,7 @@ class TrainingTemplate:
     """Renders conversations with a tokenizer's chat template. The tokenizer is a transformers one."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         if not tokenizer.chat_template:
             raise DatasetRejected("The base model's tokenizer has no chat template", code="template_missing")
         self.stop_id: int = int(tokenizer.eos_token_id)
@@ -27,7 +27,7 @@ class TrainingTemplate:
     def prompt_text(self, prompt: Sequence[TrainMessage]) -> str:
         """What serving feeds the model for these messages."""
         messages = [{"role": turn.role, "content": turn.content} for turn in prompt]
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return str(text)
 
     def audit_rendering(self, prompt: Sequence[TrainMessage], completion: str) -> None:
@@ -39,7 +39,7 @@ class TrainingTemplate:
         """
         messages = [{"role": turn.role, "content": turn.content} for turn in prompt]
         messages.append({"role": "assistant", "content": completion})
-        whole = str(self._tokenizer.apply_chat_template(messages, tokenize=False))
+        whole = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
         start = self.prompt_text(prompt)
         if not whole.startswith(start + completion):
             raise DatasetRejected(

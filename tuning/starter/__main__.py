@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+import math
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from random import Random
 
-from tuning.spec import TrainRow
 from tuning.starter.rendering import Mixture, render_pass, render_served
 from tuning.starter.sources import load_corpus, read_candidates, write_candidates
 
 ENGLISH = {"squad_v1_38_articles.json": 0.12, "squad_v2_other_articles.json": 0.12}
 JAQUAD = {"jaquad_train.json": 0.03}
-JSQUAD = {"jsquad_valid.json": 0.4}
+JSQUAD = {"jsquad_valid.json": 0.15}
 """File names with the share of their articles held out for development."""
 CORPORA = {"english": ENGLISH, "jaquad": JAQUAD, "jsquad": JSQUAD}
 _SERVED = 3
@@ -44,15 +44,15 @@ def make_candidates(data: Path, out: Path) -> None:
 def make_rows(candidates: Path, out: Path, passes: dict[str, float], seed: int, dev_limit: int) -> None:
     """Write `train.jsonl`, shuffled, and for each corpus `dev-NAME.jsonl` as serving would render it."""
     out.mkdir(parents=True, exist_ok=True)
-    random = Random(seed)
-    rows: list[TrainRow] = []
-    for name, count in passes.items():
-        [(corpus, ranked)] = read_candidates(candidates / f"train-{name}.xz")
-        whole = int(count)
-        for share in [1.0] * whole + ([count - whole] if count > whole else []):
-            rows.extend(render_pass(corpus, ranked, Mixture(), random, share=share))
-    random.shuffle(rows)
-    _write(out / "train.jsonl", rows)
+    jobs = [
+        (candidates / f"train-{name}.xz", min(1.0, count - number), f"{seed}-{name}-{number}")
+        for name, count in passes.items()
+        for number in range(math.ceil(count))
+    ]
+    with ProcessPoolExecutor() as pool:
+        rows = [line for part in pool.map(_render_one_pass, jobs) for line in part]
+    Random(seed).shuffle(rows)
+    (out / "train.jsonl").write_text("".join(rows), encoding="utf-8")
     for name in CORPORA:
         [(corpus, ranked)] = read_candidates(candidates / f"dev-{name}.xz")
         chosen = [i for i, question in enumerate(corpus.questions) if question.answers]
@@ -64,9 +64,12 @@ def make_rows(candidates: Path, out: Path, passes: dict[str, float], seed: int, 
                 lines.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
-def _write(path: Path, rows: Iterable[TrainRow]) -> None:
-    with path.open("w", encoding="utf-8") as lines:
-        lines.writelines(row.model_dump_json() + "\n" for row in rows)
+def _render_one_pass(job: tuple[Path, float, str]) -> list[str]:
+    """Lines of one pass over a corpus, each pass with its own seed, so that passes can be made side by side."""
+    path, share, seed = job
+    [(corpus, ranked)] = read_candidates(path)
+    rows = render_pass(corpus, ranked, Mixture(), Random(seed), share=share)
+    return [row.model_dump_json() + "\n" for row in rows]
 
 
 def main() -> None:
