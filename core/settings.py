@@ -79,10 +79,43 @@ class JobSettings(Section):
     retry_base_s: float = Field(2.0, gt=0, description="First back-off of a transient error; doubles each time.")
 
 
+class QdrantSettings(Section):
+    """A Qdrant server as the index."""
+
+    url: str = Field("http://127.0.0.1:6333", description="REST address of the server or of its load balancer.")
+    api_key: SecretStr | None = Field(None, description="API key of the server.")
+    collection: str = Field(
+        "tsumugi", pattern=r"^[A-Za-z0-9_-]{1,60}$", description="Alias of the serving collection, and prefix of names."
+    )
+    timeout_s: float = Field(30.0, ge=1, description="Limit of one request.")
+    pool_size: int = Field(16, ge=1, description="Connections kept open by each process.")
+    upsert_batch: int = Field(128, ge=1, le=1024, description="Points in one write.")
+    shards: int = Field(1, ge=1, description="Shards of a new collection; a multiple of the nodes.")
+    replicas: int = Field(1, ge=1, description="Copies of each shard in a new collection.")
+    write_consistency: int = Field(1, ge=1, description="Copies that must confirm a write; at most `replicas`.")
+    write_ordering: Literal["weak", "medium", "strong"] = Field(
+        "medium", description="Order of concurrent writes between copies; weak may undo a deletion on one of them."
+    )
+    read_consistency: Literal["majority", "quorum", "all"] | None = Field(
+        None, description="How many copies must agree on a read; default is one."
+    )
+    payload_m: int = Field(16, ge=4, le=128, description="Links per point in each tenant's graph; more finds better.")
+    ef_construct: int = Field(128, ge=8, le=1024, description="Beam while a graph is built; more finds better.")
+    hnsw_ef: int | None = Field(None, ge=8, description="Beam of a query; default is `ef_construct`.")
+    quantization: Literal["none", "scalar", "binary"] = Field(
+        "none", description="Short codes in memory: scalar needs a quarter, binary 1/32 (1,024 dimensions or more)."
+    )
+    oversampling: float = Field(2.0, ge=1, le=10, description="Candidates per hit that are scored again in full.")
+    vectors_on_disk: bool = Field(False, description="Keep full vectors on disk; sensible with quantization only.")
+
+
 class RetrievalSettings(Section):
     """Embedding, search, refusal."""
 
     embedder: Literal["minilm"] = Field("minilm", description="Dense embedder.")
+    index: Literal["edge", "qdrant"] = Field(
+        "edge", description="Where points live: Qdrant Edge in this process, or a Qdrant server (section `qdrant`)."
+    )
     candidates: int = Field(40, ge=1, le=1000, description="Candidates taken from each arm before fusion.")
     passages: int = Field(3, ge=1, le=20, description="Passages put before the generator.")
     refusal_threshold: float | None = Field(
@@ -130,6 +163,7 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     jobs: JobSettings = JobSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
+    qdrant: QdrantSettings = QdrantSettings()
     generation: GenerationSettings = GenerationSettings()
     tuning: TuningSettings = TuningSettings()
 

@@ -14,7 +14,6 @@ from core.ports import Embedder, LexicalEncoder, VectorIndex
 from core.settings import Settings
 from core.tables.operations import IndexVersion
 from retrieval.embedders.minilm import MiniLmEmbedder
-from retrieval.index.edge import EdgeIndex
 from retrieval.lexical import BigramBm25
 from retrieval.relevance import load_model
 from retrieval.search import Searcher
@@ -51,7 +50,7 @@ def build_retrieval(settings: Settings, db: Database, *, embedder: Embedder | No
     lexical = BigramBm25()
     spec = index_spec(settings, embedder, lexical)
     version = version_of(spec)
-    index = EdgeIndex(settings.index_dir / version, dim=embedder.dim)
+    index = open_index(settings, version, embedder.dim)
     try:
         _register(db, version, spec)
         searcher = Searcher(
@@ -67,6 +66,23 @@ def build_retrieval(settings: Settings, db: Database, *, embedder: Embedder | No
         index.close()
         raise
     return Retrieval(embedder, lexical, index, searcher, version)
+
+
+def open_index(settings: Settings, version: str, dim: int) -> VectorIndex:
+    """Open or create the shard or the collection of an index version.
+
+    Raises:
+        DataDirBusy: another process owns the shard.
+        Unavailable: shard or server cannot be used.
+    """
+    if settings.retrieval.index == "qdrant":
+        from retrieval.index.server import ServerIndex, open_client
+
+        name = f"{settings.qdrant.collection}-{version}"
+        return ServerIndex(open_client(settings.qdrant), name, dim=dim, settings=settings.qdrant)
+    from retrieval.index.edge import EdgeIndex  # a process that asks a server need not have the engine installed
+
+    return EdgeIndex(settings.index_dir / version, dim=dim)
 
 
 def index_spec(settings: Settings, embedder: Embedder, lexical: LexicalEncoder) -> dict[str, Any]:
