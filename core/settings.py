@@ -17,6 +17,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from core.types import Language
+
 
 class Section(BaseModel):
     """Base of a group of settings: unknown names are errors, and nothing changes after start."""
@@ -79,6 +81,36 @@ class JobSettings(Section):
     retry_base_s: float = Field(2.0, gt=0, description="First back-off of a transient error; doubles each time.")
 
 
+class EmbeddingSettings(Section):
+    """Model of the embedders `bge-m3`, `sentence-transformers` and `endpoint`."""
+
+    model: str = Field("BAAI/bge-m3", description="Folder, name on the Hugging Face hub, or model of the endpoint.")
+    languages: tuple[Language, ...] = Field(
+        tuple(Language),
+        min_length=1,
+        description="Languages the model was trained in; in others the lexical side ranks alone. bge-m3 knows its own.",
+    )
+    query_prefix: str = Field("", max_length=500, description="Put before each query, such as `query: ` for E5.")
+    passage_prefix: str = Field("", max_length=500, description="Put before each passage, such as `passage: ` for E5.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Precision; auto is bfloat16 where the device multiplies it natively."
+    )
+    max_tokens: int = Field(1024, ge=32, le=8192, description="Longer texts are cut at the end, and counted.")
+    batch_tokens: int | None = Field(None, ge=256, description="Tokens of one forward pass; default by device.")
+    compiled: bool = Field(
+        False, description="bge-m3: fuse with torch.compile; faster on a GPU, half a minute to start."
+    )
+    url: str | None = Field(None, description="Endpoint, up to and with `/v1`.")
+    api_key: SecretStr | None = Field(None, description="Bearer key of the endpoint.")
+    dim: int | None = Field(None, ge=8, le=65_536, description="Endpoint: length of its vectors.")
+    tokenizer: Path | None = Field(None, description="Endpoint: `tokenizer.json` of its model, for exact token counts.")
+    batch_texts: int = Field(64, ge=1, le=2048, description="Endpoint: texts of one request.")
+    concurrency: int = Field(4, ge=1, le=64, description="Endpoint: requests at once.")
+    timeout_s: float = Field(30.0, gt=0, description="Endpoint: limit of one request.")
+    attempts: int = Field(4, ge=1, le=10, description="Endpoint: times a request that may pass is sent.")
+
+
 class QdrantSettings(Section):
     """A Qdrant server as the index."""
 
@@ -112,7 +144,12 @@ class QdrantSettings(Section):
 class RetrievalSettings(Section):
     """Embedding, search, refusal."""
 
-    embedder: Literal["minilm"] = Field("minilm", description="Dense embedder.")
+    embedder: Literal["minilm", "bge-m3", "sentence-transformers", "endpoint"] = Field(
+        "minilm", description="Dense embedder; all but the first are set up in the section `embedding`."
+    )
+    lexical: Literal["bigrams", "bge-m3"] = Field(
+        "bigrams", description="Lexical side: BM25 over Japanese-aware terms, or bge-m3's learnt weights (same pass)."
+    )
     index: Literal["edge", "qdrant"] = Field(
         "edge", description="Where points live: Qdrant Edge in this process, or a Qdrant server (section `qdrant`)."
     )
@@ -163,6 +200,7 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     jobs: JobSettings = JobSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
     qdrant: QdrantSettings = QdrantSettings()
     generation: GenerationSettings = GenerationSettings()
     tuning: TuningSettings = TuningSettings()
