@@ -19,11 +19,13 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from qdrant_client import QdrantClient
 
 from core.ports import VectorIndex
+from core.settings import QdrantSettings
 from core.types import AccessFilter, IndexPoint, SparseVector
 from retrieval.index.edge import EdgeIndex
-from retrieval.index.local import LocalIndex
+from retrieval.index.server import ServerIndex
 
 _VOCABULARY = 30_000
 _TERMS_PER_CHUNK = 120
@@ -93,7 +95,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tsumugi-benchmark-") as folder:
         kinds: dict[str, Callable[[], VectorIndex]] = {
             "edge": lambda: EdgeIndex(Path(folder), dim=arguments.dim),
-            "local": lambda: LocalIndex(dim=arguments.dim),
+            "local": lambda: ServerIndex(
+                QdrantClient(":memory:"), "chunks", dim=arguments.dim, settings=QdrantSettings()
+            ),
         }
         for name, build in kinds.items():
             index = build()

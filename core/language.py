@@ -19,3 +19,8 @@ def language_of(text: str) -> Language:
     if _KANA.search(text) or _HAN.search(text):
         return Language.JAPANESE
     return Language.ENGLISH if _LATIN.search(text) else Language.OTHER
+
+
+def is_cjk(character: str) -> bool:
+    """Whether a character is kana or Han: about one token each in most tokenizers."""
+    return bool(_KANA.match(character) or _HAN.match(character))

@@ -46,9 +46,11 @@ class Embedder(Protocol):
 
 
 class LexicalEncoder(Protocol):
-    """Text to sparse term weights. Documents carry BM25 term-frequency weights; the index applies the IDF."""
+    """Text to sparse term weights, the same code on both sides."""
 
     digest: str
+    idf: bool
+    """Whether the index multiplies by the IDF of the tenant's points: yes for BM25 weights, no for learnt ones."""
 
     def encode_passage(self, text: str) -> SparseVector:
         """Weights of a stored passage."""

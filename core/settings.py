@@ -17,6 +17,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from core.types import Language
+
 
 class Section(BaseModel):
     """Base of a group of settings: unknown names are errors, and nothing changes after start."""
@@ -79,10 +81,78 @@ class JobSettings(Section):
     retry_base_s: float = Field(2.0, gt=0, description="First back-off of a transient error; doubles each time.")
 
 
+class EmbeddingSettings(Section):
+    """Model of the embedders `bge-m3`, `sentence-transformers` and `endpoint`."""
+
+    model: str = Field("BAAI/bge-m3", description="Folder, name on the Hugging Face hub, or model of the endpoint.")
+    languages: tuple[Language, ...] = Field(
+        tuple(Language),
+        min_length=1,
+        description="Languages the model was trained in; in others the lexical side ranks alone. bge-m3 knows its own.",
+    )
+    query_prefix: str = Field("", max_length=500, description="Put before each query, such as `query: ` for E5.")
+    passage_prefix: str = Field("", max_length=500, description="Put before each passage, such as `passage: ` for E5.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Precision; auto is bfloat16 where the device multiplies it natively."
+    )
+    max_tokens: int = Field(1024, ge=32, le=8192, description="Longer texts are cut at the end, and counted.")
+    batch_tokens: int | None = Field(None, ge=256, description="Tokens of one forward pass; default by device.")
+    compiled: bool = Field(
+        False, description="bge-m3: fuse with torch.compile; faster on a GPU, half a minute to start."
+    )
+    url: str | None = Field(None, description="Endpoint, up to and with `/v1`.")
+    api_key: SecretStr | None = Field(None, description="Bearer key of the endpoint.")
+    dim: int | None = Field(None, ge=8, le=65_536, description="Endpoint: length of its vectors.")
+    tokenizer: Path | None = Field(None, description="Endpoint: `tokenizer.json` of its model, for exact token counts.")
+    batch_texts: int = Field(64, ge=1, le=2048, description="Endpoint: texts of one request.")
+    concurrency: int = Field(4, ge=1, le=64, description="Endpoint: requests at once.")
+    timeout_s: float = Field(30.0, gt=0, description="Endpoint: limit of one request.")
+    attempts: int = Field(4, ge=1, le=10, description="Endpoint: times a request that may pass is sent.")
+
+
+class QdrantSettings(Section):
+    """A Qdrant server as the index."""
+
+    url: str = Field("http://127.0.0.1:6333", description="REST address of the server or of its load balancer.")
+    api_key: SecretStr | None = Field(None, description="API key of the server.")
+    collection: str = Field(
+        "tsumugi", pattern=r"^[A-Za-z0-9_-]{1,60}$", description="Alias of the serving collection, and prefix of names."
+    )
+    timeout_s: float = Field(30.0, ge=1, description="Limit of one request.")
+    pool_size: int = Field(16, ge=1, description="Connections kept open by each process.")
+    upsert_batch: int = Field(128, ge=1, le=1024, description="Points in one write.")
+    shards: int = Field(1, ge=1, description="Shards of a new collection; a multiple of the nodes.")
+    replicas: int = Field(1, ge=1, description="Copies of each shard in a new collection.")
+    write_consistency: int = Field(1, ge=1, description="Copies that must confirm a write; at most `replicas`.")
+    write_ordering: Literal["weak", "medium", "strong"] = Field(
+        "medium", description="Order of concurrent writes between copies; weak may undo a deletion on one of them."
+    )
+    read_consistency: Literal["majority", "quorum", "all"] | None = Field(
+        None, description="How many copies must agree on a read; default is one."
+    )
+    payload_m: int = Field(16, ge=4, le=128, description="Links per point in each tenant's graph; more finds better.")
+    ef_construct: int = Field(128, ge=8, le=1024, description="Beam while a graph is built; more finds better.")
+    hnsw_ef: int | None = Field(None, ge=8, description="Beam of a query; default is `ef_construct`.")
+    quantization: Literal["none", "scalar", "binary"] = Field(
+        "none", description="Short codes in memory: scalar needs a quarter, binary 1/32 (1,024 dimensions or more)."
+    )
+    oversampling: float = Field(2.0, ge=1, le=10, description="Candidates per hit that are scored again in full.")
+    vectors_on_disk: bool = Field(False, description="Keep full vectors on disk; sensible with quantization only.")
+
+
 class RetrievalSettings(Section):
     """Embedding, search, refusal."""
 
-    embedder: Literal["minilm"] = Field("minilm", description="Dense embedder.")
+    embedder: Literal["minilm", "bge-m3", "sentence-transformers", "endpoint"] = Field(
+        "minilm", description="Dense embedder; all but the first are set up in the section `embedding`."
+    )
+    lexical: Literal["bigrams", "bge-m3"] = Field(
+        "bigrams", description="Lexical side: BM25 over Japanese-aware terms, or bge-m3's learnt weights (same pass)."
+    )
+    index: Literal["edge", "qdrant"] = Field(
+        "edge", description="Where points live: Qdrant Edge in this process, or a Qdrant server (section `qdrant`)."
+    )
     candidates: int = Field(40, ge=1, le=1000, description="Candidates taken from each arm before fusion.")
     passages: int = Field(3, ge=1, le=20, description="Passages put before the generator.")
     refusal_threshold: float | None = Field(
@@ -130,6 +200,8 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     jobs: JobSettings = JobSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    qdrant: QdrantSettings = QdrantSettings()
     generation: GenerationSettings = GenerationSettings()
     tuning: TuningSettings = TuningSettings()
 

@@ -108,6 +108,7 @@ def term_id(term: str) -> int:
 class BigramBm25:
     """BM25 weights for passages, kinds of terms for queries; the index multiplies by the IDF of the tenant's corpus."""
 
+    idf = True
     digest = hashlib.sha256(f"{REVISION}|{K1}|{B}|{AVERAGE_LENGTH}|{unicodedata.unidata_version}".encode()).hexdigest()
 
     def encode_passage(self, text: str) -> SparseVector:

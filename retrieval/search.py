@@ -154,7 +154,9 @@ class Searcher:
             with clock.step("sparse"):
                 bm25 |= self._index.score_sparse(query.sparse, [key for key in cosines if key not in bm25], access)
         with clock.step("fuse"):
-            fused = fuse(None if query.dense is None else cosines, bm25, sum(query.sparse.values))
+            # Learnt weights of a query say nothing about the score of a full match.
+            mass = sum(query.sparse.values) if self._lexical.idf else 0.0
+            fused = fuse(None if query.dense is None else cosines, bm25, mass)
             order = sorted(fused, key=lambda key: (-fused[key], key))
         return {key: (fused[key], cosines.get(key)) for key in order}
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import Unavailable
 from core.types import Language
+from retrieval.embedders.batches import by_tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,7 +99,7 @@ class MiniLmEmbedder:
                 self.truncated_total += cut
         rows = [[self._start, *ids[:room], self._end] for ids in encoded]
         vectors = np.zeros((len(rows), self.dim), dtype=np.float32)
-        for batch in _batches([len(row) for row in rows]):
+        for batch in by_tokens([len(row) for row in rows], _BATCH_TOKENS):
             vectors[batch] = self._forward([rows[i] for i in batch])
         return vectors
 
@@ -137,17 +138,6 @@ class MiniLmEmbedder:
         # bf16 leaves row norms off by up to 0.4 %.
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
-
-
-def _batches(lengths: list[int]) -> list[list[int]]:
-    """Positions grouped by similar length, so that little of a batch is padding."""
-    batches: list[list[int]] = []
-    for position in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batches and (len(batches[-1]) + 1) * lengths[position] <= _BATCH_TOKENS:
-            batches[-1].append(position)
-        else:
-            batches.append([position])
-    return batches
 
 
 def _digest(folder: Path) -> str:

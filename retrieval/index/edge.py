@@ -38,9 +38,8 @@ from qdrant_edge import SparseVector as EdgeSparseVector
 
 from core.errors import DataDirBusy, Unavailable
 from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector
+from retrieval.index.names import DENSE, LEXICAL, payload_of
 
-DENSE = "dense"
-LEXICAL = "lexical"
 _UPSERT_BATCH = 256
 _SCAN_PAGE = 1000
 _KEYWORDS = ("collection_id", "document_id", "groups")
@@ -49,21 +48,26 @@ _KEYWORDS = ("collection_id", "document_id", "groups")
 class EdgeIndex:
     """`VectorIndex` on one Edge shard in a folder."""
 
-    def __init__(self, folder: Path, *, dim: int) -> None:
+    def __init__(self, folder: Path, *, dim: int, idf: bool = True) -> None:
         """Open the shard, creating it when the folder has none.
+
+        idf: the index multiplies sparse weights by the IDF of the tenant's points; False for learnt weights.
 
         Raises:
             DataDirBusy: another process holds it.
             Unavailable: it cannot be read.
         """
         self._folder = folder
+        self._idf = idf
         self._lock = RLock()  # one writer at a time; the shard itself lets readers run beside it
         self._flushing = Lock()
         self._dirty = False
         folder.mkdir(parents=True, exist_ok=True)
         fresh = not (folder / "edge_config.json").exists()
         try:
-            self._shard: Any = EdgeShard.create(str(folder), _config(dim)) if fresh else EdgeShard.load(str(folder))
+            self._shard: Any = (
+                EdgeShard.create(str(folder), _config(dim, idf)) if fresh else EdgeShard.load(str(folder))
+            )
         except Exception as error:  # the binding raises bare Exception
             if "WouldBlock" in str(error):
                 raise DataDirBusy(f"the index in {folder} is open in another process") from error
@@ -109,7 +113,7 @@ class EdgeIndex:
         """Best by BM25, IDF over the tenant's points, best first; points sharing no term are absent."""
         if not vector.indices:
             return []
-        return self._query(_sparse(vector), access_condition(access), limit, _tenant_idf(access))
+        return self._query(_sparse(vector), access_condition(access), limit, self._tenant_idf(access))
 
     def score_dense(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
         """Cosine of the given points; those that the filter hides are absent."""
@@ -122,7 +126,7 @@ class EdgeIndex:
         """BM25 of the given points, on the scale of `search_sparse`; those sharing no term are absent."""
         if not ids or not vector.indices:
             return {}
-        points = self._query(_sparse(vector), access_condition(access, ids), len(ids), _tenant_idf(access))
+        points = self._query(_sparse(vector), access_condition(access, ids), len(ids), self._tenant_idf(access))
         return {point.id: point.score for point in points}
 
     def count(self, *, document_id: str | None = None, generation: int | None = None) -> int:
@@ -167,6 +171,11 @@ class EdgeIndex:
                 self._shard.flush()
                 self._shard.close()
 
+    def _tenant_idf(self, access: AccessFilter) -> Any:
+        if not self._idf:
+            return None
+        return SearchParams(idf=IdfParams(corpus=Filter(must=[_equals("tenant_id", access.tenant_id)])))
+
     def _live(self) -> Any:
         if not self._open:
             raise Unavailable(f"the index in {self._folder} is closed", retryable=False)
@@ -209,14 +218,10 @@ def _sparse(vector: SparseVector) -> Any:
     return Query.Nearest(EdgeSparseVector(list(vector.indices), list(vector.values)), using=LEXICAL)
 
 
-def _tenant_idf(access: AccessFilter) -> Any:
-    return SearchParams(idf=IdfParams(corpus=Filter(must=[_equals("tenant_id", access.tenant_id)])))
-
-
-def _config(dim: int) -> Any:
+def _config(dim: int, idf: bool) -> Any:
     return EdgeConfig(
         vectors={DENSE: EdgeVectorParams(size=dim, distance=Distance.Cosine)},
-        sparse_vectors={LEXICAL: EdgeSparseVectorParams(modifier=Modifier.Idf)},
+        sparse_vectors={LEXICAL: EdgeSparseVectorParams(modifier=Modifier.Idf if idf else None)},
     )
 
 
@@ -228,15 +233,7 @@ def _to_point(point: IndexPoint) -> Any:
     vectors: dict[str, Any] = {LEXICAL: EdgeSparseVector(list(point.sparse.indices), list(point.sparse.values))}
     if point.dense is not None:
         vectors[DENSE] = list(point.dense)
-    payload = {
-        "tenant_id": point.tenant_id,
-        "collection_id": point.collection_id,
-        "document_id": point.document_id,
-        "generation": point.generation,
-        "ordinal": point.ordinal,
-        "groups": list(point.groups),
-    }
-    return Point(point.id, vectors, payload)
+    return Point(point.id, vectors, payload_of(point))
 
 
 def _to_scored(record: Any, score: float) -> ScoredPoint:

@@ -1,18 +1,26 @@
-"""The same cases on Edge and on qdrant-client's local mode: what they answer must agree."""
+"""The same cases on Edge, on the client's in-memory mode, over REST, and on a real server where one is given.
+
+`TSUMUGI_TEST_QDRANT_URL` names a Qdrant server (1.19 or newer); each test makes a collection there and drops it.
+"""
 
 from __future__ import annotations
 
+import os
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from qdrant_client import QdrantClient
 
 from core.ports import VectorIndex
+from core.settings import QdrantSettings
 from core.types import AccessFilter, IndexPoint, SparseVector
 from retrieval.index.edge import EdgeIndex
-from retrieval.index.local import LocalIndex
+from retrieval.index.server import ServerIndex, open_client
+from tests.qdrant_standin import serve
 
 DIM = 8
 ALL = AccessFilter("t1", None)
@@ -43,14 +51,42 @@ def point(
     )
 
 
-Open = Callable[[], VectorIndex]
+SERVER_URL = os.environ.get("TSUMUGI_TEST_QDRANT_URL")
+KINDS = (
+    "edge",
+    "memory",
+    "rest",
+    pytest.param("server", marks=pytest.mark.skipif(not SERVER_URL, reason="no TSUMUGI_TEST_QDRANT_URL: no server")),
+)
 
 
-@pytest.fixture(params=["edge", "local"])
-def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorIndex]:
-    opened: VectorIndex = EdgeIndex(tmp_path, dim=DIM) if request.param == "edge" else LocalIndex(dim=DIM)
-    yield opened
-    opened.close()
+@pytest.fixture(scope="module")
+def standin_url() -> Iterator[str]:
+    with serve() as (url, _):
+        yield url
+
+
+@contextmanager
+def open_index(kind: str, folder: Path, standin_url: str, *, idf: bool = True) -> Iterator[VectorIndex]:
+    """An empty index of one kind."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    if kind == "edge":
+        edge = EdgeIndex(folder, dim=DIM, idf=idf)
+        yield edge
+        edge.close()
+        return
+    settings = QdrantSettings(url=SERVER_URL if kind == "server" and SERVER_URL else standin_url)
+    client = QdrantClient(":memory:") if kind == "memory" else open_client(settings)
+    index = ServerIndex(client, name, dim=DIM, idf=idf, settings=settings)
+    yield index
+    index.drop()
+    index.close()
+
+
+@pytest.fixture(params=KINDS)
+def index(request: pytest.FixtureRequest, tmp_path: Path, standin_url: str) -> Iterator[VectorIndex]:
+    with open_index(request.param, tmp_path, standin_url) as opened:
+        yield opened
 
 
 QUERY = SparseVector((1, 2, 3, 5, 8, 13, 21, 34), (1.0, 0.4, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0))
@@ -130,18 +166,45 @@ def test_a_point_without_a_dense_vector_is_found_by_its_words_only(index: Vector
     assert index.search_dense(whole.dense or (), ALL, 5) == []
 
 
-def test_both_implementations_agree_on_order_and_scores(tmp_path: Path) -> None:
-    edge, local = EdgeIndex(tmp_path, dim=DIM), LocalIndex(dim=DIM)
-    for index in (edge, local):
-        index.upsert([point(n, groups=("*",) if n % 3 else ("hr",)) for n in range(300)])
-        index.delete_points([point(n).id for n in range(0, 300, 7)])
-    public = AccessFilter("t1", frozenset({"*"}))
-    for access in (ALL, public):
-        for mine, theirs in (
-            (edge.search_dense(point(5).dense or (), access, 25), local.search_dense(point(5).dense or (), access, 25)),
-            (edge.search_sparse(QUERY, access, 25), local.search_sparse(QUERY, access, 25)),
-        ):
-            assert [p.score for p in mine] == pytest.approx([p.score for p in theirs], abs=1e-4)
-            assert {p.id for p in mine[:20]} <= {p.id for p in theirs}  # ties at the end may fall either way
-    edge.close()
-    local.close()
+@pytest.mark.parametrize("idf", [True, False])
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_every_implementation_agrees_with_edge_on_order_and_scores(
+    kind: str, idf: bool, tmp_path: Path, standin_url: str
+) -> None:
+    with (
+        open_index("edge", tmp_path, standin_url, idf=idf) as edge,
+        open_index(kind, tmp_path, standin_url, idf=idf) as other,
+    ):
+        for index in (edge, other):
+            index.upsert([point(n, groups=("*",) if n % 3 else ("hr",)) for n in range(300)])
+            index.upsert([point(n, tenant="t2") for n in range(300, 400)])
+            index.delete_points([point(n).id for n in range(0, 300, 7)])
+        dense = point(5).dense or ()
+        for access in (ALL, AccessFilter("t1", frozenset({"*"})), AccessFilter("t2", None)):
+            for mine, theirs in (
+                (edge.search_dense(dense, access, 25), other.search_dense(dense, access, 25)),
+                (edge.search_sparse(QUERY, access, 25), other.search_sparse(QUERY, access, 25)),
+            ):
+                assert [p.score for p in mine] == pytest.approx([p.score for p in theirs], abs=1e-4)
+                assert {p.id for p in mine[:20]} <= {p.id for p in theirs}  # ties at the end may fall either way
+            ids = [p.id for p in edge.scan()]
+            assert {p.id for p in other.scan()} == set(ids)
+            assert edge.score_sparse(QUERY, ids, access) == pytest.approx(
+                other.score_sparse(QUERY, ids, access), abs=1e-4
+            )
+
+
+def test_idf_counts_the_tenants_own_points_only(index: VectorIndex) -> None:
+    index.upsert([point(n, terms={n: 1.0, 99: 1.0}) for n in range(5)])
+    query = SparseVector((1, 99), (1.0, 1.0))
+    before = index.search_sparse(query, ALL, 5)
+    index.upsert([point(n, tenant="t2", terms={1: 1.0}) for n in range(100, 160)])
+    assert index.search_sparse(query, ALL, 5) == before
+
+
+def test_learnt_weights_are_multiplied_as_they_are(tmp_path: Path, standin_url: str) -> None:
+    for kind in ("edge", "memory", "rest"):
+        with open_index(kind, tmp_path / kind, standin_url, idf=False) as index:
+            index.upsert([point(1, terms={1: 0.5, 2: 0.25}), point(2, terms={2: 2.0})])
+            hits = index.search_sparse(SparseVector((1, 2), (0.5, 1.0)), ALL, 5)
+            assert [(p.document_id, p.score) for p in hits] == [("d2", pytest.approx(2.0)), ("d1", pytest.approx(0.5))]

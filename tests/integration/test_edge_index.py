@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from core.errors import DataDirBusy, Unavailable
-from core.types import AccessFilter, SparseVector
 from retrieval.index.edge import EdgeIndex
 from tests.contract.test_vector_index import ALL, DIM, point
 
@@ -99,14 +98,4 @@ def test_readers_run_beside_writers(tmp_path: Path) -> None:
         thread.join()
     assert errors == []
     assert index.count() == 50
-    index.close()
-
-
-def test_idf_counts_the_tenants_own_points_only(tmp_path: Path) -> None:
-    index = EdgeIndex(tmp_path, dim=DIM)
-    index.upsert([point(n, terms={n: 1.0, 99: 1.0}) for n in range(5)])
-    query, mine = SparseVector((1, 99), (1.0, 1.0)), AccessFilter("t1", None)
-    before = index.search_sparse(query, mine, 5)
-    index.upsert([point(n, tenant="t2", terms={1: 1.0}) for n in range(100, 160)])
-    assert index.search_sparse(query, mine, 5) == before
     index.close()

@@ -1,0 +1,334 @@
+"""A Qdrant server for tests: its REST routes, strictly checked, over qdrant-client's in-memory mode.
+
+    python -m tests.qdrant_standin --port 6333 [--api-key KEY]
+
+Bodies are parsed by the client's own models of the OpenAPI document, which forbid unknown fields; answers and statuses
+are those of the server. What the in-memory mode does not keep (graph, quantisation, shards) is stored as it was sent
+and shown by `GET /collections/{name}`, so that a test can read it back. Scoring is exact and slow: good for a few
+thousand points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from qdrant_client import QdrantClient
+from qdrant_client.http import models
+
+VERSION = "1.19.0"
+M = TypeVar("M")
+
+_HNSW = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
+_OPTIMIZERS = {"default_segment_number": 0, "flush_interval_sec": 5}
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
+
+
+class Refused(Exception):
+    """An answer other than 200."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class Store:
+    """Collections of one stand-in. The in-memory mode is not thread-safe, so one request at a time works on it."""
+
+    def __init__(self) -> None:
+        self.client = QdrantClient(":memory:")
+        self.lock = threading.RLock()
+        self.created: dict[str, models.CreateCollection] = {}
+        self.indexes: dict[str, dict[str, models.CreateFieldIndex]] = {}
+        self.calls: list[tuple[str, str, dict[str, str]]] = []
+        """(method, path, query parameters) of every request, for tests that ask what was sent."""
+        self.fail_next: list[int] = []
+        """Statuses with which the next requests are refused before anything is done."""
+
+    def need(self, name: str) -> str:
+        """The collection behind a name or an alias."""
+        name = self.client._client.aliases.get(name, name)  # type: ignore[attr-defined]
+        if name not in self.created:
+            raise Refused(404, f"Not found: Collection `{name}` doesn't exist!")
+        return name
+
+    def check_vectors(self, name: str, vectors: dict[str, Any]) -> None:
+        """Names and lengths of a point's vectors, as the server checks them before it writes."""
+        config = self.created[name]
+        dense = config.vectors if isinstance(config.vectors, dict) else {}
+        for key, value in vectors.items():
+            if key in (config.sparse_vectors or {}):
+                if not isinstance(value, models.SparseVector):
+                    raise Refused(400, f"Wrong input: Vector {key} is sparse")
+                if len(set(value.indices)) != len(value.indices) or len(value.indices) != len(value.values):
+                    raise Refused(422, "Validation error in JSON body: indices must be unique and match values")
+            elif key in dense:
+                rows = value if value and isinstance(value[0], list) else [value]
+                if any(len(row) != dense[key].size for row in rows):
+                    raise Refused(
+                        400, f"Wrong input: Vector dimension error: expected dim: {dense[key].size}, got {len(rows[0])}"
+                    )
+            else:
+                raise Refused(400, f"Wrong input: Not existing vector name error: {key}")
+
+
+def create_app(store: Store | None = None, *, api_key: str | None = None) -> FastAPI:
+    """The routes that this project's index uses."""
+    store = store or Store()
+    app = FastAPI()
+    app.state.store = store
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> JSONResponse:
+        return JSONResponse({"status": {"error": str(error)}, "time": 0.0}, error.status)
+
+    @app.middleware("http")
+    async def front(request: Request, call_next: Callable[[Request], Any]) -> Any:
+        store.calls.append((request.method, request.url.path, dict(request.query_params)))
+        if api_key is not None and request.headers.get("api-key") != api_key:
+            return PlainTextResponse("Must provide an API key or an Authorization bearer token", 401)
+        if store.fail_next:
+            return JSONResponse({"status": {"error": "scripted"}, "time": 0.0}, store.fail_next.pop(0))
+        return await call_next(request)
+
+    def work(action: Callable[[], Any]) -> JSONResponse:
+        started = time.perf_counter()
+        with store.lock:
+            try:
+                result = action()
+            except (ValueError, KeyError) as error:
+                raise Refused(400, f"Wrong input: {error}") from error
+        if isinstance(result, BaseModel):
+            result = result.model_dump(mode="json", exclude_none=True)
+        return JSONResponse({"result": result, "status": "ok", "time": time.perf_counter() - started})
+
+    def updated() -> dict[str, Any]:
+        return {"operation_id": len(store.calls), "status": "completed"}
+
+    @app.get("/")
+    def root() -> dict[str, str]:
+        return {"title": "qdrant - vector search engine", "version": VERSION}
+
+    @app.get("/healthz")
+    @app.get("/readyz")
+    @app.get("/livez")
+    def health() -> PlainTextResponse:
+        return PlainTextResponse("all shards are ready")
+
+    @app.get("/collections")
+    def collections() -> JSONResponse:
+        return work(lambda: {"collections": [{"name": name} for name in store.created]})
+
+    @app.get("/collections/{name}/exists")
+    def exists(name: str) -> JSONResponse:
+        return work(lambda: {"exists": name in store.created or name in store.client._client.aliases})  # type: ignore[attr-defined]
+
+    @app.put("/collections/{name}")
+    async def create(name: str, request: Request) -> JSONResponse:
+        config = await parse(models.CreateCollection, request)
+
+        def action() -> bool:
+            if name in store.created or name in store.client._client.aliases:  # type: ignore[attr-defined]
+                raise Refused(409, f"Wrong input: Collection `{name}` already exists!")
+            store.client.create_collection(name, config.vectors or {}, config.sparse_vectors)
+            store.created[name], store.indexes[name] = config, {}
+            return True
+
+        return work(action)
+
+    @app.get("/collections/{name}")
+    def info(name: str) -> JSONResponse:
+        return work(lambda: _info(store, store.need(name)))
+
+    @app.delete("/collections/{name}")
+    def drop(name: str) -> JSONResponse:
+        def action() -> bool:
+            store.indexes.pop(name, None)
+            if store.created.pop(name, None) is None:
+                return False
+            store.client.delete_collection(name)
+            return True
+
+        return work(action)
+
+    @app.put("/collections/{name}/index")
+    async def create_index(name: str, request: Request) -> JSONResponse:
+        body = await parse(models.CreateFieldIndex, request)
+
+        def action() -> dict[str, Any]:
+            store.indexes[store.need(name)][body.field_name] = body
+            return updated()
+
+        return work(action)
+
+    @app.put("/collections/{name}/points")
+    async def upsert(name: str, request: Request) -> JSONResponse:
+        body = await parse(models.PointsList, request)
+
+        def action() -> dict[str, Any]:
+            key = store.need(name)
+            for point in body.points:
+                if not isinstance(point.vector, dict):
+                    raise Refused(400, "Wrong input: Not existing vector name error: ")
+                store.check_vectors(key, point.vector)
+            store.client.upsert(key, body.points)
+            return updated()
+
+        return work(action)
+
+    @app.post("/collections/{name}/points/delete")
+    async def delete(name: str, request: Request) -> JSONResponse:
+        body = await parse(models.PointsSelector, request)
+
+        def action() -> dict[str, Any]:
+            store.client.delete(store.need(name), body)
+            return updated()
+
+        return work(action)
+
+    @app.post("/collections/{name}/points/query")
+    async def query(name: str, request: Request) -> JSONResponse:
+        body = await parse(models.QueryRequest, request)
+
+        def action() -> models.QueryResponse:
+            key = store.need(name)
+            config = store.created[key]
+            using = body.using or ""
+            if using not in (config.vectors or {}) and using not in (config.sparse_vectors or {}):
+                raise Refused(400, f"Wrong input: Not existing vector name error: {using}")
+            scoped = body.params is not None and body.params.idf is not None
+            sparse = (config.sparse_vectors or {}).get(using)
+            if scoped and (sparse is None or sparse.modifier is not models.Modifier.IDF):
+                raise Refused(400, "Wrong input: idf params need a sparse vector with the IDF modifier")
+            nearest = body.query.nearest if isinstance(body.query, models.NearestQuery) else body.query
+            store.check_vectors(key, {using: nearest})
+            return store.client.query_points(
+                key,
+                nearest,
+                using=using,
+                query_filter=body.filter,
+                limit=10 if body.limit is None else body.limit,
+                with_payload=body.with_payload or False,
+                with_vectors=body.with_vector or False,
+                search_params=models.SearchParams(idf=body.params.idf) if scoped and body.params else None,
+            )
+
+        return work(action)
+
+    @app.post("/collections/{name}/points/count")
+    async def count(name: str, request: Request) -> JSONResponse:
+        body = await parse(models.CountRequest, request)
+        return work(lambda: store.client.count(store.need(name), body.filter, exact=True))
+
+    @app.post("/collections/{name}/points/scroll")
+    async def scroll(name: str, request: Request) -> JSONResponse:
+        body = await parse(models.ScrollRequest, request)
+
+        def action() -> dict[str, Any]:
+            records, offset = store.client.scroll(
+                store.need(name),
+                scroll_filter=body.filter,
+                limit=body.limit or 10,
+                offset=body.offset,
+                with_payload=True if body.with_payload is None else body.with_payload,
+                with_vectors=body.with_vector or False,
+            )
+            points = [record.model_dump(mode="json", exclude_none=True) for record in records]
+            return {"points": points, "next_page_offset": offset}
+
+        return work(action)
+
+    @app.post("/collections/aliases")
+    async def change_aliases(request: Request) -> JSONResponse:
+        body = await parse(models.ChangeAliasesOperation, request)
+
+        def action() -> bool:
+            for item in body.actions:
+                if isinstance(item, models.CreateAliasOperation):
+                    store.need(item.create_alias.collection_name)
+            return store.client.update_collection_aliases(body.actions)
+
+        return work(action)
+
+    @app.get("/aliases")
+    def aliases() -> JSONResponse:
+        return work(store.client.get_aliases)
+
+    return app
+
+
+async def parse(model: Any, request: Request) -> Any:
+    """Body as one of the client's models; 400 with the reason when it is not, as the server answers."""
+    adapter = _ADAPTERS.setdefault(model, TypeAdapter(model))
+    try:
+        return adapter.validate_json(await request.body())
+    except ValidationError as error:
+        raise Refused(400, f"Format error in JSON body: {error.errors()[:2]}") from error
+
+
+def _info(store: Store, name: str) -> dict[str, Any]:
+    sent = store.created[name].model_dump(mode="json", exclude_none=True)
+    points = store.client.count(name, exact=True).count
+    schema = {}
+    for field, index in store.indexes[name].items():
+        params = index.field_schema
+        if isinstance(params, BaseModel):
+            described = params.model_dump(mode="json", exclude_none=True)
+            schema[field] = {"data_type": described["type"], "params": described, "points": points}
+        else:
+            schema[field] = {"data_type": models.PayloadSchemaType(params).value, "points": points}
+    placement = ("shard_number", "replication_factor", "write_consistency_factor", "on_disk_payload")
+    return {
+        "status": "green",
+        "optimizer_status": "ok",
+        "points_count": points,
+        "segments_count": 1,
+        "config": {
+            "params": {key: sent[key] for key in ("vectors", "sparse_vectors", *placement) if key in sent},
+            "hnsw_config": _HNSW | sent.get("hnsw_config", {}),
+            "optimizer_config": _OPTIMIZERS | sent.get("optimizers_config", {}),
+            "quantization_config": sent.get("quantization_config"),
+        },
+        "payload_schema": schema,
+    }
+
+
+@contextmanager
+def serve(store: Store | None = None, *, api_key: str | None = None, port: int = 0) -> Iterator[tuple[str, Store]]:
+    """A stand-in on a free port of this machine: (URL, its store)."""
+    app = create_app(store, api_key=api_key)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        if not thread.is_alive():
+            raise RuntimeError("the stand-in did not start")
+        time.sleep(0.01)  # uvicorn offers no event for it
+    bound = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{bound}", app.state.store
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def main() -> None:
+    """Run in the foreground until interrupted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=6333)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--api-key")
+    arguments = parser.parse_args()
+    uvicorn.run(create_app(api_key=arguments.api_key), host=arguments.host, port=arguments.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()
