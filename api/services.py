@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from generation.adapters.routing import Router
     from generation.answer import AnswerService
     from ingest.accept import IngestService
-    from retrieval.search import Searcher
+    from retrieval.live import PinnedSearcher
+    from retrieval.switch import IndexService
     from tuning.datasets.service import DatasetService
     from tuning.schedules import SchedulesService
     from tuning.service import TuningService
@@ -44,7 +45,7 @@ class Services:
     notifier: Notifier
     blobs: BlobStore
     ingest: IngestService
-    searcher: Searcher
+    searcher: PinnedSearcher
     answers: AnswerService
     registry: AdapterRegistry
     router: Router
@@ -53,6 +54,8 @@ class Services:
     datasets: DatasetService
     schedules: SchedulesService
     checks: Sequence[Check] = ()
+    index: IndexService | None = None
+    """None in a process that does not reach the index."""
     draining: threading.Event = field(default_factory=threading.Event)
     """Set by the root on SIGTERM: /readyz says so, and long event streams end, so that connections can close."""
 

@@ -19,7 +19,8 @@ from core.tenants import create_tenant
 from core.types import AccessFilter, Scope
 from ingest.build import Ingest, build_ingest
 from ingest.upload import Upload
-from retrieval.build import Retrieval, build_retrieval
+from retrieval.build import build_retrieval
+from retrieval.live import Retrieval
 
 _UPLOADS_AT_ONCE = 200
 

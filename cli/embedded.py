@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from core.database import Database
     from core.jobs import JobStore
     from core.keys import Bootstrap
-    from retrieval.build import Retrieval
+    from ingest.rebuild import IndexBuilder
+    from retrieval.live import Retrieval
     from workers.beat import Beat
     from workers.context import WorkerContext
     from workers.threads import ThreadsWorker
@@ -99,6 +100,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
     from core.queue import CeleryTaskQueue
     from generation.build import build_generation
     from retrieval.build import build_retrieval
+    from retrieval.switch import IndexService
 
     queue = CeleryTaskQueue(broker_url, visibility_timeout_s=settings.broker.visibility_timeout_s)
     stack.callback(queue.close)
@@ -120,11 +122,12 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
     ingest = build_ingest(settings, db, blobs, jobs, retrieval)
     stack.callback(ingest.close)
     tuning = build_tuning(settings, db, blobs, jobs, generation.registry, retrieval, generation.base)
-    _recover(db, jobs, retrieval, say)
+    _recover(db, jobs, retrieval, ingest.builder, say)
     context = WorkerContext(
         settings=settings,
         jobs=jobs,
         ingest_pipeline=ingest.pipeline,
+        index_builder=ingest.builder,
         tuning_runner=tuning.runner,
         schedules=tuning.schedules,
     )
@@ -138,6 +141,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
         blobs=blobs,
         ingest=ingest.service,
         searcher=retrieval.searcher,
+        index=IndexService(db, jobs, retrieval, settings),
         answers=generation.answers,
         registry=generation.registry,
         router=generation.router,
@@ -147,7 +151,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
         schedules=tuning.schedules,
         checks=(
             Check("broker", queue.ping),
-            Check("index", retrieval.index.count),
+            Check("index", retrieval.count),
             Check("generator", generation.engine.ping),
             Check("ingest_worker", lambda: _require(worker.alive and worker.ready.is_set(), "the ingest worker")),
             Check("beat", lambda: _require(beat.alive, "beat")),
@@ -190,7 +194,7 @@ def _start_broker(settings: Settings, stack: ExitStack, say: Say) -> str:
     return redis.url
 
 
-def _recover(db: Database, jobs: JobStore, retrieval: Retrieval, say: Say) -> None:
+def _recover(db: Database, jobs: JobStore, retrieval: Retrieval, builder: IndexBuilder, say: Say) -> None:
     """Take up what a predecessor left: its messages are dropped and sent anew, its running jobs queued again.
 
     We hold the data dir's lock, so no worker of it can be alive, and the broker is ours alone.
@@ -204,6 +208,11 @@ def _recover(db: Database, jobs: JobStore, retrieval: Retrieval, say: Say) -> No
     if not report.clean:
         log.warning("index.reconciled", report=str(report))
         say("the index was brought back in line with the database")
+    if builder.lacks(retrieval.active):
+        say("the index was made by an older version of this program: building it anew")
+        builder.fill(
+            retrieval.active, lambda done: log.info("index.filling", version=retrieval.index_version, done=done)
+        )
 
 
 def _start_workers(

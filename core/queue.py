@@ -40,6 +40,7 @@ class Task(StrEnum):
     DELETE_DOCUMENT = "delete.document"
     TUNING_PREPARE = "tuning.prepare"
     TUNING_TRAIN = "tuning.train"
+    INDEX_BUILD = "index.build"
     SWEEP = "maintenance.sweep"
     SCHEDULES = "maintenance.schedules"
 
@@ -50,6 +51,7 @@ QUEUE_OF_TASK: dict[Task, Queue] = {
     # Preparing reads the index, so it runs where the index lives; not behind a backlog of documents.
     Task.TUNING_PREPARE: Queue.MAINTENANCE,
     Task.TUNING_TRAIN: Queue.TUNING,
+    Task.INDEX_BUILD: Queue.MAINTENANCE,
     Task.SWEEP: Queue.MAINTENANCE,
     Task.SCHEDULES: Queue.MAINTENANCE,
 }
@@ -58,6 +60,7 @@ FIRST_TASK_OF_KIND: dict[JobKind, Task] = {
     JobKind.INGEST: Task.INGEST_DOCUMENT,
     JobKind.DELETE: Task.DELETE_DOCUMENT,
     JobKind.TUNING: Task.TUNING_PREPARE,
+    JobKind.INDEX: Task.INDEX_BUILD,
 }
 
 

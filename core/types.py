@@ -55,6 +55,7 @@ class JobKind(StrEnum):
     INGEST = "ingest"
     DELETE = "delete"
     TUNING = "tuning"
+    INDEX = "index"
 
 
 class AdapterStatus(StrEnum):

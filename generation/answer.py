@@ -50,6 +50,16 @@ class SearchResult(Protocol):
         """Relevance under which nothing is answered, for the language of the query."""
         ...
 
+    @property
+    def index_version(self) -> str:
+        """Version that all passages came from; empty where there are no versions."""
+        ...
+
+    @property
+    def embedder(self) -> str:
+        """Name of that version's embedder."""
+        ...
+
 
 class Search(Protocol):
     """The part of retrieval that answers need."""
@@ -96,7 +106,7 @@ class AnswerEvent:
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What answers are stamped with beside the adapter."""
+    """What answers are stamped with beside the adapter, where the search does not say which version it came from."""
 
     index_version: str
     embedder: str
@@ -165,7 +175,7 @@ class AnswerService:
                 adapter=adapter,
                 passages=tuple(found.passages),
                 refusal_reason=reason,
-                provenance=self._provenance(adapter),
+                provenance=self._provenance(adapter, found),
                 timings_ms={"retrieve": _ms(begun, retrieved)},
                 begun=begun,
             ),
@@ -230,12 +240,12 @@ class AnswerService:
             seed=options.seed,
         )
 
-    def _provenance(self, adapter: AdapterRef | None) -> dict[str, Any]:
+    def _provenance(self, adapter: AdapterRef | None, found: SearchResult) -> dict[str, Any]:
         return {
             "adapter": adapter.stamp if adapter else None,
             "base_model": self._engine.base_model,
-            "index_version": self._stamp.index_version,
-            "embedder": self._stamp.embedder,
+            "index_version": found.index_version or self._stamp.index_version,
+            "embedder": found.embedder or self._stamp.embedder,
             "prompt_version": PROMPT_VERSION,
         }
 

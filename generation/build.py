@@ -13,7 +13,7 @@ from generation.adapters.registry import AdapterRegistry
 from generation.adapters.routing import Router
 from generation.answer import AnswerService, Stamp
 from generation.models import BaseModelInfo, prepare_base
-from retrieval.build import Retrieval
+from retrieval.live import Retrieval
 
 
 @dataclass(frozen=True, slots=True)

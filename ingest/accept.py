@@ -30,6 +30,7 @@ from core.repositories.documents import (
     follow_jobs,
     groups_of,
     hold_blobs,
+    serving_chunk_set,
     set_groups,
     visible_document,
 )
@@ -142,7 +143,9 @@ class IngestService:
         with self._db.read() as session:
             document = visible_document(session, access_filter(principal), document_id)
             query = select(ChunkRow).where(
-                ChunkRow.document_id == document.id, ChunkRow.generation == document.active_generation
+                ChunkRow.document_id == document.id,
+                ChunkRow.generation == document.active_generation,
+                ChunkRow.chunk_set == serving_chunk_set(session),
             )
             if cursor is not None:
                 query = query.where(ChunkRow.ordinal > _ordinal_behind(cursor, document.active_generation))

@@ -11,9 +11,10 @@ from core.ports import BlobStore
 from core.settings import Settings
 from ingest.accept import IngestService
 from ingest.pipeline import IngestPipeline
+from ingest.rebuild import IndexBuilder
 
 if TYPE_CHECKING:
-    from retrieval.build import Retrieval
+    from retrieval.live import Retrieval
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,18 @@ class Ingest:
 
     service: IngestService
     pipeline: IngestPipeline
+    builder: IndexBuilder
 
     def close(self) -> None:
         """End running extractions."""
         self.pipeline.close()
+        self.builder.close()
 
 
 def build_ingest(settings: Settings, db: Database, blobs: BlobStore, jobs: JobStore, retrieval: Retrieval) -> Ingest:
     """Build both for a process that owns the index. One that only accepts builds an `IngestService` alone."""
-    return Ingest(IngestService(db, blobs, jobs, settings), IngestPipeline(db, blobs, jobs, retrieval, settings))
+    return Ingest(
+        IngestService(db, blobs, jobs, settings),
+        IngestPipeline(db, blobs, jobs, retrieval, settings),
+        IndexBuilder(db, blobs, retrieval, settings),
+    )

@@ -7,6 +7,8 @@ disk before the switch, so that what is active is whole; the switch as one trans
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,26 +27,23 @@ from core.repositories.documents import (
     follow_jobs,
     groups_of,
     hold_blobs,
-    insert_chunks,
-    point_id,
     set_groups,
 )
+from core.repositories.index_versions import live_versions, must_hold, note_content
 from core.settings import Settings
 from core.tables.base import utc_now
 from core.tables.documents import ChunkRow, Document, DocumentGeneration
 from core.tables.jobs import Job
-from core.types import DocumentStatus, ExtractedDocument, IndexPoint
+from core.types import DocumentStatus, ExtractedDocument
+from ingest.points import Place, blocks_to_json, drop_points, write_document
 from ingest.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from retrieval.build import Retrieval
+    from retrieval.live import Retrieval
 
 log = structlog.stdlib.get_logger(__name__)
 
-_WRITE_BATCH = 2_000
 _LOOK_AGAIN_S = 1.0
-_DELETE_BATCH = 1_000
-_MAX_ORDINAL = 10_000_000
 
 
 class _Obsolete(Exception):
@@ -117,8 +116,9 @@ class IngestPipeline:
         """Do one DELETE attempt: points, chunks, blobs nobody else names, then the row."""
         document_id = lease.subject_id
         lease.progress("index", 0.1)
-        self._retrieval.index.delete_document(document_id)
-        self._retrieval.index.flush()
+        for version in self._retrieval.live():
+            version.index.delete_document(document_id)
+            version.index.flush()
         lease.check()
         lease.progress("rows", 0.6)
         with lease.write() as session:
@@ -157,52 +157,34 @@ class IngestPipeline:
             )
 
     def _build(self, lease: JobLease, work: _Work) -> None:
-        from ingest.llama import chunks_of, embed_nodes, parse_document
-
-        retrieval = self._retrieval
+        """Write every index version that is kept up to date, then switch; again where one came up meanwhile."""
         extracted = self._extract(lease, work)
         lease.progress("chunk", 0.3)
-        title = extracted.title or work.filename
-        nodes = parse_document(extracted, title, retrieval.embedder.count_tokens, self._settings.ingest)
-        if not nodes:
-            raise ExtractionFailed(f"there is no text in '{work.filename}'", code="no_text")
-        self._clear(lease, work)
-        chunks = chunks_of(nodes)
-        for first in range(0, len(chunks), _WRITE_BATCH):
+        place = Place(work.tenant_id, work.collection_id, work.document_id, work.generation, work.filename, work.groups)
+
+        @contextmanager
+        def write() -> Iterator[WriteSession]:
             with lease.write() as session:
                 _wanted(session, work)
-                insert_chunks(
-                    session, work.tenant_id, work.document_id, work.generation, chunks[first : first + _WRITE_BATCH]
+                yield session
+
+        counts: dict[str, int] = {}
+        cut: set[str] = set()
+        while True:
+            versions = [version for version in self._retrieval.live() if version.id not in counts]
+            for number, version in enumerate(versions):
+
+                def step(done: float, number: int = number, of: int = len(versions)) -> None:
+                    self._look(lease, work)
+                    lease.progress("embed", 0.35 + 0.55 * (number + done) / of)
+
+                with_rows = version.chunk_set not in cut
+                counts[version.id] = write_document(
+                    version, place, extracted, with_rows=with_rows, write=write, step=step
                 )
-        lease.progress("embed", 0.35)
-        for window in embed_nodes(nodes, retrieval.embedder):
-            self._look(lease, work)
-            retrieval.index.upsert(
-                [
-                    IndexPoint(
-                        id=point_id(work.document_id, work.generation, item.chunk.ordinal),
-                        tenant_id=work.tenant_id,
-                        collection_id=work.collection_id,
-                        document_id=work.document_id,
-                        generation=work.generation,
-                        ordinal=item.chunk.ordinal,
-                        groups=work.groups,
-                        dense=item.dense,
-                        sparse=retrieval.lexical.encode_passage(item.indexed),
-                    )
-                    for item in window
-                ]
-            )
-            lease.progress("embed", 0.35 + 0.55 * (window[-1].chunk.ordinal + 1) / len(chunks))
-        lease.progress("index", 0.9)
-        retrieval.index.flush()
-        present = retrieval.index.count(document_id=work.document_id, generation=work.generation)
-        if present != len(chunks):
-            raise Unavailable(
-                f"the index holds {present} of {len(chunks)} points of document '{work.document_id}'",
-                code="index_incomplete",
-            )
-        self._switch(lease, work, len(chunks))
+                cut.add(version.chunk_set)
+            if self._switch(lease, work, counts):
+                return
 
     def _extract(self, lease: JobLease, work: _Work) -> ExtractedDocument:
         lease.progress("extract", 0.05)
@@ -224,32 +206,42 @@ class IngestPipeline:
             row.title = extracted.title
             row.language = language_of(extracted.text[:20_000]).value
             row.quality = dict(extracted.quality)
+            row.blocks = blocks_to_json(extracted)
         return extracted
 
-    def _clear(self, lease: JobLease, work: _Work) -> None:
-        """Drop what an earlier attempt left: it may have cut the text elsewhere."""
-        self._drop_points(work.document_id, work.generation)
-        with lease.write() as session:
-            drop_chunks(session, work.document_id, generation=work.generation)
+    def _switch(self, lease: JobLease, work: _Work, counts: dict[str, int]) -> bool:
+        """The one transaction that makes the generation visible, whole, in all versions that may serve.
 
-    def _switch(self, lease: JobLease, work: _Work, chunk_count: int) -> None:
-        """The one transaction that makes the generation visible, whole."""
+        False, and nothing is changed: such a version is not among those that were written.
+        """
         lease.progress("switch", 0.95)
         with lease.write() as session:
             document = _wanted(session, work)
+            if must_hold(session) - set(counts):
+                return False
             row = session.get(DocumentGeneration, (work.document_id, work.generation))
-            rows = session.scalar(
-                select(func.count())
-                .select_from(ChunkRow)
-                .where(ChunkRow.document_id == work.document_id, ChunkRow.generation == work.generation)
-            )
-            if row is None or rows != chunk_count:
-                raise Unavailable(
-                    f"{rows} of {chunk_count} chunk rows of document '{work.document_id}' are there",
-                    code="index_incomplete",
+            versions = {version.id: version for version in live_versions(session)}
+            kept = {version: count for version, count in counts.items() if version in versions}
+            for version, count in kept.items():
+                rows = session.scalar(
+                    select(func.count())
+                    .select_from(ChunkRow)
+                    .where(
+                        ChunkRow.document_id == work.document_id,
+                        ChunkRow.generation == work.generation,
+                        ChunkRow.chunk_set == versions[version].chunk_set,
+                    )
                 )
-            row.chunk_count = chunk_count
-            row.index_version = self._retrieval.index_version
+                if row is None or rows != count:
+                    raise Unavailable(
+                        f"{rows} of {count} chunk rows of document '{work.document_id}' are there",
+                        code="index_incomplete",
+                    )
+            assert row is not None
+            serving = next((version.id for version in versions.values() if version.active), None)
+            row.index_version = serving
+            row.chunk_count = kept.get(serving or "", 0)
+            note_content(session, kept, work.document_id, work.generation, kept)
             document.active_generation = work.generation
             document.filename = work.filename
             job = session.get(Job, lease.job_id)
@@ -257,11 +249,13 @@ class IngestPipeline:
                 document.metadata_ = dict(job.arguments["metadata"])
             document.updated_at = utc_now()
             set_groups(session, work.document_id, work.groups)
+            return True
 
     def _finish(self, lease: JobLease, work: _Work) -> None:
         """Remove what the switch made old, then end the job."""
-        self._retrieval.index.delete_document(work.document_id, keep_generation=work.generation)
-        self._retrieval.index.flush()
+        for version in self._retrieval.live():
+            version.index.delete_document(work.document_id, keep_generation=work.generation)
+            version.index.flush()
         with lease.write() as session:
             document = _wanted(session, work)
             self._drop_unused(session, drop_other_generations(session, document.id, keep=work.generation))
@@ -303,20 +297,13 @@ class IngestPipeline:
             document = session.get(Document, document_id)
         if document is not None and document.active_generation == generation:
             return False
-        if document is None:
-            self._retrieval.index.delete_document(document_id)
-        else:
-            self._drop_points(document_id, generation)
-        self._retrieval.index.flush()
+        for version in self._retrieval.live():
+            if document is None:
+                version.index.delete_document(document_id)
+            else:
+                drop_points(version, document_id, generation)
+            version.index.flush()
         return True
-
-    def _drop_points(self, document_id: str, generation: int) -> None:
-        """Drop all points of one generation. Their ids follow from their ordinals, so no list of them is needed."""
-        index = self._retrieval.index
-        for first in range(0, _MAX_ORDINAL, _DELETE_BATCH):
-            if index.count(document_id=document_id, generation=generation) == 0:
-                return
-            index.delete_points([point_id(document_id, generation, first + n) for n in range(_DELETE_BATCH)])
 
     def _drop_unused(self, session: WriteSession, blobs: set[str]) -> None:
         """Delete blobs inside the transaction that drops their last row: after it, a new upload may count on them.

@@ -4,42 +4,106 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import update
+import structlog
+from pydantic import ValidationError
 
 from core.database import Database
-from core.errors import InvalidInput
+from core.errors import InvalidInput, Unavailable
 from core.ports import Embedder, LexicalEncoder, VectorIndex
+from core.repositories.index_versions import VersionStatus, active_version, lock_versions, missing_documents
 from core.settings import Settings
+from core.tables.base import utc_now
 from core.tables.operations import IndexVersion
 from retrieval.embedders.minilm import MiniLmEmbedder
 from retrieval.lexical import BigramBm25
+from retrieval.live import OpenVersion, Retrieval
 from retrieval.relevance import load_model
 from retrieval.search import Searcher
+
+log = structlog.stdlib.get_logger(__name__)
 
 CHUNKER_REVISION = "sentences-1"
 """Names how chunks are cut; change it with any change of `ingest.chunk` that moves their borders."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retrieval:
-    """Everything that reads or writes the index in this process."""
+CONFIGURED = {
+    "retrieval": ("embedder", "lexical"),
+    "embedding": (
+        "model", "languages", "query_prefix", "passage_prefix", "device", "dtype", "max_tokens", "batch_tokens",
+        "compiled", "url", "dim", "tokenizer", "batch_texts", "concurrency", "timeout_s", "attempts",
+    ),
+}  # fmt: skip
+"""Settings that an index version keeps, so that it can be opened after they have changed. Keys of endpoints are not
+among them: they are the settings' of today. All of `ingest.chunk_*` are kept as well."""
 
-    embedder: Embedder
-    lexical: LexicalEncoder
-    index: VectorIndex
-    searcher: Searcher
-    index_version: str
 
-    def close(self) -> None:
-        """Flush the index and give up its lock."""
-        self.index.close()
+class VersionOpener:
+    """Opens index versions of one process; versions with one embedder share its loaded model."""
+
+    def __init__(self, settings: Settings, db: Database, embedder: Embedder | None = None) -> None:
+        """embedder: one that is loaded already, standing for the configured one."""
+        self._settings = settings
+        self._db = db
+        self._embedders: dict[str, Embedder] = {}
+        if embedder is not None:
+            self._embedders[_embedder_key(settings)] = embedder
+
+    def embedder(self, settings: Settings) -> Embedder:
+        """The embedder that some settings name, loaded once."""
+        key = _embedder_key(settings)
+        if key not in self._embedders:
+            self._embedders[key] = build_embedder(settings)
+        return self._embedders[key]
+
+    def describe(self, settings: Settings) -> IndexVersion:
+        """Row of the version that some settings make, not yet stored."""
+        embedder = self.embedder(settings)
+        spec = index_spec(settings, embedder, build_lexical(settings, embedder))
+        return IndexVersion(id=version_of(spec), spec=spec, config=config_of(settings), chunk_set=chunk_set_of(spec))
+
+    def open(self, row: IndexVersion) -> OpenVersion:
+        """Open a registered version.
+
+        Raises:
+            DataDirBusy: another process owns its shard.
+            Unavailable: `index_version_unusable` when this code makes other vectors for its settings; or its model,
+                endpoint or server cannot be used now.
+        """
+        settings = settings_with(self._settings, row.config)
+        embedder = self.embedder(settings)
+        lexical = build_lexical(settings, embedder)
+        made = index_spec(settings, embedder, lexical)
+        if version_of(made) != row.id:
+            changed = sorted(key for key in made if made[key] != row.spec.get(key))
+            raise Unavailable(
+                f"index version '{row.id}' was made by another {' and '.join(changed) or 'configuration'}",
+                code="index_version_unusable",
+                retryable=False,
+            )
+        index = open_index(settings, row.id, embedder.dim, lexical.idf)
+        try:
+            searcher = Searcher(
+                self._db,
+                index,
+                embedder,
+                lexical,
+                load_model(self._db, row.id),
+                candidates=settings.retrieval.candidates,
+                refusal_threshold=settings.retrieval.refusal_threshold,
+            )
+        except BaseException:
+            index.close()
+            raise
+        return OpenVersion(row.id, row.spec, row.chunk_set, settings.ingest, embedder, lexical, index, searcher)
 
 
 def build_retrieval(settings: Settings, db: Database, *, embedder: Embedder | None = None) -> Retrieval:
-    """Open the index of the configured embedder, chunker and tokeniser, and register its version as the active one.
+    """Open the version that serves. The first start registers the configured one; later ones only build it on request.
+
+    A serving version that this code can no longer make gives way to the configured one at once: `reconcile` and the
+    builder fill it before anything is served.
 
     embedder: one that is loaded already; default is the configured one.
 
@@ -47,26 +111,60 @@ def build_retrieval(settings: Settings, db: Database, *, embedder: Embedder | No
         DataDirBusy: another process owns the index.
         Unavailable: model files or index cannot be read.
     """
-    embedder = embedder or build_embedder(settings)
-    lexical = build_lexical(settings, embedder)
-    spec = index_spec(settings, embedder, lexical)
-    version = version_of(spec)
-    index = open_index(settings, version, embedder.dim, lexical.idf)
-    try:
-        _register(db, version, spec)
-        searcher = Searcher(
-            db,
-            index,
-            embedder,
-            lexical,
-            load_model(db, version),
-            candidates=settings.retrieval.candidates,
-            refusal_threshold=settings.retrieval.refusal_threshold,
-        )
-    except BaseException:
-        index.close()
-        raise
-    return Retrieval(embedder, lexical, index, searcher, version)
+    opener = VersionOpener(settings, db, embedder)
+    with db.read() as session:
+        row = active_version(session)
+    if row is not None:
+        try:
+            return Retrieval(db, opener.open(row), opener)
+        except Unavailable as error:
+            if error.code != "index_version_unusable":
+                raise
+            log.warning("index.version_unusable", version=row.id, detail=error.detail)
+    return Retrieval(db, opener.open(_register(db, opener.describe(settings))), opener)
+
+
+def config_of(settings: Settings) -> dict[str, Any]:
+    """What an index version keeps of some settings, as JSON."""
+    kept = {
+        section: {name: getattr(getattr(settings, section), name) for name in names}
+        for section, names in CONFIGURED.items()
+    }
+    kept["ingest"] = {name: getattr(settings.ingest, name) for name in _chunk_settings(settings)}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return plain
+
+
+def settings_with(settings: Settings, config: dict[str, Any]) -> Settings:
+    """Settings in which those of an index version are in force.
+
+    Raises:
+        InvalidInput: a value is not allowed, or the name of no such setting.
+    """
+    changed = {}
+    for section, values in config.items():
+        allowed = (*CONFIGURED.get(section, ()), *(_chunk_settings(settings) if section == "ingest" else ()))
+        unknown = sorted(set(values) - set(allowed))
+        if unknown:
+            raise InvalidInput(f"no setting of an index: {section}.{unknown[0]}", code="setting_unknown")
+        current = getattr(settings, section)
+        try:
+            changed[section] = type(current).model_validate({**dict(current), **values})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InvalidInput(
+                f"{section}.{'.'.join(map(str, first['loc']))}: {first['msg']}", code="setting_invalid"
+            ) from error
+    return settings.model_copy(update=changed)
+
+
+def _chunk_settings(settings: Settings) -> list[str]:
+    return sorted(name for name in type(settings.ingest).model_fields if name.startswith("chunk_"))
+
+
+def _embedder_key(settings: Settings) -> str:
+    config = config_of(settings)
+    return json.dumps([config["retrieval"]["embedder"], config["embedding"]], sort_keys=True)
 
 
 def build_embedder(settings: Settings) -> Embedder:
@@ -165,25 +263,41 @@ def index_spec(settings: Settings, embedder: Embedder, lexical: LexicalEncoder) 
         "lexical": {"digest": lexical.digest},
         "chunker": {
             "revision": CHUNKER_REVISION,
-            "tokens": settings.ingest.chunk_tokens,
-            "chars": settings.ingest.chunk_chars,
-            "chars_cjk": settings.ingest.chunk_chars_cjk,
+            "counted_by": embedder.digest,
+            **{name.removeprefix("chunk_"): getattr(settings.ingest, name) for name in _chunk_settings(settings)},
         },
     }
 
 
 def version_of(spec: dict[str, Any]) -> str:
     """First 16 hex digits of the SHA-256 over the canonical JSON of `spec`."""
-    return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+    return _digest(spec)
 
 
-def _register(db: Database, version: str, spec: dict[str, Any]) -> None:
+def chunk_set_of(spec: dict[str, Any]) -> str:
+    """The same over what decides where chunks are cut: versions that cut alike share their chunk rows."""
+    return _digest(spec["chunker"])
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def _register(db: Database, version: IndexVersion) -> IndexVersion:
+    """Make a version the serving one, at a first start or in place of one that cannot be made any more."""
     with db.write() as session:
-        row = session.get(IndexVersion, version)
-        if row is not None and row.active:
-            return
-        session.execute(update(IndexVersion).values(active=False))
-        if row is None:
-            session.add(IndexVersion(id=version, spec=spec, active=True))
-        else:
-            row.active = True
+        rows = lock_versions(session)
+        for row in rows.values():
+            if row.active:
+                row.active = False
+                row.status = VersionStatus.UNUSABLE.value
+        session.flush()
+        row = rows.get(version.id) or version
+        session.add(row)
+        row.active = True
+        row.activated_at = utc_now()
+        row.status = VersionStatus.BUILDING.value
+        session.flush()
+        if not missing_documents(session, row.id, limit=1):
+            row.status = VersionStatus.READY.value
+        return row

@@ -18,7 +18,7 @@ from core.database import Database
 from core.errors import FieldError, InvalidInput
 from core.tables.operations import Calibration
 from core.types import AccessFilter, Language
-from retrieval.build import Retrieval
+from retrieval.live import Retrieval
 from retrieval.relevance import FEATURES, load_parameters, parse_model
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from core.database import Database
 from core.tables.documents import ChunkRow, Document, DocumentGeneration, DocumentGroup
 from core.types import DocumentStatus, IndexPoint
-from retrieval.build import Retrieval
+from retrieval.live import OpenVersion, Retrieval
 from retrieval.text import indexed_text
 
 _BATCH = 256
@@ -50,17 +50,30 @@ class ReconcileReport:
 
 
 def reconcile(db: Database, retrieval: Retrieval, repair: bool) -> ReconcileReport:
-    """Compare all points with all chunk rows; with `repair`, embed what is missing anew and drop orphans.
+    """Compare all points with all chunk rows, in each index version that is kept up to date.
 
-    No ingest may run at the same time. Deleted documents' rows may still stand while their job waits: their points
-    count as in progress.
+    With `repair`, embed what is missing anew and drop orphans. The report adds the versions up. No ingest may run at
+    the same time. Deleted documents' rows may still stand while their job waits: their points count as in progress.
     """
+    reports = [_reconcile(db, version, repair) for version in retrieval.live()]
+    return ReconcileReport(
+        sum(report.chunks for report in reports),
+        sum(report.points for report in reports),
+        tuple(sorted(key for report in reports for key in report.missing)),
+        tuple(key for report in reports for key in report.orphans),
+        sum(report.in_progress for report in reports),
+        repair,
+    )
+
+
+def _reconcile(db: Database, retrieval: OpenVersion, repair: bool) -> ReconcileReport:
     wanted: dict[str, tuple[str, int]] = {}
     other: set[str] = set()
     with db.read() as session:
         rows = session.execute(
             select(ChunkRow.id, ChunkRow.document_id, ChunkRow.generation, Document.active_generation, Document.status)
             .join(Document, Document.id == ChunkRow.document_id)
+            .where(ChunkRow.chunk_set == retrieval.chunk_set)
             .execution_options(yield_per=10_000)
         )
         for chunk_id, document_id, generation, active, status in rows:
@@ -88,7 +101,7 @@ def reconcile(db: Database, retrieval: Retrieval, repair: bool) -> ReconcileRepo
     return ReconcileReport(len(wanted), points, tuple(sorted(missing)), tuple(orphans), in_progress, repair)
 
 
-def _points(db: Database, retrieval: Retrieval, ids: Sequence[str]) -> Iterator[list[IndexPoint]]:
+def _points(db: Database, retrieval: OpenVersion, ids: Sequence[str]) -> Iterator[list[IndexPoint]]:
     for start in range(0, len(ids), _BATCH):
         with db.read() as session:
             rows = session.execute(

@@ -39,6 +39,9 @@ class SearchResult:
     timings_ms: dict[str, float]
     refusal_threshold: float
     language: Language
+    index_version: str = ""
+    """Version that the whole result came from; filled in by `retrieval.live`."""
+    embedder: str = ""
 
     @property
     def best_relevance(self) -> float:

@@ -53,6 +53,8 @@ class FoundPassages:
 
     passages: list[Passage]
     refusal_threshold: float = 0.3
+    index_version: str = ""
+    embedder: str = ""
     timings_ms: dict[str, float] = field(default_factory=lambda: {"total": 1.0})
 
 

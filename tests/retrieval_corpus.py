@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from core.database import Database
 from core.ports import Embedder, LexicalEncoder, VectorIndex
-from core.repositories.documents import DEFAULT_COLLECTION
+from core.repositories.documents import DEFAULT_COLLECTION, serving_chunk_set
 from core.tables import ChunkRow, Collection, Document, DocumentGeneration, DocumentGroup, Tenant
 from core.types import IndexPoint
 from retrieval.embedders.minilm import MiniLmEmbedder
@@ -99,6 +99,7 @@ class Corpus:
                     document_id=document_id,
                     generation=generation,
                     ordinal=0,
+                    chunk_set=serving_chunk_set(session),
                     start=0,
                     end=len(text),
                     text=text,

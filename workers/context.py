@@ -23,6 +23,14 @@ class IngestPipeline(Protocol):
         ...
 
 
+class IndexBuilder(Protocol):
+    """Works on jobs of the kind INDEX."""
+
+    def run(self, lease: JobLease) -> object:
+        """Fill an index version beside the one that serves."""
+        ...
+
+
 class TuningRunner(Protocol):
     """Works on jobs of the kind TUNING, in two parts."""
 
@@ -50,6 +58,7 @@ class WorkerContext:
     settings: Settings
     jobs: JobStore
     ingest_pipeline: IngestPipeline | None = None
+    index_builder: IndexBuilder | None = None
     tuning_runner: TuningRunner | None = None
     schedules: Schedules | None = None
 

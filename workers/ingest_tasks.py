@@ -1,4 +1,7 @@
-"""Tasks of the write side. Acknowledged late: a document lasts seconds, so redelivery is a useful second net."""
+"""Tasks of the write side. Acknowledged late: a document lasts seconds, so redelivery is a useful second net.
+
+Building an index may outlast Redis' visibility timeout; it is acknowledged early, and the sweeper looks after it.
+"""
 
 from __future__ import annotations
 
@@ -23,3 +26,9 @@ def register(app: Celery) -> None:
         context = get_context()
         assert context.ingest_pipeline is not None
         run_job(context.jobs, job_id, context.ingest_pipeline.delete)
+
+    @app.task(name=Task.INDEX_BUILD.value, acks_late=False, shared=False)  # type: ignore[untyped-decorator]
+    def build_index(job_id: str) -> None:
+        context = get_context()
+        assert context.index_builder is not None
+        run_job(context.jobs, job_id, context.index_builder.run)

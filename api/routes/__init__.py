@@ -1,6 +1,6 @@
 """Routes, one file per noun."""
 
-from api.routes import adapters, answers, datasets, documents, health, jobs, keys, openai, tenants, tuning
+from api.routes import adapters, answers, datasets, documents, health, index, jobs, keys, openai, tenants, tuning
 
 ROUTERS = (
     health.router,
@@ -11,6 +11,7 @@ ROUTERS = (
     datasets.router,
     tuning.router,
     adapters.router,
+    index.router,
     keys.router,
     tenants.router,
 )

@@ -14,8 +14,8 @@ from sqlalchemy import func, select
 from cli.checkup.finding import Examination, Finding, Repair
 from core import audit
 from core.blobs import FolderBlobStore
-from core.repositories.documents import drop_chunks, groups_of
-from core.tables import ChunkRow, Dataset, Document, DocumentGeneration, Job
+from core.repositories.documents import drop_chunks, groups_of, serving_chunk_set
+from core.tables import ChunkRow, Dataset, Document, DocumentGeneration, IndexContent, IndexVersion, Job
 from core.types import DocumentStatus, JobKind, JobStatus
 
 UNFINISHED = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
@@ -28,10 +28,14 @@ def check_generations(examination: Examination) -> Iterator[Finding]:
         counts = {
             (document_id, generation): count
             for document_id, generation, count in session.execute(
-                select(ChunkRow.document_id, ChunkRow.generation, func.count()).group_by(
-                    ChunkRow.document_id, ChunkRow.generation
-                )
+                select(ChunkRow.document_id, ChunkRow.generation, func.count())
+                .where(ChunkRow.chunk_set == serving_chunk_set(session))
+                .group_by(ChunkRow.document_id, ChunkRow.generation)
             )
+        }
+        wanted = {
+            (row.document_id, row.generation): row.chunk_count
+            for row in session.scalars(select(IndexContent).join(IndexVersion).where(IndexVersion.active))
         }
         generations = {(row.document_id, row.generation): row for row in session.scalars(select(DocumentGeneration))}
         busy = set(session.scalars(select(Job.subject_id).where(Job.status.in_(UNFINISHED))))
@@ -44,7 +48,9 @@ def check_generations(examination: Examination) -> Iterator[Finding]:
                 problem = f"is '{document.status}', but no generation serves and no job works on it"
                 yield Finding("documents", document.id, problem, _requeue(examination, document))
             continue
-        damage = _damage_of(examination, generations.get((document.id, active)), counts.get((document.id, active), 0))
+        row = generations.get((document.id, active))
+        chunks = counts.get((document.id, active), 0)
+        damage = _damage_of(examination, row, chunks, wanted.get((document.id, active), 0))
         if damage is not None:
             yield Finding("documents", document.id, f"generation {active}: {damage}", _requeue(examination, document))
         for owner, generation in sorted(counts):
@@ -78,11 +84,11 @@ def check_blobs(examination: Examination) -> Iterator[Finding]:
             yield Finding("blobs", path.name[:16], "belongs to nothing", _unlink(path))
 
 
-def _damage_of(examination: Examination, row: DocumentGeneration | None, chunk_count: int) -> str | None:
+def _damage_of(examination: Examination, row: DocumentGeneration | None, chunk_count: int, wanted: int) -> str | None:
     if row is None:
         return "its row is missing"
-    if row.chunk_count != chunk_count:
-        return f"{chunk_count} of {row.chunk_count} chunks are there"
+    if chunk_count != wanted or not wanted:
+        return f"{chunk_count} of {wanted or row.chunk_count} chunks are there"
     if row.text_sha256 is None:
         return "its text was never stored"
     state = _blob_state(examination.blobs, row.text_sha256)
@@ -92,7 +98,11 @@ def _damage_of(examination: Examination, row: DocumentGeneration | None, chunk_c
     with examination.db.read() as session:
         chunks = session.scalars(
             select(ChunkRow)
-            .where(ChunkRow.document_id == row.document_id, ChunkRow.generation == row.generation)
+            .where(
+                ChunkRow.document_id == row.document_id,
+                ChunkRow.generation == row.generation,
+                ChunkRow.chunk_set == serving_chunk_set(session),
+            )
             .order_by(ChunkRow.ordinal)
         ).all()
     for ordinal, chunk in enumerate(chunks):

@@ -10,7 +10,7 @@ from core.database import Database
 from core.jobs import JobStore
 from core.settings import Settings
 from generation.models import BaseModelInfo
-from retrieval.build import Retrieval
+from retrieval.live import Retrieval
 
 Repair = Callable[[], None]
 

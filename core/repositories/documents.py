@@ -20,6 +20,7 @@ from core.tables.base import utc_now
 from core.tables.datasets import Dataset
 from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration, DocumentGroup
 from core.tables.jobs import Job
+from core.tables.operations import IndexVersion
 from core.types import AccessFilter, Chunk, DocumentStatus, JobKind, JobStatus
 
 DEFAULT_COLLECTION = "default"
@@ -30,9 +31,9 @@ _BLOBS_LOCK = 0x7473756D756769
 _followed: WeakSet[JobStore] = WeakSet()
 
 
-def point_id(document_id: str, generation: int, ordinal: int) -> str:
+def point_id(document_id: str, generation: int, ordinal: int, chunk_set: str) -> str:
     """Id of a chunk and of its index point: the same work done twice writes the same rows."""
-    return str(uuid.uuid5(_POINT_NAMESPACE, f"{document_id}/{generation}/{ordinal}"))
+    return str(uuid.uuid5(_POINT_NAMESPACE, f"{document_id}/{generation}/{ordinal}/{chunk_set}"))
 
 
 def follow_jobs(jobs: JobStore) -> None:
@@ -88,7 +89,7 @@ def collection_named(session: Session, tenant_id: str, name: str) -> Collection 
 
 
 def insert_chunks(
-    session: WriteSession, tenant_id: str, document_id: str, generation: int, chunks: Sequence[Chunk]
+    session: WriteSession, tenant_id: str, document_id: str, generation: int, chunks: Sequence[Chunk], chunk_set: str
 ) -> None:
     """Add chunk rows."""
     for first in range(0, len(chunks), _INSERT_BATCH):
@@ -96,11 +97,12 @@ def insert_chunks(
             insert(ChunkRow),
             [
                 {
-                    "id": point_id(document_id, generation, chunk.ordinal),
+                    "id": point_id(document_id, generation, chunk.ordinal, chunk_set),
                     "tenant_id": tenant_id,
                     "document_id": document_id,
                     "generation": generation,
                     "ordinal": chunk.ordinal,
+                    "chunk_set": chunk_set,
                     "start": chunk.start,
                     "end": chunk.end,
                     "page": chunk.page,
@@ -113,9 +115,15 @@ def insert_chunks(
         )
 
 
-def drop_chunks(session: WriteSession, document_id: str, *, generation: int) -> None:
-    """Drop the chunk rows of one generation."""
-    session.execute(delete(ChunkRow).where(ChunkRow.document_id == document_id, ChunkRow.generation == generation))
+def drop_chunks(session: WriteSession, document_id: str, *, generation: int, chunk_set: str | None = None) -> None:
+    """Drop the chunk rows of one generation, of all chunk sets or of one."""
+    query = delete(ChunkRow).where(ChunkRow.document_id == document_id, ChunkRow.generation == generation)
+    session.execute(query if chunk_set is None else query.where(ChunkRow.chunk_set == chunk_set))
+
+
+def serving_chunk_set(session: Session) -> str:
+    """Chunk set of the index version that serves: the one whose rows users see."""
+    return session.scalar(select(IndexVersion.chunk_set).where(IndexVersion.active)) or ""
 
 
 def drop_other_generations(session: WriteSession, document_id: str, *, keep: int) -> set[str]:

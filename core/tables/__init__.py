@@ -6,7 +6,7 @@ from core.tables.base import Base
 from core.tables.datasets import Dataset, DatasetRow
 from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration, DocumentGroup
 from core.tables.jobs import Job, OutboxMessage
-from core.tables.operations import AuditEntry, Calibration, IdempotencyRecord, IndexVersion
+from core.tables.operations import AuditEntry, Calibration, IdempotencyRecord, IndexContent, IndexVersion
 from core.tables.tenancy import ApiKey, Tenant
 from core.tables.tuning import Schedule, TuningRun
 
@@ -29,6 +29,7 @@ __all__ = [
     "DocumentGroup",
     "Feedback",
     "IdempotencyRecord",
+    "IndexContent",
     "IndexVersion",
     "Job",
     "OutboxMessage",

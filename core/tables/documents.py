@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.tables.base import Base, created_column, id_column
@@ -78,22 +78,29 @@ class DocumentGeneration(Base):
     title: Mapped[str | None] = mapped_column(String(512), default=None)
     language: Mapped[str | None] = mapped_column(String(8), default=None)
     quality: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    blocks: Mapped[list[Any] | None] = mapped_column(JSON, default=None, deferred=True)
+    """[kind, start, end, page, level] of the extracted blocks, from which another index version cuts its chunks."""
     chunk_count: Mapped[int | None] = mapped_column(default=None)
     index_version: Mapped[str | None] = mapped_column(String(48), default=None)
     created_at: Mapped[datetime] = created_column()
 
 
 class ChunkRow(Base):
-    """A chunk's text and place. Its id is the index point's id: uuid5 over (document, generation, ordinal)."""
+    """A chunk's text and place. Its id, uuid5 over (document, generation, ordinal, chunk set), is the point's."""
 
     __tablename__ = "chunks"
-    __table_args__ = (Index("ix_chunks_document_generation", "document_id", "generation"),)
+    __table_args__ = (
+        Index("ix_chunks_document_generation", "document_id", "generation"),
+        Index("ix_chunks_chunk_set", "chunk_set"),
+    )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     tenant_id: Mapped[str] = mapped_column(String(48), index=True)
     document_id: Mapped[str] = mapped_column(ForeignKey("documents.id", ondelete="CASCADE"))
     generation: Mapped[int]
     ordinal: Mapped[int]
+    chunk_set: Mapped[str] = mapped_column(String(16), default="", server_default=text("''"))
+    """How the text was cut: `IndexVersion.chunk_set`."""
     start: Mapped[int]
     end: Mapped[int]
     page: Mapped[int | None] = mapped_column(default=None)

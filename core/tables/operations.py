@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import String, Text
+from sqlalchemy import ForeignKey, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.tables.base import Base, created_column, id_column
@@ -51,8 +51,30 @@ class IndexVersion(Base):
     id: Mapped[str] = mapped_column(String(48), primary_key=True)
     """First 16 hex digits of the SHA-256 over `spec`."""
     spec: Mapped[dict[str, Any]]
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    """Settings that make this version's embedder, lexical side and chunker; never a secret."""
+    chunk_set: Mapped[str] = mapped_column(String(16), default="", server_default=text("''"))
+    """Which rows of `chunks` it indexes; versions that cut alike share them."""
+    status: Mapped[str] = mapped_column(String(16), default="ready", server_default="ready")
+    """building, ready or unusable."""
     active: Mapped[bool] = mapped_column(default=False)
+    previous: Mapped[str | None] = mapped_column(String(48), default=None)
+    """Version that served before this one was switched to: where a rollback goes."""
+    activated_at: Mapped[datetime | None] = mapped_column(default=None)
     created_at: Mapped[datetime] = created_column()
+
+
+class IndexContent(Base):
+    """An index version holds this generation of a document whole: rows, points, on disk."""
+
+    __tablename__ = "index_contents"
+
+    version_id: Mapped[str] = mapped_column(ForeignKey("index_versions.id", ondelete="CASCADE"), primary_key=True)
+    document_id: Mapped[str] = mapped_column(
+        ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    generation: Mapped[int]
+    chunk_count: Mapped[int]
 
 
 class Calibration(Base):

@@ -163,6 +163,13 @@ class ServerIndex:
         """Delete the collection with everything in it."""
         self._call(lambda: self._client.delete_collection(self.collection))
 
+    def take_alias(self, alias: str) -> None:
+        """Let `alias` name this collection from now on; the server moves it in one step."""
+        create = models.CreateAliasOperation(
+            create_alias=models.CreateAlias(collection_name=self.collection, alias_name=alias)
+        )
+        self._call(lambda: self._client.update_collection_aliases([create]))
+
     def _ensure(self, dim: int) -> None:
         if not self._call(lambda: self._client.collection_exists(self.collection)):
             try:

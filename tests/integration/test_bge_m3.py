@@ -22,6 +22,7 @@ from retrieval.build import build_retrieval
 from retrieval.embedders.batches import by_tokens
 from retrieval.embedders.bge_m3 import BgeM3Embedder, M3Lexical
 from retrieval.embedders.sentence_transformer import SentenceTransformerEmbedder
+from retrieval.lexical import BigramBm25
 from tests.retrieval_corpus import HANDBOOK, Corpus
 
 TOLERANCE = 1e-4
@@ -163,22 +164,21 @@ def test_batches_hold_their_budget_and_everything_once() -> None:
     assert by_tokens([], 10) == []
 
 
+@pytest.mark.parametrize("lexical", ["bigrams", "bge-m3"])
 def test_the_whole_retrieval_runs_on_it_with_either_lexical_side(
-    checkpoint: Path, settings: Settings, database: Database, tenant: Tenant
+    checkpoint: Path, settings: Settings, database: Database, tenant: Tenant, lexical: str
 ) -> None:
     embedding = EmbeddingSettings(model=str(checkpoint), device="cpu", dtype="float32")
-    versions = set()
-    for lexical in ("bigrams", "bge-m3"):
-        chosen = settings.retrieval.model_copy(update={"embedder": "bge-m3", "lexical": lexical})
-        retrieval = build_retrieval(settings.model_copy(update={"retrieval": chosen, "embedding": embedding}), database)
-        corpus = Corpus(database, retrieval.index, retrieval.embedder, retrieval.lexical)
-        ids = {corpus.add(tenant, f"{lexical}-{name}", text): text for name, text in HANDBOOK}
-        for document, text in ids.items():
-            found = retrieval.searcher.search(text, AccessFilter(tenant.id, None), 3).passages
-            assert found[0].document_id == document, (lexical, text)
-        versions.add(retrieval.index_version)
-        retrieval.close()
-    assert len(versions) == 2
+    chosen = settings.retrieval.model_copy(update={"embedder": "bge-m3", "lexical": lexical})
+    retrieval = build_retrieval(settings.model_copy(update={"retrieval": chosen, "embedding": embedding}), database)
+    assert isinstance(retrieval.lexical, M3Lexical if lexical == "bge-m3" else BigramBm25)
+    corpus = Corpus(database, retrieval.index, retrieval.embedder, retrieval.lexical)
+    ids = {corpus.add(tenant, name, text): text for name, text in HANDBOOK}
+    for document, text in ids.items():
+        found = retrieval.searcher.search(text, AccessFilter(tenant.id, None), 3)
+        assert found.passages[0].document_id == document, text
+        assert (found.index_version, found.embedder) == (retrieval.index_version, checkpoint.name)
+    retrieval.close()
 
 
 def test_a_sentence_transformers_folder_gives_the_same_dense_vectors(checkpoint: Path, embedder: BgeM3Embedder) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 import ingest.pipeline
+import ingest.points
 from core.access import Principal, access_filter
 from core.blobs import FolderBlobStore
 from core.database import Database
@@ -22,8 +23,9 @@ from core.types import DocumentStatus, IndexPoint, Scope
 from ingest.accept import Accepted, IngestService
 from ingest.build import Ingest, build_ingest
 from ingest.upload import Upload, clean_filename
-from retrieval.build import Retrieval, build_retrieval
+from retrieval.build import build_retrieval
 from retrieval.embedders.minilm import MiniLmEmbedder
+from retrieval.live import Retrieval
 from retrieval.reconcile import reconcile
 from workers.base import run_job
 
@@ -333,7 +335,9 @@ def test_an_attempt_cut_off_anywhere_is_completed_by_the_next(
     accepted = stack.put("c.md", "# River\n\nThe river is narrow.\n\n# Lake\n\nThe lake is deep.", external_id="c")
     lease = stack.jobs.claim(accepted.job.id, "doomed")
     assert lease is not None
-    target = stack.retrieval.index if stop in {"upsert", "flush", "delete_document"} else ingest.pipeline
+    index_calls = {"upsert", "flush", "delete_document"}
+    module = ingest.points if stop == "insert_chunks" else ingest.pipeline
+    target = stack.retrieval.index if stop in index_calls else module
     real = getattr(target, stop)
 
     def die_after(*args: object, **more: object) -> None:
@@ -390,7 +394,7 @@ def test_chunks_and_text_agree_and_chunks_page(stack: Stack) -> None:
             break
     assert [chunk.ordinal for chunk in seen] == list(range(7))
     assert all(chunk.text == text[chunk.start : chunk.end] for chunk in seen)
-    assert all(chunk.id == point_id(accepted.document.id, 1, chunk.ordinal) for chunk in seen)
+    assert all(chunk.id == point_id(accepted.document.id, 1, chunk.ordinal, chunk.chunk_set) for chunk in seen)
     with pytest.raises(InvalidInput):
         service.chunks(stack.principal, accepted.document.id, cursor="nonsense")
 

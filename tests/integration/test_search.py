@@ -11,8 +11,9 @@ from core.database import Database
 from core.settings import Settings
 from core.tables import Calibration, Document, IndexVersion, Tenant
 from core.types import AccessFilter, Language
-from retrieval.build import Retrieval, build_retrieval
+from retrieval.build import build_retrieval
 from retrieval.calibrate import CalibrationQuestion, calibrate
+from retrieval.live import Retrieval
 from retrieval.reconcile import reconcile
 from retrieval.relevance import load_model
 from retrieval.search import Searcher
@@ -178,13 +179,23 @@ def test_the_index_version_names_what_vectors_depend_on(
     assert [(row.id, row.active) for row in rows] == [(retrieval.index_version, True)]
     assert rows[0].spec["embedder"]["digest"] == minilm().digest
     assert (settings.index_dir / retrieval.index_version).is_dir()
+    retrieval.close()
+    # Changed settings make no other index by themselves: what serves goes on until an operator builds and switches.
     other = settings.model_copy(update={"ingest": settings.ingest.model_copy(update={"chunk_tokens": 64})})
     second = build_retrieval(other, database, embedder=minilm())
-    assert second.index_version != retrieval.index_version
+    assert second.index_version == retrieval.index_version
+    assert second.opener.describe(other).id != retrieval.index_version
+    assert second.active.chunking.chunk_tokens == settings.ingest.chunk_tokens
     second.close()
+    # One that this code can no longer make gives way at once.
+    with database.write() as session:
+        session.get_one(IndexVersion, retrieval.index_version).id = "0" * 16
+    third = build_retrieval(other, database, embedder=minilm())
+    assert third.index_version == third.opener.describe(other).id
+    third.close()
     with database.read() as session:
-        active = session.scalars(select(IndexVersion.id).where(IndexVersion.active)).all()
-    assert active == [second.index_version]
+        rows = session.scalars(select(IndexVersion)).all()
+    assert {(row.active, row.status) for row in rows} == {(True, "ready"), (False, "unusable")}
 
 
 def test_calibration_moves_the_threshold_and_is_kept(

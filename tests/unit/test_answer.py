@@ -29,6 +29,8 @@ from generation.answer import BELOW_THRESHOLD, NO_PASSAGES, NOT_IN_PASSAGES, Ans
 class FakeResult:
     passages: Sequence[Passage]
     refusal_threshold: float = 0.3
+    index_version: str = ""
+    embedder: str = ""
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 

@@ -1,0 +1,95 @@
+"""Index versions, for the operator: what serves, build beside it, switch, go back, drop."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from api.errors import request_id_of
+from api.schemas.index import (
+    IndexBuildBody,
+    IndexBuildRequest,
+    IndexRollbackRequest,
+    IndexStatusBody,
+    IndexSwitchBody,
+    IndexSwitchRequest,
+    IndexVersionBody,
+)
+from api.schemas.jobs import JobBody
+from api.security import Caller, GuardedRoute, ServicesOf, needs
+from api.services import Services
+from core.access import Principal
+from core.errors import Unavailable
+from core.types import Scope
+from retrieval.switch import IndexService, Switched, VersionState, Who
+
+router = APIRouter(route_class=GuardedRoute, prefix="/v1/admin/index", tags=["index"])
+
+_OPERATOR = needs(Scope.ADMIN, operator=True)
+
+
+@router.get("", dependencies=[_OPERATOR])
+def get_index(services: ServicesOf) -> IndexStatusBody:
+    """All index versions and what each of them holds."""
+    states, configured = _index(services).status()
+    bodies = [_body(state, configured) for state in states]
+    serving = next((body.version for body in bodies if body.active), "")
+    return IndexStatusBody(serving=serving, configured=configured, versions=bodies)
+
+
+@router.post("/build", status_code=202, dependencies=[_OPERATOR])
+def build_index(body: IndexBuildRequest, request: Request, caller: Caller, services: ServicesOf) -> IndexBuildBody:
+    """Build a version beside the one that serves, from stored text. Building one that is there resumes it."""
+    row, job = _index(services).build(body.model_dump(exclude_defaults=True), _who(caller, request))
+    return IndexBuildBody(version=row.id, job=JobBody.model_validate(job))
+
+
+@router.post("/switch", dependencies=[_OPERATOR])
+def switch_index(body: IndexSwitchRequest, request: Request, caller: Caller, services: ServicesOf) -> IndexSwitchBody:
+    """Serve another version from the next search on; running searches end on the one they began with."""
+    return _switched(_index(services).switch(body.version, _who(caller, request), reason=body.reason))
+
+
+@router.post("/rollback", dependencies=[_OPERATOR])
+def rollback_index(
+    body: IndexRollbackRequest, request: Request, caller: Caller, services: ServicesOf
+) -> IndexSwitchBody:
+    """Serve the version that served before; it was kept up to date."""
+    return _switched(_index(services).rollback(_who(caller, request), reason=body.reason))
+
+
+@router.delete("/{version}", status_code=204, dependencies=[_OPERATOR])
+def drop_index(version: str, request: Request, caller: Caller, services: ServicesOf) -> None:
+    """Remove a version that does not serve; a rollback to it is then no longer possible."""
+    _index(services).drop(version, _who(caller, request))
+
+
+def _index(services: Services) -> IndexService:
+    if services.index is None:
+        raise Unavailable("this process does not reach the index", code="index_not_here")
+    return services.index
+
+
+def _who(caller: Principal, request: Request) -> Who:
+    return Who(caller.tenant_id, caller.actor, request_id_of(request.scope))
+
+
+def _switched(done: Switched) -> IndexSwitchBody:
+    return IndexSwitchBody(from_version=done.before, to_version=done.after, effective_ms=round(done.effective_ms, 3))
+
+
+def _body(state: VersionState, configured: str) -> IndexVersionBody:
+    row = state.row
+    return IndexVersionBody(
+        version=row.id,
+        status=row.status,
+        active=row.active,
+        configured=row.id == configured,
+        previous=row.previous,
+        embedder=row.spec["embedder"]["name"],
+        documents=state.documents,
+        documents_wanted=state.documents_wanted,
+        spec=row.spec,
+        created_at=row.created_at,
+        activated_at=row.activated_at,
+        job=JobBody.model_validate(state.job) if state.job is not None else None,
+    )

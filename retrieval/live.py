@@ -1,0 +1,215 @@
+"""The index versions that this process reads and writes, and which of them answers.
+
+A search is pinned to one version from its first step to its last: embedder, lexical side, points, calibration and chunk
+rows all belong together. The database says which version serves; other processes see a switch within `REREAD_S`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import structlog
+
+from core.database import Database
+from core.errors import Unavailable
+from core.ports import Embedder, LexicalEncoder, VectorIndex
+from core.repositories.index_versions import VersionStatus, active_version, live_versions
+from core.settings import IngestSettings, Settings
+from core.tables.operations import IndexVersion
+from core.types import AccessFilter
+from retrieval.relevance import RelevanceModel
+from retrieval.search import Searcher, SearchResult
+
+log = structlog.stdlib.get_logger(__name__)
+
+REREAD_S = 0.5
+PIN_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVersion:
+    """One index version with everything that reads or writes it."""
+
+    id: str
+    spec: Mapping[str, Any]
+    chunk_set: str
+    chunking: IngestSettings
+    """How its chunks are cut."""
+    embedder: Embedder
+    lexical: LexicalEncoder
+    index: VectorIndex
+    searcher: Searcher
+
+
+class Opener(Protocol):
+    """What makes and opens versions: `retrieval.build.VersionOpener`."""
+
+    def describe(self, settings: Settings) -> IndexVersion:
+        """Row of the version that some settings make."""
+        ...
+
+    def open(self, row: IndexVersion) -> OpenVersion:
+        """Open a registered version; raises Unavailable."""
+        ...
+
+
+class Retrieval:
+    """Open versions of one process. Thread-safe."""
+
+    def __init__(self, db: Database, active: OpenVersion, opener: Opener) -> None:
+        self._db = db
+        self.opener = opener
+        self._open: dict[str, OpenVersion] = {active.id: active}
+        self._active = active
+        self._read_at = time.monotonic()
+        self._lock = threading.RLock()
+        self._pins: dict[str, int] = {}
+        self._unpinned = threading.Condition(threading.Lock())
+        self.searcher = PinnedSearcher(self)
+
+    @property
+    def active(self) -> OpenVersion:
+        """The version that serves."""
+        if time.monotonic() - self._read_at > REREAD_S:
+            self.refresh()
+        return self._active
+
+    @property
+    def embedder(self) -> Embedder:
+        """Of the version that serves."""
+        return self.active.embedder
+
+    @property
+    def lexical(self) -> LexicalEncoder:
+        """Of the version that serves."""
+        return self.active.lexical
+
+    @property
+    def index(self) -> VectorIndex:
+        """Of the version that serves."""
+        return self.active.index
+
+    @property
+    def index_version(self) -> str:
+        """Id of the version that serves."""
+        return self.active.id
+
+    def count(self) -> int:
+        """Points of the version that serves; raises Unavailable when its index does not answer."""
+        return self.active.index.count()
+
+    def refresh(self) -> None:
+        """Serve what the database says from now on. A version that cannot be opened here leaves the old one serving."""
+        with self._db.read() as session:
+            row = active_version(session)
+        if row is not None and row.id != self._active.id:
+            try:
+                opened = self.open(row)
+            except Unavailable as error:
+                log.error("index.switch_not_followed", version=row.id, detail=error.detail)
+            else:
+                self._active = opened
+                log.info("index.serving", version=row.id)
+        self._read_at = time.monotonic()
+
+    def live(self) -> tuple[OpenVersion, ...]:
+        """Versions that writes must reach, the serving one first. One that can no longer be made is marked so.
+
+        Raises:
+            Unavailable: a version cannot be opened now, and may be later.
+        """
+        with self._db.read() as session:
+            rows = list(live_versions(session))
+        found = []
+        for row in rows:
+            try:
+                found.append(self.open(row))
+            except Unavailable as error:
+                if row.active or error.retryable:
+                    raise
+                log.warning("index.version_unusable", version=row.id, detail=error.detail)
+                with self._db.write() as session:
+                    lost = session.get(IndexVersion, row.id)
+                    if lost is not None and not lost.active:
+                        lost.status = VersionStatus.UNUSABLE.value
+        return tuple(found) or (self._active,)
+
+    def open(self, row: IndexVersion) -> OpenVersion:
+        """An open version; loads its models and opens its index when this process has not yet.
+
+        Raises:
+            Unavailable: it cannot be opened.
+        """
+        with self._lock:
+            if row.id not in self._open:
+                self._open[row.id] = self.opener.open(row)
+            return self._open[row.id]
+
+    @contextmanager
+    def pinned(self) -> Iterator[OpenVersion]:
+        """The serving version, kept open for the length of the block."""
+        while True:
+            version = self.active
+            with self._unpinned:
+                self._pins[version.id] = self._pins.get(version.id, 0) + 1
+            if version.id in self._open:
+                break
+            self._unpin(version.id)  # closed between the two lines: another one serves by now
+            self.refresh()
+        try:
+            yield version
+        finally:
+            self._unpin(version.id)
+
+    def forget(self, version_id: str, remove: Callable[[OpenVersion], None] | None = None) -> None:
+        """Close a version that does not serve, once the searches on it have ended, and remove what it stored.
+
+        Raises:
+            Unavailable: searches on it last longer than half a minute.
+        """
+        with self._lock:
+            version = self._open.pop(version_id, None)
+        if version is None:
+            return
+        with self._unpinned:
+            if not self._unpinned.wait_for(lambda: not self._pins.get(version_id), PIN_TIMEOUT_S):
+                self._open[version_id] = version
+                raise Unavailable(f"index version '{version_id}' is still being searched", code="index_version_in_use")
+        version.index.flush()
+        if remove is not None:
+            remove(version)
+        else:
+            version.index.close()
+
+    def close(self) -> None:
+        """Flush all indexes and give up their locks."""
+        with self._lock:
+            for version in self._open.values():
+                version.index.close()
+
+    def _unpin(self, version_id: str) -> None:
+        with self._unpinned:
+            self._pins[version_id] -= 1
+            self._unpinned.notify_all()
+
+
+class PinnedSearcher:
+    """Search over the version that serves when a search begins."""
+
+    def __init__(self, retrieval: Retrieval) -> None:
+        self._retrieval = retrieval
+
+    def search(self, query: str, access: AccessFilter, limit: int, **options: Any) -> SearchResult:
+        """As `Searcher.search`; the result names the version that it came from."""
+        with self._retrieval.pinned() as version:
+            result = version.searcher.search(query, access, limit, **options)
+            return replace(result, index_version=version.id, embedder=version.embedder.name)
+
+    def use_relevance(self, relevance: RelevanceModel) -> None:
+        """Put a new calibration of the serving version in force."""
+        self._retrieval.active.searcher.use_relevance(relevance)

@@ -1,0 +1,230 @@
+"""Building an index version beside the one that serves, switching to it, and going back. Each step is audited.
+
+A switch is one transaction: it locks the version rows, checks that the target holds every visible document, and moves
+`active`. Ingest locks the same rows before it shows a document, so nothing can fall between the two.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from sqlalchemy import select
+
+from core import audit
+from core.database import Database, WriteSession
+from core.errors import Conflict, NotFound
+from core.jobs import JobStore
+from core.repositories.index_versions import (
+    VersionStatus,
+    active_version,
+    documents_held,
+    forget_version,
+    lock_versions,
+    missing_documents,
+)
+from core.settings import Settings
+from core.tables.base import utc_now
+from core.tables.jobs import Job
+from core.tables.operations import IndexVersion
+from core.types import JobKind
+from retrieval.build import settings_with
+from retrieval.live import OpenVersion, Retrieval
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Whom the trail names, and whose job it is."""
+
+    tenant_id: str
+    actor: str
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionState:
+    """A version as operators see it."""
+
+    row: IndexVersion
+    documents: int
+    """Visible documents that it holds."""
+    documents_wanted: int
+    job: Job | None
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """A switch that was made."""
+
+    before: str
+    after: str
+    effective_ms: float
+    """Until the next search of this process was answered by the new version."""
+
+
+class IndexService:
+    """Index versions of one database."""
+
+    def __init__(self, db: Database, jobs: JobStore, retrieval: Retrieval, settings: Settings) -> None:
+        self._db = db
+        self._jobs = jobs
+        self._retrieval = retrieval
+        self._settings = settings
+
+    def status(self) -> tuple[list[VersionState], str]:
+        """All versions, the serving one first then by age, and the id that the settings of today would make."""
+        configured = self._retrieval.opener.describe(self._settings).id
+        with self._db.read() as session:
+            query = select(IndexVersion).order_by(IndexVersion.active.desc(), IndexVersion.created_at.desc())
+            rows = session.scalars(query).all()
+            states = []
+            for row in rows:
+                held, wanted = documents_held(session, row.id)
+                newest = select(Job).where(Job.subject_id == row.id, Job.kind == JobKind.INDEX.value)
+                job = session.scalars(newest.order_by(Job.created_at.desc()).limit(1)).first()
+                states.append(VersionState(row, held, wanted, job))
+        return states, configured
+
+    def build(self, config: Mapping[str, Any], who: Who) -> tuple[IndexVersion, Job]:
+        """Register the version that the settings make with `config` over them, and queue the job that fills it.
+
+        config: {"retrieval": {...}, "embedding": {...}, "ingest": {...}}; only what an index version depends on. The
+        embedder is loaded here, so what cannot be built is refused at once. Building what is there resumes it.
+
+        Raises:
+            InvalidInput: `setting_unknown`, `setting_invalid`, `setting_missing`, `setting_conflict`.
+            Unavailable: the embedder cannot be loaded or reached.
+            Conflict: `index_build_running`.
+        """
+        wanted = self._retrieval.opener.describe(settings_with(self._settings, dict(config)))
+        with self._db.write() as session:
+            rows = lock_versions(session)
+            row = rows.get(wanted.id)
+            if row is None:
+                wanted.status = VersionStatus.BUILDING.value
+                session.add(wanted)
+                row = wanted
+            elif row.status == VersionStatus.UNUSABLE.value:
+                row.status, row.config = VersionStatus.BUILDING.value, wanted.config
+            running = session.scalars(
+                select(Job).where(Job.subject_id == row.id, Job.status.in_(("queued", "running")))
+            ).first()
+            if running is not None:
+                raise Conflict(
+                    f"job '{running.id}' builds index version '{row.id}' already", code="index_build_running"
+                )
+            session.flush()
+            job = self._jobs.create(session, tenant_id=who.tenant_id, kind=JobKind.INDEX, subject_id=row.id, priority=7)
+            _record(session, who, "index.build", row.id, {"config": dict(config), "job_id": job.id})
+        return row, job
+
+    def switch(self, version_id: str, who: Who, *, reason: str | None = None) -> Switched:
+        """Serve another version from the next search on. The one before stays up to date, for a rollback.
+
+        Raises:
+            NotFound: `index_version_not_found`.
+            Conflict: `index_version_not_ready`: it does not hold every visible document; `index_version_serves`.
+        """
+        began = perf_counter()
+        with self._db.write() as session:
+            rows = lock_versions(session)
+            before = self._move(session, rows, version_id)
+            action = "index.rollback" if rows[before].previous == version_id else "index.switch"
+            rows[version_id].previous = before
+            _record(session, who, action, version_id, {"from": before, "to": version_id, "reason": reason})
+        self._retrieval.refresh()
+        effective_ms = (perf_counter() - began) * 1000
+        self.point_alias()
+        return Switched(before, version_id, effective_ms)
+
+    def rollback(self, who: Who, *, reason: str | None = None) -> Switched:
+        """Serve the version that served before.
+
+        Raises:
+            Conflict: `no_previous_index`: there is none, or it was dropped; or see `switch`.
+        """
+        with self._db.read() as session:
+            row = active_version(session)
+            target = session.get(IndexVersion, row.previous) if row is not None and row.previous else None
+        if target is None:
+            raise Conflict("no index version served before this one", code="no_previous_index")
+        return self.switch(target.id, who, reason=reason)
+
+    def drop(self, version_id: str, who: Who) -> None:
+        """Remove a version that does not serve: its points, its chunk rows, its row. Ingest stops writing it.
+
+        Raises:
+            NotFound: `index_version_not_found`.
+            Conflict: `index_version_serves`, or `index_build_running`: cancel its job first.
+            Unavailable: `index_version_in_use`: a search on it has not ended.
+        """
+        with self._db.write() as session:
+            row = lock_versions(session).get(version_id)
+            if row is None:
+                raise NotFound(f"no index version '{version_id}'", code="index_version_not_found")
+            if row.active:
+                raise Conflict(f"index version '{version_id}' serves; switch first", code="index_version_serves")
+            busy = session.scalars(
+                select(Job.id).where(Job.subject_id == version_id, Job.status.in_(("queued", "running")))
+            ).first()
+            if busy is not None:
+                raise Conflict(f"job '{busy}' is building it; cancel that first", code="index_build_running")
+            opened = None if row.status == VersionStatus.UNUSABLE.value else self._retrieval.open(row)
+            forget_version(session, row)
+            _record(session, who, "index.drop", version_id, {})
+        if opened is not None:
+            self._retrieval.forget(version_id, self._remove)
+        else:
+            shutil.rmtree(self._settings.index_dir / version_id, ignore_errors=True)
+
+    def point_alias(self) -> None:
+        """On a Qdrant server, let the alias that other programs read name the collection that serves, in one step."""
+        from retrieval.index.server import ServerIndex
+
+        index = self._retrieval.index
+        if isinstance(index, ServerIndex):
+            index.take_alias(self._settings.qdrant.collection)
+
+    def _move(self, session: WriteSession, rows: Mapping[str, IndexVersion], version_id: str) -> str:
+        target = rows.get(version_id)
+        if target is None:
+            raise NotFound(f"no index version '{version_id}'", code="index_version_not_found")
+        if target.active:
+            raise Conflict(f"index version '{version_id}' serves already", code="index_version_serves")
+        lacking = missing_documents(session, version_id, limit=1)
+        if target.status != VersionStatus.READY.value or lacking:
+            raise Conflict(
+                f"index version '{version_id}' is {target.status} and does not hold every document; build it first",
+                code="index_version_not_ready",
+            )
+        before = next(row for row in rows.values() if row.active)
+        before.active = False
+        session.flush()
+        target.active = True
+        target.activated_at = utc_now()
+        return before.id
+
+    def _remove(self, version: OpenVersion) -> None:
+        from retrieval.index.server import ServerIndex
+
+        if isinstance(version.index, ServerIndex):
+            version.index.drop()
+            version.index.close()
+        else:
+            version.index.close()
+            shutil.rmtree(self._settings.index_dir / version.id, ignore_errors=True)
+
+
+def _record(session: WriteSession, who: Who, action: str, version_id: str, detail: dict[str, Any]) -> None:
+    audit.record(
+        session,
+        tenant_id=who.tenant_id,
+        actor=who.actor,
+        action=action,
+        object_id=version_id,
+        detail=detail,
+        request_id=who.request_id,
+    )
