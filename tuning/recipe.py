@@ -59,6 +59,12 @@ class BatchRecipe(RecipePart):
         None, gt=0, description="Ends by the clock, loading included; the schedule is then stretched over the time."
     )
     max_tokens: int = Field(ge=16, le=8192, description="Longest row. A longer one is an error, never cut.")
+    tokens: int | None = Field(
+        None,
+        ge=1024,
+        description="On a GPU: tokens of one part on one process, padding included, instead of `rows`. Short rows then "
+        "come in larger batches, and every part keeps the GPU as busy.",
+    )
     group_by_length: bool = Field(False, description="Batches of like length: less padding, less mixing.")
 
 

@@ -31,6 +31,9 @@ class TrainSpec(BaseModel):
     base_path: Path = Field(description="Folder of the base model: safetensors, config, tokenizer, chat template.")
     rows_path: Path = Field(description="Training rows, JSONL of `TrainRow`.")
     eval_rows_path: Path | None = Field(None, description="Held-out rows for the evaluation loss, same shape.")
+    warm_start: Path | None = Field(
+        None, description="Folder of an adapter whose weights training starts from, with a new optimiser."
+    )
     recipe: Recipe = Field(description="How to train.")
     output_dir: Path = Field(description="Where the finished adapter goes, in PEFT's format. Replaced when done.")
     seed: int = Field(17, description="Seeds data order, LoRA initialisation and dropout.")

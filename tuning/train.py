@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from core.errors import DatasetRejected, TsumugiError
+from core.errors import DatasetRejected, InvalidInput, TsumugiError
 from tuning.clock import build_clock
 from tuning.merged_forward import WIDEST, use_merged_forward
 from tuning.recipe import Recipe
-from tuning.rows import IGNORED, EncodedRow, encode_rows, order_by_length
+from tuning.rows import EncodedRow, encode_rows, order_by_length
 from tuning.spec import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -33,6 +33,7 @@ from tuning.spec import (
     load_spec,
     read_rows,
 )
+from tuning.trainers import batches_by_tokens, cpu_trainer, drop_attention_mask, gpu_trainer
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +92,8 @@ def train(spec: TrainSpec, emit: Callable[[TrainEvent], None], stop: StopRequest
     if recipe.batch.max_seconds is not None:
         trainer.add_callback(build_clock(recipe, started + recipe.batch.max_seconds))
     trainer.add_callback(_build_callback(emit, stop))
+    if spec.warm_start is not None:
+        _load_weights(trainer, spec.warm_start)
     if on_gpu:
         _speed_up(trainer.model, recipe)
     checkpoint = last_complete_checkpoint(_checkpoints(spec))
@@ -145,11 +148,16 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def _load_weights(trainer: Any, checkpoint: Path) -> None:
-    from peft import set_peft_model_state_dict
+def _load_weights(trainer: Any, folder: Path) -> None:
+    """Put an adapter's weights into the trainer's; every one of them must find its place."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    set_peft_model_state_dict(trainer.model, load_file(checkpoint / "adapter_model.safetensors"))
+    weights = load_file(folder / "adapter_model.safetensors")
+    own = {name: value.shape for name, value in get_peft_model_state_dict(trainer.model).items()}
+    if own != {name: value.shape for name, value in weights.items()}:
+        raise InvalidInput(f"The adapter in {folder} has other layers or another rank", code="invalid_train_spec")
+    set_peft_model_state_dict(trainer.model, weights)
 
 
 def _checkpoints(spec: TrainSpec) -> Path:
@@ -190,14 +198,12 @@ def _build_trainer(
     import torch
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
     recipe = spec.recipe
     batch, optimiser, cadence = recipe.batch, recipe.optimiser, recipe.cadence
     model = AutoModelForCausalLM.from_pretrained(spec.base_path, dtype=dtype, attn_implementation="sdpa")
-    # Rows are padded on the right, so causal attention alone keeps padding out of every real position; without a mask
-    # torch takes its flash kernel.
-    model.model.register_forward_pre_hook(_drop_attention_mask, with_kwargs=True)
+    model.model.register_forward_pre_hook(drop_attention_mask, with_kwargs=True)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=recipe.lora.rank,
@@ -230,6 +236,7 @@ def _build_trainer(
         logging_strategy="steps",
         logging_steps=cadence.log_steps,
         logging_first_step=True,
+        logging_nan_inf_filter=False,  # it would look at every loss, and `_number` reports what is not finite
         save_strategy="steps",
         save_steps=cadence.checkpoint_steps,
         save_total_limit=2,
@@ -245,10 +252,16 @@ def _build_trainer(
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    if batch.group_by_length:
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    batches = None
+    if on_gpu and batch.tokens is not None:
+        lengths = [len(row.input_ids) for row in rows]
+        batches = batches_by_tokens(lengths, batch.tokens, processes=world, rank=rank, seed=spec.seed)
+        arguments.max_steps = max(1, min(round(len(batches) * batch.epochs), batch.max_steps or sys.maxsize))
+    elif batch.group_by_length:
         # Processes of one step get rows of like length too: the step lasts as long as its longest part.
-        rows = order_by_length(rows, batch.rows * int(os.environ.get("WORLD_SIZE", "1")), seed=spec.seed)
-    trainer = SFTTrainer if on_gpu else _cpu_trainer()
+        rows = order_by_length(rows, batch.rows * world, seed=spec.seed)
+    trainer = gpu_trainer(batches) if on_gpu else cpu_trainer()
     return trainer(
         model=model,
         args=arguments,
@@ -257,34 +270,6 @@ def _build_trainer(
         processing_class=tokenizer,
         peft_config=lora,
     )
-
-
-def _cpu_trainer() -> Any:
-    """SFTTrainer whose loss unembeds the supervised positions only.
-
-    TRL's loss unembeds every position, in float32: on a CPU that was most of a step for rows of which one token in
-    seven is supervised. The value is the same; a test compares the two.
-    """
-    import torch
-    from trl import SFTTrainer
-
-    class CpuTrainer(SFTTrainer):  # type: ignore[misc]
-        """Same rows, same loss, a fraction of the work."""
-
-        def compute_loss(
-            self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-        ) -> Any:
-            causal = self.accelerator.unwrap_model(model).get_base_model()
-            labels = inputs["labels"][:, 1:]
-            supervised = labels != IGNORED
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(self.args.bf16)):
-                hidden = causal.model(input_ids=inputs["input_ids"]).last_hidden_state[:, :-1]
-                logits = causal.lm_head(hidden[supervised])
-            total = torch.nn.functional.cross_entropy(logits.float(), labels[supervised], reduction="sum")
-            loss = total / (supervised.sum() if num_items_in_batch is None else num_items_in_batch)
-            return (loss, {"loss": loss.detach()}) if return_outputs else loss
-
-    return CpuTrainer
 
 
 def _total_steps(recipe: Recipe, row_count: int) -> int:
@@ -308,10 +293,6 @@ def _as_dataset(rows: list[EncodedRow]) -> Any:
     }
     lists = {name: pa.LargeListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()}
     return Dataset(pa.table(lists)).with_format("numpy")
-
-
-def _drop_attention_mask(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    return args, {**kwargs, "attention_mask": None}
 
 
 def _build_callback(emit: Callable[[TrainEvent], None], stop: StopRequest) -> Any:

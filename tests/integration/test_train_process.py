@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from core.errors import InvalidInput
 from tests.tiny_llama import build_tiny_llama
+from tuning import train as program
 from tuning.recipe import load_recipe
-from tuning.spec import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, TrainEvent, parse_event
+from tuning.spec import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, TrainEvent, TrainSpec, parse_event
 from tuning.train import last_complete_checkpoint
+from tuning.trainers import cpu_trainer, gpu_trainer
 
 STEPS = 40
 
@@ -159,21 +162,50 @@ def test_a_bad_spec_says_so(tmp_path: Path) -> None:
     assert (event.event, event.code) == ("error", "invalid_train_spec")
 
 
-def test_the_cpu_loss_is_the_one_of_trl(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_losses_are_the_one_of_trl(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from trl import SFTTrainer
 
-    from tuning import train as program
-    from tuning.spec import TrainSpec
-
     losses: list[list[float]] = []
-    for name, trainer in (("ours", program._cpu_trainer), ("trl", lambda: SFTTrainer)):
-        folder = tmp_path / name
-        folder.mkdir()
-        monkeypatch.setattr(program, "_cpu_trainer", trainer)
-        path = write_spec(folder, base, {"batch.max_steps": 4})
-        events: list[TrainEvent] = []
-        spec = TrainSpec.model_validate_json(path.read_text(encoding="utf-8"))
-        assert program.train(spec, events.append, program.StopRequest()) == EXIT_DONE
+    for name, trainer in (("trl", lambda: SFTTrainer), ("cpu", cpu_trainer), ("gpu", lambda: gpu_trainer(None))):
+        events = train_here(tmp_path / name, base, trainer, monkeypatch)
         losses.append([event.loss for event in events if event.event in {"step", "eval"} and event.loss is not None])
     assert len(losses[0]) == 5
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_training_starts_from_another_adapters_weights(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train_here(tmp_path / "first", base, cpu_trainer, monkeypatch)
+    again = train_here(tmp_path / "again", base, cpu_trainer, monkeypatch, warm_start=tmp_path / "first" / "adapter")
+    [start, end] = [[e.loss for e in events if e.event == "step"] for events in (again, first)]
+    assert start[0] == pytest.approx(end[-1], rel=0.05)
+    with pytest.raises(InvalidInput, match="another rank"):
+        train_here(
+            tmp_path / "other",
+            base,
+            cpu_trainer,
+            monkeypatch,
+            {"lora.rank": 3},
+            warm_start=tmp_path / "first" / "adapter",
+        )
+
+
+def train_here(
+    folder: Path,
+    base: Path,
+    trainer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: dict[str, Any] | None = None,
+    warm_start: Path | None = None,
+) -> list[TrainEvent]:
+    """Four steps in this process, with another trainer in place of the one for CPUs."""
+    folder.mkdir()
+    monkeypatch.setattr(program, "cpu_trainer", trainer)
+    path = write_spec(folder, base, {"batch.max_steps": 4, **(overrides or {})})
+    events: list[TrainEvent] = []
+    spec = TrainSpec.model_validate_json(path.read_text(encoding="utf-8"))
+    spec = spec.model_copy(update={"warm_start": warm_start})
+    assert program.train(spec, events.append, program.StopRequest()) == EXIT_DONE
+    return events

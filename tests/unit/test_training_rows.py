@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tuning.recipe import load_recipe, recipe_names
 from tuning.rows import IGNORED, encode_rows, order_by_length
 from tuning.spec import TrainEvent, TrainMessage, TrainRow, parse_event, read_rows
 from tuning.template import TrainingTemplate
+from tuning.trainers import batches_by_tokens
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +145,17 @@ def test_events_survive_the_pipe_and_prose_is_none() -> None:
     assert set(json.loads(event.line())) == {"event", "step", "total_steps", "loss"}
     assert parse_event("Loading weights: 100%") is None
     assert parse_event('{"event": "nonsense"}') is None
+
+
+def test_batches_hold_like_lengths_within_the_budget() -> None:
+    random = Random(3)
+    lengths = [random.randint(200, 900) for _ in range(2_000)]
+    shares = [batches_by_tokens(lengths, 4_000, processes=2, rank=rank, seed=1) for rank in (0, 1)]
+    assert len(shares[0]) == len(shares[1])
+    taken = [row for share in shares for batch in share for row in batch]
+    assert len(taken) == len(set(taken))
+    assert len(taken) >= 2_000 - 2 * 4_000 // 800
+    for mine, theirs in zip(*shares, strict=True):
+        longest = [max(lengths[row] for row in batch) for batch in (mine, theirs)]
+        assert all(length * len(batch) <= 4_000 for length, batch in zip(longest, (mine, theirs), strict=True))
+        assert max(longest) <= 1.5 * min(longest)
