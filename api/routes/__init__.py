@@ -1,6 +1,19 @@
 """Routes, one file per noun."""
 
-from api.routes import adapters, answers, datasets, documents, health, index, jobs, keys, openai, tenants, tuning
+from api.routes import (
+    adapters,
+    answers,
+    canary,
+    datasets,
+    documents,
+    health,
+    index,
+    jobs,
+    keys,
+    openai,
+    tenants,
+    tuning,
+)
 
 ROUTERS = (
     health.router,
@@ -12,6 +25,7 @@ ROUTERS = (
     tuning.router,
     adapters.router,
     index.router,
+    canary.router,
     keys.router,
     tenants.router,
 )
