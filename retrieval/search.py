@@ -22,7 +22,7 @@ from core.ports import Embedder, LexicalEncoder, VectorIndex
 from core.tables.documents import ChunkRow, Document, DocumentGeneration
 from core.types import AccessFilter, DocumentStatus, Language, Passage, ScoredPoint, SparseVector
 from retrieval.coverage import coverage
-from retrieval.fusion import fuse
+from retrieval.fusion import fuse, similarities
 from retrieval.relevance import RelevanceModel
 from retrieval.similar import is_near_copy, shingles
 from retrieval.text import indexed_text
@@ -151,15 +151,18 @@ class Searcher:
         """{id: (fused score, cosine)} of all candidates, best first."""
         cosines = {point.id: point.score for point in dense}
         bm25 = {point.id: point.score for point in sparse}
+        similar: dict[str, float] | None = None
         if query.dense is not None:
             with clock.step("dense"):
                 cosines |= self._index.score_dense(query.dense, [key for key in bm25 if key not in cosines], access)
             with clock.step("sparse"):
                 bm25 |= self._index.score_sparse(query.sparse, [key for key in cosines if key not in bm25], access)
+            with clock.step("sentences"):
+                similar = similarities(cosines, self._index.score_sentences(query.dense, list(cosines), access))
         with clock.step("fuse"):
             # Learnt weights of a query say nothing about the score of a full match.
             mass = sum(query.sparse.values) if self._lexical.idf else 0.0
-            fused = fuse(None if query.dense is None else cosines, bm25, mass)
+            fused = fuse(similar, bm25, mass)
             order = sorted(fused, key=lambda key: (-fused[key], key))
         return {key: (fused[key], cosines.get(key)) for key in order}
 
@@ -238,7 +241,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self._began = perf_counter()
-        self._spent = dict.fromkeys(("embed", "dense", "sparse", "fuse", "load"), 0.0)
+        self._spent = dict.fromkeys(("embed", "dense", "sparse", "sentences", "fuse", "load"), 0.0)
 
     def step(self, name: str) -> _Step:
         return _Step(self._spent, name)

@@ -11,7 +11,7 @@ from core.language import language_of
 from core.types import Language
 from retrieval.calibrate import choose_threshold, fit_weights, read_questions, refusal_figures
 from retrieval.coverage import Coverage, coverage
-from retrieval.fusion import fuse
+from retrieval.fusion import DENSE_WEIGHT, fuse
 from retrieval.kinds import TermKind, kind_of
 from retrieval.relevance import FEATURES, features, parse_model, shipped_parameters
 from retrieval.similar import is_near_copy, shingles
@@ -79,7 +79,7 @@ def test_fusion_ranks_what_both_arms_like_over_what_one_likes() -> None:
 
 
 def test_fusion_survives_an_arm_without_hits_and_negative_cosines() -> None:
-    assert fuse({"a": 0.5, "b": -0.2}, {}, 4.0) == {"a": 1.0, "b": 0.0}
+    assert fuse({"a": 0.5, "b": -0.2}, {}, 4.0) == {"a": 0.5 * DENSE_WEIGHT, "b": 0.0}
 
 
 def test_a_match_in_grammar_alone_does_not_outweigh_meaning() -> None:
