@@ -250,7 +250,9 @@ def open_index(settings: Settings, version: str, dim: int, idf: bool, sentences:
         from retrieval.index.server import ServerIndex, open_client
 
         name = f"{settings.qdrant.collection}-{version}"
-        return ServerIndex(open_client(settings.qdrant), name, dim=dim, idf=idf, sentences=sentences, settings=settings.qdrant)
+        return ServerIndex(
+            open_client(settings.qdrant), name, dim=dim, idf=idf, sentences=sentences, settings=settings.qdrant
+        )
     from retrieval.index.edge import EdgeIndex  # a process that asks a server need not have the engine installed
 
     return EdgeIndex(settings.index_dir / version, dim=dim, idf=idf, sentences=sentences)

@@ -74,7 +74,7 @@ def test_fusion_leaves_the_dense_arm_out_when_it_has_no_say() -> None:
 
 
 def test_fusion_ranks_what_both_arms_like_over_what_one_likes() -> None:
-    fused = fuse({"both": 0.6, "dense": 0.5, "sparse": 0.1}, {"both": 9.0, "sparse": 10.0}, 4.0)
+    fused = fuse({"both": 0.6, "dense": 0.4, "sparse": 0.1}, {"both": 9.0, "sparse": 10.0}, 4.0)
     assert sorted(fused, key=fused.__getitem__, reverse=True) == ["both", "sparse", "dense"]
 
 
