@@ -28,8 +28,9 @@ from core.settings import IngestSettings, load_settings
 from core.types import AccessFilter, IndexPoint
 from ingest.chunk import chunk_document
 from ingest.extract.text import extract_text
+from ingest.sentences import split_sentences
 from retrieval.embedders.minilm import MiniLmEmbedder
-from retrieval.fusion import fuse
+from retrieval.fusion import default_fusion, fuse, similarities
 from retrieval.index.edge import EdgeIndex
 from retrieval.lexical import BigramBm25
 from retrieval.text import indexed_text
@@ -105,19 +106,30 @@ def chunkers(embedder: Embedder, settings: IngestSettings) -> dict[str, Chunker]
 
 
 def measure(
-    pieces: Sequence[Piece], questions: Sequence[SpanQuestion], embedder: Embedder, passages: int, ranking: str
+    pieces: Sequence[Piece], questions: Sequence[SpanQuestion], embedder: MiniLmEmbedder, passages: int, ranking: str
 ) -> dict[str, Any]:
     """Figures of one chunker on one corpus."""
     lexical = BigramBm25()
     scores: list[tuple[float, float, float]] = []
     with tempfile.TemporaryDirectory(prefix="tsumugi-benchmark-") as folder:
-        index = EdgeIndex(Path(folder), dim=embedder.dim)
-        vectors = embedder.encode_passages([piece.indexed for piece in pieces]).tolist()
+        index = EdgeIndex(Path(folder), dim=embedder.dim, sentences=True)
+        texts = [piece.indexed for piece in pieces]
+        dense_vectors, sentences = embedder.encode_sentences(texts, [split_sentences(text) for text in texts])
+        vectors = dense_vectors.tolist()
         ids = {str(uuid.uuid5(uuid.NAMESPACE_OID, str(at))): at for at in range(len(pieces))}
         index.upsert(
             [
                 IndexPoint(
-                    key, "benchmark", "c", "d", 1, at, ("*",), tuple(vectors[at]), lexical.encode_passage(piece.indexed)
+                    id=key,
+                    tenant_id="benchmark",
+                    collection_id="c",
+                    document_id="d",
+                    generation=1,
+                    ordinal=at,
+                    groups=("*",),
+                    dense=tuple(vectors[at]),
+                    sparse=lexical.encode_passage(piece.indexed),
+                    sentences=tuple(map(tuple, sentences[at].tolist())),
                 )
                 for (key, at), piece in zip(ids.items(), pieces, strict=True)
             ]
@@ -130,7 +142,8 @@ def measure(
                 fused = cosines
             else:
                 bm25 = {p.id: p.score for p in index.search_sparse(sparse, _ACCESS, len(pieces))}
-                fused = fuse(cosines, bm25, sum(sparse.values))
+                nearest = index.score_sentences(dense, list(cosines), _ACCESS)
+                fused = fuse(similarities(cosines, nearest), bm25, sum(sparse.values), default_fusion(nearest))
             best = sorted(fused, key=lambda key: (-fused[key], key))[:passages]
             scores.append(overlap_scores(asked.spans, [(pieces[ids[key]].start, pieces[ids[key]].end) for key in best]))
         index.close()
