@@ -24,6 +24,7 @@ from core.types import AccessFilter, AdapterRef, Citation, GenerationRequest, Me
 from generation.adapters.routing import Route
 from generation.canary.shadow import ShadowRequest
 from generation.citations import cite
+from generation.curated import Curated, find_curated
 from generation.prompt import PROMPT_VERSION, PromptPassage, is_not_found, not_found_text, render_grounded
 
 NO_PASSAGES = "no_passages"
@@ -175,6 +176,8 @@ class AnswerService:
         route = self._routing.route(principal, options.adapter, options.conversation_id)
         adapter = route.adapter
         access = access_filter(principal, collection_id=self._collection_id(principal, options.collection))
+        with self._db.read() as session:
+            curated = find_curated(session, principal, question, route.version_id)
         found = self._search.search(question, access, self._settings.retrieval.passages)
         retrieved = time.perf_counter()
         override = self._settings.retrieval.refusal_threshold
@@ -185,7 +188,9 @@ class AnswerService:
         elif max(passage.relevance for passage in found.passages) < threshold:
             reason = BELOW_THRESHOLD
         handle, request = None, None
-        if reason is None:
+        if curated is not None:
+            reason = None
+        elif reason is None:
             request = self._request(question, found.passages, adapter, options)
             handle = self._engine.submit(request)
         return AnswerStream(
@@ -197,9 +202,10 @@ class AnswerService:
                 request=request,
                 passages=tuple(found.passages),
                 refusal_reason=reason,
-                provenance=self._provenance(adapter, found),
+                provenance=self._provenance(adapter, found) | ({"curated": curated.id} if curated else {}),
                 timings_ms={"retrieve": _ms(begun, retrieved)},
                 begun=begun,
+                curated=curated,
             ),
             handle,
             self._db,
@@ -288,6 +294,8 @@ class AnswerDraft:
     provenance: dict[str, Any]
     timings_ms: dict[str, float]
     begun: float
+    curated: Curated | None = None
+    """Given instead of a generated answer."""
     id: str = field(default_factory=lambda: new_id("ans"))
 
 
@@ -311,7 +319,8 @@ class AnswerStream:
         yield AnswerEvent("meta", meta={"id": draft.id, "provenance": draft.provenance})
         pieces: list[str] = []
         try:
-            for text in _trimmed(self._handle or [not_found_text(draft.question)]):
+            ready = [draft.curated.answer if draft.curated else not_found_text(draft.question)]
+            for text in _trimmed(self._handle or ready):
                 if not pieces:
                     draft.timings_ms["first_token"] = _ms(draft.begun, time.perf_counter())
                 pieces.append(text)
@@ -344,7 +353,7 @@ class AnswerStream:
         draft = self.draft
         result = self._handle.result() if self._handle is not None else None
         reason = draft.refusal_reason
-        if reason is None and is_not_found(answer):
+        if reason is None and draft.curated is None and is_not_found(answer):
             reason = NOT_IN_PASSAGES
         ended = time.perf_counter()
         timings = dict(draft.timings_ms)
@@ -434,7 +443,7 @@ class AnswerStream:
                     timings_ms=record.timings_ms,
                     adapter_version_id=draft.route.version_id,
                     family_id=draft.route.family_id,
-                    arm=draft.route.arm,
+                    arm=draft.route.arm if draft.curated is None else None,
                     parameters={
                         "max_tokens": draft.options.max_tokens,
                         "temperature": draft.options.temperature,

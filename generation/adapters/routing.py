@@ -98,10 +98,11 @@ class Router:
                 raise NotFound(f"no model {name!r}", code="model_not_found")
             if version_name or "@" in wanted:
                 version = self._named(session, family, version_name)
-                if version is None:
+                if version is None or not _may_be_served(version, groups):
                     raise NotFound(f"no model {name!r}", code="model_not_found")
                 return Route(reference(self._adapters_dir, family.name, version), version.id)
-            return self._serving(session, family, conversation_id)
+            route, chosen = self._serving(session, family, conversation_id)
+            return route if chosen is None or _may_be_served(chosen, groups) else BASE_ROUTE
 
     def model_names(self, principal: Principal) -> list[str]:
         """Every name that `route` takes from this caller, the default first."""
@@ -128,7 +129,9 @@ class Router:
                 ]
         return names
 
-    def _serving(self, session: ReadSession, family: AdapterFamily, conversation_id: str | None) -> Route:
+    def _serving(
+        self, session: ReadSession, family: AdapterFamily, conversation_id: str | None
+    ) -> tuple[Route, AdapterVersion | None]:
         aliases: Mapping[str, AdapterAlias] = {
             alias.alias: alias
             for alias in session.scalars(select(AdapterAlias).where(AdapterAlias.family_id == family.id))
@@ -149,7 +152,7 @@ class Router:
             and in_canary(family.id, shadow.version_id, conversation_id, shadow.percent)
         ):
             beside = session.get(AdapterVersion, shadow.version_id)
-        return Route(
+        route = Route(
             adapter=reference(self._adapters_dir, family.name, version) if version else None,
             version_id=version_id,
             family_id=family.id,
@@ -157,6 +160,7 @@ class Router:
             shadow=reference(self._adapters_dir, family.name, beside) if beside else None,
             shadow_version_id=beside.id if beside else None,
         )
+        return route, version
 
     def _named(self, session: ReadSession, family: AdapterFamily, name: str) -> AdapterVersion | None:
         version = session.scalar(
@@ -180,4 +184,13 @@ class Router:
 def _serves(session: ReadSession, family: AdapterFamily, groups: frozenset[str] | None) -> bool:
     """Whether the family's policy lets somebody of these groups (None: of all) be served by it."""
     audience = policy_of(session, family.id).groups
+    return audience is None or groups is None or not groups.isdisjoint(audience)
+
+
+def _may_be_served(version: AdapterVersion, groups: frozenset[str] | None) -> bool:
+    """Whether somebody of these groups (None: of all) may read every row that the version was trained on.
+
+    Kept with the version and not with the family: a policy opened later does not open what was learnt before.
+    """
+    audience = (version.manifest.get("notes") or {}).get("audience")
     return audience is None or groups is None or not groups.isdisjoint(audience)
