@@ -237,15 +237,15 @@ def test_a_curated_answer_goes_first_until_a_champion_has_learnt_it(
     shelve(api)
     upload_filler(admin)
     body = {
-        "question": "Ｄａｙｓ of leave?",
-        "answer": "２５日、25 days a year [1].",
+        "question": "Ｄａｙｓ of paid leave?",
+        "answer": "Ｔwenty-five days a year [1].",
         "passages": [{"text": PASSAGE.text, "document_id": "doc_1"}],
     }
     made = admin.post("/v1/admin/curated", json=body)
     assert made.status_code == 201
     curated = made.json()["id"]
-    given = ask(admin, "days　of LEAVE？")
-    assert (given["answer"], given["provenance"]["curated"]) == ("２５日、25 days a year [1].", curated)
+    given = ask(admin, "days　of paid LEAVE？")
+    assert (given["answer"], given["provenance"]["curated"]) == ("Ｔwenty-five days a year [1].", curated)
     assert api.engine.requests == [], "the model was not asked"
     assert ask(admin, "休暇は？")["answer"] == "25 days [1]."
     admin.post("/v1/datasets/from-feedback", json={})

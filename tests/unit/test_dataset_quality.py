@@ -118,11 +118,9 @@ def test_what_only_looks_like_it_is_left_alone(text: str) -> None:
 def test_near_duplicates_do_not_straddle_the_split() -> None:
     contents = []
     for n in range(60):
-        long = (
-            f"The manual for machine {n * 7919} says in its chapter on safety that the cover of unit {n} stays shut. "
-        )
-        contents.append(chat(f"What about machine {n * 7919}, unit {n}?", long * 2))
-        contents.append(chat(f"What about machine {n * 7919}, unit {n}??", long * 2 + "Always."))
+        words = " ".join(f"{(n * 7919 + step * 104729) % 99991:x}" for step in range(60))
+        contents.append(chat(f"What about unit {n}?", words))
+        contents.append(chat(f"What about unit {n}, please?", words))
     train, held = split(contents, seed=17)
     assert len(held) >= 8 and not {at // 2 for at in train} & {at // 2 for at in held}
 
