@@ -10,12 +10,12 @@ from sqlalchemy import select
 
 from api.schemas.adapters import FamilyBody, VersionBody
 from core.access import Principal
-from core.database import ReadSession
+from core.database import ReadSession, WriteSession
 from core.errors import NotFound
 from core.tables import AdapterAlias, AdapterFamily, AdapterVersion
 
 
-def find_family(session: ReadSession, caller: Principal, name: str) -> AdapterFamily:
+def find_family(session: ReadSession | WriteSession, caller: Principal, name: str) -> AdapterFamily:
     """A family of the caller's tenant.
 
     Raises:

@@ -18,10 +18,14 @@ def calibrate(
     json_output: JsonOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Choose the threshold under which an answer is refused. The service must be stopped.
+    """Choose the threshold under which an answer is refused, and how both arms of search are fused, by language.
+
+    The service must be stopped.
 
     Each line of QUESTIONS is {"question": "...", "answerable": true or false}; at least 8 answerable and 2 unanswerable
-    ones of a language are needed to move its threshold.
+    ones of a language are needed to move its threshold. "document" may name the file or document that answers it (or a
+    list of them); at least 20 such questions are needed to move the fusion, which on them is never worse than the
+    better arm alone.
     """
     from core.access import Principal, access_filter
     from core.database import Database

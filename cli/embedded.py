@@ -130,6 +130,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
         index_builder=ingest.builder,
         tuning_runner=tuning.runner,
         schedules=tuning.schedules,
+        canaries=generation.canaries,
     )
     worker, beat = _start_workers(settings, stack, context, broker_url)
     trainer = _start_trainer(settings, stack, broker_url)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from core.types import (
     AccessFilter,
@@ -42,6 +42,21 @@ class Embedder(Protocol):
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` without special tokens."""
+        ...
+
+
+@runtime_checkable
+class SentenceEmbedder(Protocol):
+    """An embedder that also tells a passage's sentences apart, from the same forward pass."""
+
+    def encode_sentences(
+        self, texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]]]
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Vectors of passages, as `encode_passages`, and of the sentences in each.
+
+        spans: code-point offsets of the sentences of each text. Sentence vectors: float32 (n, dim), rows L2-normalised;
+        a sentence beyond `max_tokens` has none.
+        """
         ...
 
 
@@ -86,6 +101,10 @@ class VectorIndex(Protocol):
 
     def score_dense(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
         """Cosine of the given points; those that the filter hides are absent."""
+        ...
+
+    def score_sentences(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
+        """Cosine of the nearest sentence of the given points; hidden ones and ones without sentences are absent."""
         ...
 
     def score_sparse(self, vector: SparseVector, ids: Sequence[str], access: AccessFilter) -> dict[str, float]:

@@ -146,7 +146,10 @@ class IndexPoint:
     ordinal: int
     groups: tuple[str, ...]
     dense: tuple[float, ...] | None
+    """None where the embedder does not know the passage's language."""
     sparse: SparseVector
+    sentences: tuple[tuple[float, ...], ...] = ()
+    """Vectors of the passage's sentences, as long as `dense`; empty where the embedder makes none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,16 @@ from sqlalchemy import select
 
 from core.access import Principal, access_filter
 from core.database import Database
-from core.errors import InvalidInput, NotFound
+from core.errors import InvalidInput, NotFound, TsumugiError
 from core.ports import Engine, GenerationHandle
 from core.settings import Settings
-from core.tables import Answer, Collection, DocumentGroup, Feedback
+from core.tables import Answer, AnswerFailure, Collection, DocumentGroup, Feedback
 from core.tables.base import new_id
 from core.types import AccessFilter, AdapterRef, Citation, GenerationRequest, Message, Passage
+from generation.adapters.routing import Route
+from generation.canary.shadow import ShadowRequest
 from generation.citations import cite
+from generation.curated import Curated, find_curated
 from generation.prompt import PROMPT_VERSION, PromptPassage, is_not_found, not_found_text, render_grounded
 
 NO_PASSAGES = "no_passages"
@@ -72,8 +75,16 @@ class Search(Protocol):
 class Routing(Protocol):
     """The part of adapter routing that answers need."""
 
-    def resolve(self, tenant_id: str, model: str | None, conversation_id: str | None) -> AdapterRef | None:
-        """Pin a version; None is the base."""
+    def route(self, principal: Principal, model: str | None, conversation_id: str | None) -> Route:
+        """Pin a version for the request of a caller."""
+        ...
+
+
+class Beside(Protocol):
+    """Takes answers that a shadow version is to be measured on."""
+
+    def offer(self, given: ShadowRequest) -> None:
+        """Take it or drop it; never waits."""
         ...
 
 
@@ -131,7 +142,15 @@ class AnswerService:
     """Answers questions and takes feedback on them."""
 
     def __init__(
-        self, db: Database, search: Search, engine: Engine, routing: Routing, settings: Settings, *, stamp: Stamp
+        self,
+        db: Database,
+        search: Search,
+        engine: Engine,
+        routing: Routing,
+        settings: Settings,
+        *,
+        stamp: Stamp,
+        beside: Beside | None = None,
     ) -> None:
         self._db = db
         self._search = search
@@ -139,6 +158,7 @@ class AnswerService:
         self._routing = routing
         self._settings = settings
         self._stamp = stamp
+        self._beside = beside
 
     def ask(self, principal: Principal, question: str, options: AskOptions | None = None) -> AnswerStream:
         """Start an answer; everything that can be refused is refused here, before the first event.
@@ -153,8 +173,11 @@ class AnswerService:
         if not question:
             raise InvalidInput("the question is empty", code="empty_question")
         begun = time.perf_counter()
-        adapter = self._routing.resolve(principal.tenant_id, options.adapter, options.conversation_id)
+        route = self._routing.route(principal, options.adapter, options.conversation_id)
+        adapter = route.adapter
         access = access_filter(principal, collection_id=self._collection_id(principal, options.collection))
+        with self._db.read() as session:
+            curated = find_curated(session, principal, question, route.version_id)
         found = self._search.search(question, access, self._settings.retrieval.passages)
         retrieved = time.perf_counter()
         override = self._settings.retrieval.refusal_threshold
@@ -164,23 +187,29 @@ class AnswerService:
             reason = NO_PASSAGES
         elif max(passage.relevance for passage in found.passages) < threshold:
             reason = BELOW_THRESHOLD
-        handle = None
-        if reason is None:
-            handle = self._engine.submit(self._request(question, found.passages, adapter, options))
+        handle, request = None, None
+        if curated is not None:
+            reason = None
+        elif reason is None:
+            request = self._request(question, found.passages, adapter, options)
+            handle = self._engine.submit(request)
         return AnswerStream(
             AnswerDraft(
                 principal=principal,
                 question=question,
                 options=options,
-                adapter=adapter,
+                route=route,
+                request=request,
                 passages=tuple(found.passages),
                 refusal_reason=reason,
-                provenance=self._provenance(adapter, found),
+                provenance=self._provenance(adapter, found) | ({"curated": curated.id} if curated else {}),
                 timings_ms={"retrieve": _ms(begun, retrieved)},
                 begun=begun,
+                curated=curated,
             ),
             handle,
             self._db,
+            self._beside,
         )
 
     def feedback(
@@ -257,12 +286,16 @@ class AnswerDraft:
     principal: Principal
     question: str
     options: AskOptions
-    adapter: AdapterRef | None
+    route: Route
+    request: GenerationRequest | None
+    """What was submitted; None where the model was not asked."""
     passages: tuple[Passage, ...]
     refusal_reason: str | None
     provenance: dict[str, Any]
     timings_ms: dict[str, float]
     begun: float
+    curated: Curated | None = None
+    """Given instead of a generated answer."""
     id: str = field(default_factory=lambda: new_id("ans"))
 
 
@@ -272,10 +305,13 @@ class AnswerStream:
     Dropping the iterator half-way cancels the generation, and nothing is stored.
     """
 
-    def __init__(self, draft: AnswerDraft, handle: GenerationHandle | None, db: Database) -> None:
+    def __init__(
+        self, draft: AnswerDraft, handle: GenerationHandle | None, db: Database, beside: Beside | None = None
+    ) -> None:
         self.draft = draft
         self._handle = handle
         self._db = db
+        self._beside = beside
         self._record: AnswerRecord | None = None
 
     def __iter__(self) -> Iterator[AnswerEvent]:
@@ -283,13 +319,17 @@ class AnswerStream:
         yield AnswerEvent("meta", meta={"id": draft.id, "provenance": draft.provenance})
         pieces: list[str] = []
         try:
-            for text in _trimmed(self._handle or [not_found_text(draft.question)]):
+            ready = [draft.curated.answer if draft.curated else not_found_text(draft.question)]
+            for text in _trimmed(self._handle or ready):
                 if not pieces:
                     draft.timings_ms["first_token"] = _ms(draft.begun, time.perf_counter())
                 pieces.append(text)
                 yield AnswerEvent("token", text=text)
         except GeneratorExit:
             self.cancel()
+            raise
+        except TsumugiError as error:
+            self._store_failure(error)
             raise
         record = self._finish("".join(pieces))
         for citation in record.citations:
@@ -313,7 +353,7 @@ class AnswerStream:
         draft = self.draft
         result = self._handle.result() if self._handle is not None else None
         reason = draft.refusal_reason
-        if reason is None and is_not_found(answer):
+        if reason is None and draft.curated is None and is_not_found(answer):
             reason = NOT_IN_PASSAGES
         ended = time.perf_counter()
         timings = dict(draft.timings_ms)
@@ -337,10 +377,40 @@ class AnswerStream:
         )
         self._store(record)
         self._record = record
+        if self._beside is not None and draft.request is not None and draft.route.shadow is not None:
+            self._beside.offer(
+                ShadowRequest(
+                    request=draft.request,
+                    route=draft.route,
+                    tenant_id=draft.principal.tenant_id,
+                    answer_id=record.id,
+                    question=draft.question,
+                    passages=draft.passages,
+                    answer=record.answer,
+                    citations=record.citations,
+                    refused=record.refused,
+                    generate_ms=timings["generate"],
+                )
+            )
         return record
 
-    def _store(self, record: AnswerRecord) -> None:
+    def _store_failure(self, error: TsumugiError) -> None:
+        """An answer that broke off has no row of its own, and a canary that breaks off must be noticed."""
         draft = self.draft
+        with self._db.write() as session:
+            session.add(
+                AnswerFailure(
+                    tenant_id=draft.principal.tenant_id,
+                    family_id=draft.route.family_id,
+                    arm=draft.route.arm,
+                    conversation_id=draft.options.conversation_id,
+                    adapter_version_id=draft.route.version_id,
+                    code=error.code[:64],
+                )
+            )
+
+    def _store(self, record: AnswerRecord) -> None:
+        draft, adapter = self.draft, self.draft.route.adapter
         with self._db.write() as session:
             read = {passage.document_id for passage in record.passages}
             groups = session.scalars(
@@ -368,9 +438,12 @@ class AnswerStream:
                         for passage in record.passages
                     ],
                     groups=sorted(groups),
-                    provenance={**record.provenance, "adapter_digest": draft.adapter.digest if draft.adapter else None},
+                    provenance={**record.provenance, "adapter_digest": adapter.digest if adapter else None},
                     usage=record.usage,
                     timings_ms=record.timings_ms,
+                    adapter_version_id=draft.route.version_id,
+                    family_id=draft.route.family_id,
+                    arm=draft.route.arm if draft.curated is None else None,
                     parameters={
                         "max_tokens": draft.options.max_tokens,
                         "temperature": draft.options.temperature,

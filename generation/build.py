@@ -12,6 +12,8 @@ from core.settings import Settings
 from generation.adapters.registry import AdapterRegistry
 from generation.adapters.routing import Router
 from generation.answer import AnswerService, Stamp
+from generation.canary.monitor import CanaryMonitor
+from generation.canary.shadow import ShadowRunner
 from generation.models import BaseModelInfo, prepare_base
 from retrieval.live import Retrieval
 
@@ -25,9 +27,12 @@ class Generation:
     registry: AdapterRegistry
     router: Router
     answers: AnswerService
+    canaries: CanaryMonitor
+    shadows: ShadowRunner
 
     def close(self) -> None:
         """Stop the generator."""
+        self.shadows.close()
         self.engine.close()
 
 
@@ -55,6 +60,15 @@ def build_generation(settings: Settings, db: Database, retrieval: Retrieval) -> 
     registry = AdapterRegistry(db, settings, engine, base=base)
     router = Router(db, settings)
     stamp = Stamp(index_version=retrieval.index_version, embedder=retrieval.embedder.name)
-    answers = AnswerService(db, retrieval.searcher, engine, router, settings, stamp=stamp)
+    shadows = ShadowRunner(db, engine)
+    answers = AnswerService(db, retrieval.searcher, engine, router, settings, stamp=stamp, beside=shadows)
     threading.Thread(target=registry.warm, name="warm-adapters", daemon=True).start()
-    return Generation(base=base, engine=engine, registry=registry, router=router, answers=answers)
+    return Generation(
+        base=base,
+        engine=engine,
+        registry=registry,
+        router=router,
+        answers=answers,
+        canaries=CanaryMonitor(db, registry),
+        shadows=shadows,
+    )

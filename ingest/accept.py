@@ -34,6 +34,7 @@ from core.repositories.documents import (
     set_groups,
     visible_document,
 )
+from core.repositories.lineage import SourceKind, retire_curated, retire_rows
 from core.settings import Settings
 from core.tables.base import utc_now
 from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration
@@ -194,13 +195,21 @@ class IngestService:
                 job = self._jobs.create(
                     session, tenant_id=document.tenant_id, kind=JobKind.DELETE, subject_id=document.id, priority=3
                 )
+                reason = f"document '{document.filename[:120]}' was deleted"
+                retired = retire_rows(session, document.tenant_id, SourceKind.DOCUMENT, document.id, reason)
+                retired_curated = retire_curated(session, document.tenant_id, document.id, reason)
                 audit.record(
                     session,
                     tenant_id=document.tenant_id,
                     actor=principal.actor,
                     action="document.delete",
                     object_id=document.id,
-                    detail={"filename": document.filename, "external_id": document.external_id},
+                    detail={
+                        "filename": document.filename,
+                        "external_id": document.external_id,
+                        "training_rows_retired": retired,
+                        "curated_answers_retired": retired_curated,
+                    },
                     request_id=request_id,
                 )
                 return Accepted(document, job, unchanged=False)

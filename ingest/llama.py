@@ -17,10 +17,12 @@ from llama_index.core.node_parser import NodeParser
 from llama_index.core.schema import BaseNode, Document, MetadataMode, NodeRelationship, TextNode
 from pydantic import PrivateAttr
 
-from core.ports import Embedder
+from core.language import passage_language
+from core.ports import Embedder, SentenceEmbedder
 from core.settings import IngestSettings
-from core.types import Chunk, ExtractedDocument
+from core.types import Chunk, ExtractedDocument, Language
 from ingest.chunk import chunk_document
+from ingest.sentences import split_sentences
 from retrieval.text import indexed_text
 
 EMBED_BATCH = 64
@@ -32,11 +34,16 @@ class EmbeddedChunk:
 
     chunk: Chunk
     indexed: str
-    dense: tuple[float, ...]
+    dense: tuple[float, ...] | None
+    """None where the embedder does not know the passage's language: its vector would mean nothing, and cost as much."""
+    sentences: tuple[tuple[float, ...], ...]
+    """Vectors of the passage's sentences, from embedders that make them."""
 
 
 class PassageNode(TextNode):  # type: ignore[misc]
     """A node that is embedded with its place in the document, exactly as search expects it."""
+
+    _sentences: tuple[tuple[float, ...], ...] = PrivateAttr(default=())
 
     def get_content(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> str:
         """The passage alone, or for embedding: title, heading and passage."""
@@ -105,6 +112,18 @@ class EmbedderAdapter(BaseEmbedding):  # type: ignore[misc]
         """Name in LlamaIndex's own records."""
         return "EmbedderAdapter"
 
+    def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Embed nodes in place, sentences as well where the embedder tells them apart."""
+        if not isinstance(self._embedder, SentenceEmbedder):
+            embedded: Sequence[BaseNode] = super().__call__(nodes, **kwargs)
+            return embedded
+        texts = [node.get_content(MetadataMode.EMBED) for node in nodes]
+        dense, sentences = self._embedder.encode_sentences(texts, [_sentences_of(node) for node in nodes])
+        for node, vector, parts in zip(nodes, dense.tolist(), sentences, strict=True):
+            node.embedding = vector
+            node._sentences = tuple(map(tuple, parts.tolist()))
+        return nodes
+
     def _get_query_embedding(self, query: str) -> list[float]:
         return [float(value) for value in self._embedder.encode_query(query)]
 
@@ -141,14 +160,34 @@ def embed_nodes(nodes: Sequence[PassageNode], embedder: Embedder) -> Iterator[li
     """Embed window by window, so that a document of any length needs memory for one window of vectors."""
     pipeline = IngestionPipeline(transformations=[EmbedderAdapter(embedder)], disable_cache=True)
     for start in range(0, len(nodes), EMBED_BATCH):
-        embedded = pipeline.run(nodes=list(nodes[start : start + EMBED_BATCH]))
-        window = [
-            EmbeddedChunk(_chunk(node), node.get_content(MetadataMode.EMBED), tuple(node.embedding))
-            for node in embedded
+        window = nodes[start : start + EMBED_BATCH]
+        known = [node for node in window if _is_covered(node.text, embedder)]
+        if known:
+            pipeline.run(nodes=known)
+        yield [
+            EmbeddedChunk(
+                _chunk(node),
+                node.get_content(MetadataMode.EMBED),
+                None if node.embedding is None else tuple(node.embedding),
+                node._sentences,
+            )
+            for node in window
         ]
-        for node in embedded:
-            node.embedding = None
-        yield window
+        for node in known:
+            node.embedding, node._sentences = None, ()
+
+
+def _is_covered(text: str, embedder: Embedder) -> bool:
+    """Whether the embedder was trained in the passage's language. Text without any letters counts as covered."""
+    language = passage_language(text)
+    return language is Language.OTHER or language in embedder.languages
+
+
+def _sentences_of(node: PassageNode) -> list[tuple[int, int]]:
+    """Spans of the sentences in what is embedded: the passage is its end."""
+    passage = node.text.strip()
+    shift = len(node.get_content(MetadataMode.EMBED)) - len(passage)
+    return [(shift + start, shift + end) for start, end in split_sentences(passage)]
 
 
 def _chunk(node: PassageNode) -> Chunk:

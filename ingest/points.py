@@ -96,6 +96,7 @@ def write_document(
                     groups=place.groups,
                     dense=item.dense,
                     sparse=version.lexical.encode_passage(item.indexed),
+                    sentences=item.sentences,
                 )
                 for item in window
             ]

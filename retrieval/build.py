@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from core.database import Database
 from core.errors import InvalidInput, Unavailable
-from core.ports import Embedder, LexicalEncoder, VectorIndex
+from core.ports import Embedder, LexicalEncoder, SentenceEmbedder, VectorIndex
 from core.repositories.index_versions import VersionStatus, active_version, lock_versions, missing_documents
 from core.settings import Settings
 from core.tables.base import utc_now
@@ -82,7 +82,7 @@ class VersionOpener:
                 code="index_version_unusable",
                 retryable=False,
             )
-        index = open_index(settings, row.id, embedder.dim, lexical.idf)
+        index = open_index(settings, row.id, embedder.dim, lexical.idf, isinstance(embedder, SentenceEmbedder))
         try:
             searcher = Searcher(
                 self._db,
@@ -239,8 +239,8 @@ def build_lexical(settings: Settings, embedder: Embedder) -> LexicalEncoder:
     return BigramBm25()
 
 
-def open_index(settings: Settings, version: str, dim: int, idf: bool) -> VectorIndex:
-    """Open or create the shard or the collection of an index version.
+def open_index(settings: Settings, version: str, dim: int, idf: bool, sentences: bool) -> VectorIndex:
+    """Open or create the shard or the collection of an index version. sentences: it holds vectors of sentences.
 
     Raises:
         DataDirBusy: another process owns the shard.
@@ -250,16 +250,23 @@ def open_index(settings: Settings, version: str, dim: int, idf: bool) -> VectorI
         from retrieval.index.server import ServerIndex, open_client
 
         name = f"{settings.qdrant.collection}-{version}"
-        return ServerIndex(open_client(settings.qdrant), name, dim=dim, idf=idf, settings=settings.qdrant)
+        return ServerIndex(
+            open_client(settings.qdrant), name, dim=dim, idf=idf, sentences=sentences, settings=settings.qdrant
+        )
     from retrieval.index.edge import EdgeIndex  # a process that asks a server need not have the engine installed
 
-    return EdgeIndex(settings.index_dir / version, dim=dim, idf=idf)
+    return EdgeIndex(settings.index_dir / version, dim=dim, idf=idf, sentences=sentences)
 
 
 def index_spec(settings: Settings, embedder: Embedder, lexical: LexicalEncoder) -> dict[str, Any]:
     """What vectors depend on; two indexes with one spec hold the same vectors for the same text."""
     return {
-        "embedder": {"name": embedder.name, "digest": embedder.digest, "dim": embedder.dim},
+        "embedder": {
+            "name": embedder.name,
+            "digest": embedder.digest,
+            "dim": embedder.dim,
+            "sentences": isinstance(embedder, SentenceEmbedder),
+        },
         "lexical": {"digest": lexical.digest},
         "chunker": {
             "revision": CHUNKER_REVISION,

@@ -18,6 +18,7 @@ from core.database import Database
 from core.errors import FieldError, InvalidInput
 from core.tables.operations import Calibration
 from core.types import AccessFilter, Language
+from retrieval.choose_fusion import Judged, choose_fusion
 from retrieval.live import Retrieval
 from retrieval.relevance import FEATURES, load_parameters, parse_model
 
@@ -39,6 +40,8 @@ class CalibrationQuestion:
 
     question: str
     answerable: bool
+    documents: frozenset[str] = frozenset()
+    """Ids or file names of the documents that answer it, where they are known: fusion is chosen by them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ def read_questions(path: Path) -> list[CalibrationQuestion]:
             continue
         question, answerable = (row.get("question"), row.get("answerable")) if isinstance(row, dict) else (None, None)
         if isinstance(question, str) and question.strip() and isinstance(answerable, bool):
-            questions.append(CalibrationQuestion(question, answerable))
+            questions.append(CalibrationQuestion(question, answerable, _documents(row)))
         else:
             errors.append(FieldError(f"line {number}", 'needs "question" (text) and "answerable" (true or false)'))
     if errors or not questions:
@@ -84,12 +87,14 @@ def calibrate(
     *,
     max_wrong_refusal: float = MAX_WRONG_REFUSAL,
 ) -> CalibrationReport:
-    """Choose the refusal threshold of each language on `questions`, store it and put it in force.
+    """Choose refusal threshold and fusion of each language on `questions`, store them and put them in force.
 
     The weights in force stay: a few dozen questions can place a threshold, not weigh features. A language with fewer
-    than 8 answerable or 2 unanswerable questions keeps its threshold, and the figures say so.
+    than 8 answerable or 2 unanswerable questions keeps its threshold, one with fewer than 20 questions whose document
+    is known keeps its fusion, and the figures say so. Fusion is chosen first: the threshold is one of its results.
     """
     parameters = load_parameters(db, retrieval.index_version)
+    fused = _choose_fusions(db, retrieval, access, questions, parameters)
     measured: dict[Language, tuple[list[float], list[float]]] = {}
     for item in questions:
         result = retrieval.searcher.search(item.question, access, _PASSAGES)
@@ -103,12 +108,47 @@ def calibrate(
             threshold = choose_threshold(answerable, unanswerable, max_wrong_refusal)
             parameters[language.value] = parameters[language.value] | {"threshold": threshold}
         threshold = float(parameters[language.value]["threshold"])
-        figures[language.value] = {"chosen": enough, **refusal_figures(answerable, unanswerable, threshold)}
+        figures[language.value] = {
+            "chosen": enough,
+            **refusal_figures(answerable, unanswerable, threshold),
+            **fused.get(language, {}),
+        }
     row = Calibration(index_version=retrieval.index_version, parameters=parameters, figures=figures)
     with db.write() as session:
         session.add(row)
     retrieval.searcher.use_relevance(parse_model(parameters))
     return CalibrationReport(row.id, parameters, figures)
+
+
+def _choose_fusions(
+    db: Database,
+    retrieval: Retrieval,
+    access: AccessFilter,
+    questions: Sequence[CalibrationQuestion],
+    parameters: dict[str, Any],
+) -> dict[Language, dict[str, Any]]:
+    """Put the fusion of each language into `parameters` and in force; figures by language."""
+    searcher = retrieval.active.searcher
+    judged: dict[Language, list[Judged]] = {}
+    for item in questions:
+        if item.answerable and item.documents:
+            candidates = searcher.candidates(item.question, access)
+            language = Language.JAPANESE if candidates.language is Language.JAPANESE else Language.ENGLISH
+            judged.setdefault(language, []).append(Judged(candidates, item.documents))
+    figures = {}
+    for language, asked in judged.items():
+        fusion, figures[language] = choose_fusion(asked)
+        if fusion is not None:
+            chosen = {"method": fusion.method.value, "dense_weight": fusion.dense_weight}
+            parameters[language.value] = parameters[language.value] | {"fusion": chosen}
+    searcher.use_relevance(parse_model(parameters))
+    return figures
+
+
+def _documents(row: dict[str, Any]) -> frozenset[str]:
+    named = row.get("document")
+    names = named if isinstance(named, list) else [named]
+    return frozenset(name for name in names if isinstance(name, str) and name)
 
 
 def choose_threshold(answerable: Sequence[float], unanswerable: Sequence[float], max_wrong_refusal: float) -> float:

@@ -29,6 +29,10 @@ class TermKind(StrEnum):
     """Bigram of Han or Hangul."""
     WORD = "word"
     """Latin word, number, identifier, katakana word."""
+    PAIR = "pair"
+    """Two neighbouring words that are not of Japanese script."""
+    HALF_PAIR = "half_pair"
+    """The same where one of them is a function word."""
 
 
 QUERY_WEIGHT = {
@@ -39,9 +43,12 @@ QUERY_WEIGHT = {
     TermKind.KATAKANA: 0.7,
     TermKind.BIGRAM: 1.0,
     TermKind.WORD: 2.0,
+    TermKind.PAIR: 0.6,
+    TermKind.HALF_PAIR: 0.25,
 }
 """Weight of a query term beside its IDF. Against one weight for all: Recall@5 of BM25 alone 0.969 -> 0.974 on the 1,145
-passages of JSQuAD, 0.945 -> 0.949 on English ones. Each is flat for a third up and down."""
+passages of JSQuAD, 0.945 -> 0.949 on English ones. Each is flat for a third up and down. Pairs: Recall@1 of BM25 alone
+0.830 -> 0.843 over eight sets of ten English articles, @5 0.948 -> 0.951; flat from 0.3 to 1.0."""
 
 _ENGLISH_FUNCTION = (
     "a about after all also an and any are as at be because been before being between both but by can could did do"
@@ -60,6 +67,8 @@ def kind_of(term: str) -> TermKind:
     """Kind of a term that `retrieval.lexical.tokenize` made."""
     if term in _FUNCTION_TERMS:
         return TermKind.FUNCTION
+    if " " in term:
+        return TermKind.PAIR if _FUNCTION_TERMS.isdisjoint(term.split(" ")) else TermKind.HALF_PAIR
     scripts = {_script(character) for character in term}
     if len(term) > 2 or scripts == {"other"}:
         return TermKind.WORD

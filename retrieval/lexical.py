@@ -12,17 +12,18 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 
 from core.types import SparseVector
-from retrieval.kinds import QUERY_WEIGHT, kind_of
+from retrieval.kinds import QUERY_WEIGHT, TermKind, kind_of
 from retrieval.stem import stem
 
 K1 = 0.7
 B = 0.7
 AVERAGE_LENGTH = 250.0
 """Fixed, in tokens: a corpus average would change stored weights with every upload."""
-REVISION = "lexical-2"
+REVISION = "lexical-3"
 """Change with any change of the tokens or weights below: it makes a new index version."""
 
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"), "-")
@@ -31,6 +32,7 @@ _CJK = (
     r"\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"  # 々 〆 〇, kana, ー
     r"\u3400-\u9fff\uf900-\ufaff\uac00-\ud7a3\U00020000-\U0003134f"  # Han, Hangul
 )
+_CJK_START = re.compile(rf"[{_CJK}]")
 _KATAKANA = re.compile(r"[\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff]{3,}")
 _HAN = re.compile(r"[\u3005\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
 _RUN = re.compile(rf"(?P<cjk>[{_CJK}]+)|(?P<word>[^\W_{_CJK}]+(?:['._/:@&+-]+[^\W_{_CJK}]+)*)")
@@ -55,6 +57,16 @@ def tokenize(text: str) -> list[str]:
         else:
             _add_word(match.group(), terms)
     return terms
+
+
+def word_pairs(terms: Sequence[str]) -> list[str]:
+    """Neighbouring words of `terms` that are not of Japanese script, unless both are grammar: 'norman conquest'."""
+    words = [kind_of(term) if not _CJK_START.match(term) else None for term in terms]
+    return [
+        f"{terms[i]} {terms[i + 1]}"
+        for i in range(len(terms) - 1)
+        if words[i] and words[i + 1] and not (words[i] is words[i + 1] is TermKind.FUNCTION)
+    ]
 
 
 def han_characters(text: str) -> list[str]:
@@ -112,18 +124,19 @@ class BigramBm25:
     digest = hashlib.sha256(f"{REVISION}|{K1}|{B}|{AVERAGE_LENGTH}|{unicodedata.unidata_version}".encode()).hexdigest()
 
     def encode_passage(self, text: str) -> SparseVector:
-        """BM25 term-frequency weights, ids ascending."""
+        """BM25 term-frequency weights, ids ascending. The length counts terms, not their pairs."""
         terms = tokenize(text)
         norm = K1 * (1 - B + B * len(terms) / AVERAGE_LENGTH)
         weights: dict[int, float] = {}
-        for term, count in Counter(terms).items():
+        for term, count in Counter([*terms, *word_pairs(terms)]).items():
             key = term_id(term)
             weights[key] = max(weights.get(key, 0.0), count * (K1 + 1) / (count + norm))
         return _sparse(weights)
 
     def encode_query(self, text: str) -> SparseVector:
         """A weight per distinct term, by its kind."""
-        return _sparse({term_id(term): QUERY_WEIGHT[kind_of(term)] for term in tokenize(text)})
+        terms = tokenize(text)
+        return _sparse({term_id(term): QUERY_WEIGHT[kind_of(term)] for term in (*terms, *word_pairs(terms))})
 
 
 def _sparse(weights: dict[int, float]) -> SparseVector:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -19,6 +19,7 @@ from core.database import Database
 from core.tables.operations import Calibration
 from core.types import Language
 from retrieval.coverage import Coverage
+from retrieval.fusion import Fusion, FusionMethod
 
 SHIPPED = "minilm-lexical.json"
 FEATURES = ("bias", "cosine", "content", "characters")
@@ -31,12 +32,18 @@ class RelevanceModel:
     weights: Mapping[Language, tuple[float, ...]]
     """In the order of FEATURES."""
     thresholds: Mapping[Language, float]
+    fusions: Mapping[Language, Fusion] = field(default_factory=dict)
+    """How the arms are fused, where a calibration has chosen it."""
 
     def relevance(self, language: Language, cosine: float | None, cover: Coverage) -> float:
         """Calibrated probability that a passage so related to the query helps to answer it."""
         values = features(cosine, cover)
         total = sum(w * x for w, x in zip(self.weights[_known(language)], values, strict=True))
         return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total))))
+
+    def fusion(self, language: Language) -> Fusion | None:
+        """Fusion chosen for queries in `language`; None: the default."""
+        return self.fusions.get(_known(language))
 
     def threshold(self, language: Language) -> float:
         """Refusal threshold for queries in `language`."""
@@ -49,9 +56,15 @@ def features(cosine: float | None, cover: Coverage) -> tuple[float, ...]:
 
 
 def parse_model(parameters: Mapping[str, Any]) -> RelevanceModel:
-    """Model from the stored form: {language: {"weights": {feature: w}, "threshold": t}}."""
+    """Model from the stored form: {language: {"weights": {feature: w}, "threshold": t, "fusion"?: {...}}}."""
     weights = {Language(key): tuple(float(entry["weights"][f]) for f in FEATURES) for key, entry in parameters.items()}
-    return RelevanceModel(weights, {Language(key): float(entry["threshold"]) for key, entry in parameters.items()})
+    thresholds = {Language(key): float(entry["threshold"]) for key, entry in parameters.items()}
+    fusions = {
+        Language(key): Fusion(FusionMethod(entry["fusion"]["method"]), float(entry["fusion"]["dense_weight"]))
+        for key, entry in parameters.items()
+        if "fusion" in entry
+    }
+    return RelevanceModel(weights, thresholds, fusions)
 
 
 def shipped_parameters() -> dict[str, Any]:

@@ -7,7 +7,7 @@ and more candidates are fetched when that leaves too few.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from time import perf_counter
@@ -22,7 +22,7 @@ from core.ports import Embedder, LexicalEncoder, VectorIndex
 from core.tables.documents import ChunkRow, Document, DocumentGeneration
 from core.types import AccessFilter, DocumentStatus, Language, Passage, ScoredPoint, SparseVector
 from retrieval.coverage import coverage
-from retrieval.fusion import fuse
+from retrieval.fusion import Fusion, default_fusion, fuse, similarities
 from retrieval.relevance import RelevanceModel
 from retrieval.similar import is_near_copy, shingles
 from retrieval.text import indexed_text
@@ -55,6 +55,27 @@ class _Query:
     language: Language
     dense: Sequence[float] | None
     sparse: SparseVector
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """Scores of a query's candidates by both arms, and what `retrieval.fusion.fuse` needs beside them."""
+
+    similar: Mapping[str, float] | None
+    """None when the embedder does not cover the query's language."""
+    bm25: Mapping[str, float]
+    cosines: Mapping[str, float]
+    mass: float
+    default: Fusion
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The arms of one query, with (document id, file name) of each candidate that its caller may see."""
+
+    language: Language
+    arms: Arms
+    documents: Mapping[str, tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +134,9 @@ class Searcher:
         depth = max(self._candidates, limit)
         while True:
             dense, sparse = self._arms(asked, access, depth, clock)
-            hits = self._score(asked, dense, sparse, access, clock)
+            arms = self._score(asked, dense, sparse, access, clock)
+            with clock.step("fuse"):
+                hits = _ranked(arms, relevance.fusion(asked.language) or arms.default)
             with clock.step("load"):
                 loaded = self._load(hits, access, document_filters or {})
             with clock.step("fuse"):
@@ -123,6 +146,15 @@ class Searcher:
             if len(passages) >= limit or exhausted or depth >= _MAX_CANDIDATES:
                 return SearchResult(passages, clock.finish(), threshold, asked.language)
             depth = min(depth * 4, _MAX_CANDIDATES)
+
+    def candidates(self, query: str, access: AccessFilter) -> Candidates:
+        """What both arms say of a query's candidates, and whose passages they are: for choosing a fusion."""
+        clock = _Clock()
+        asked = self._encode(query, clock)
+        arms = self._score(asked, *self._arms(asked, access, self._candidates, clock), access, clock)
+        loaded = self._load([*arms.bm25, *(arms.similar or {})], access, {})
+        documents = {key: (item.document.id, item.document.filename) for key, item in loaded.items()}
+        return Candidates(asked.language, arms, documents)
 
     def _encode(self, query: str, clock: _Clock) -> _Query:
         with clock.step("embed"):
@@ -147,26 +179,26 @@ class Searcher:
         sparse: list[ScoredPoint],
         access: AccessFilter,
         clock: _Clock,
-    ) -> dict[str, tuple[float, float | None]]:
-        """{id: (fused score, cosine)} of all candidates, best first."""
+    ) -> Arms:
+        """Both arms' scores of all candidates."""
         cosines = {point.id: point.score for point in dense}
         bm25 = {point.id: point.score for point in sparse}
+        similar: dict[str, float] | None = None
+        sentences: dict[str, float] = {}
         if query.dense is not None:
             with clock.step("dense"):
                 cosines |= self._index.score_dense(query.dense, [key for key in bm25 if key not in cosines], access)
             with clock.step("sparse"):
                 bm25 |= self._index.score_sparse(query.sparse, [key for key in cosines if key not in bm25], access)
-        with clock.step("fuse"):
-            # Learnt weights of a query say nothing about the score of a full match.
-            mass = sum(query.sparse.values) if self._lexical.idf else 0.0
-            fused = fuse(None if query.dense is None else cosines, bm25, mass)
-            order = sorted(fused, key=lambda key: (-fused[key], key))
-        return {key: (fused[key], cosines.get(key)) for key in order}
+            with clock.step("sentences"):
+                sentences = self._index.score_sentences(query.dense, list(cosines), access)
+                similar = similarities(cosines, sentences)
+        # Learnt weights of a query say nothing about the score of a full match.
+        mass = sum(query.sparse.values) if self._lexical.idf else 0.0
+        return Arms(similar, bm25, cosines, mass, default_fusion(sentences))
 
-    def _load(
-        self, hits: Mapping[str, tuple[float, float | None]], access: AccessFilter, filters: Mapping[str, Any]
-    ) -> dict[str, _Loaded]:
-        ids = list(hits)
+    def _load(self, hits: Iterable[str], access: AccessFilter, filters: Mapping[str, Any]) -> dict[str, _Loaded]:
+        ids = list(dict.fromkeys(hits))
         loaded: dict[str, _Loaded] = {}
         with self._db.read() as session:
             for start in range(0, len(ids), _SQL_BATCH):
@@ -189,6 +221,12 @@ class Searcher:
                     if _matches(document, filters):
                         loaded[chunk.id] = _Loaded(chunk, document, title)
         return loaded
+
+
+def _ranked(arms: Arms, fusion: Fusion) -> dict[str, tuple[float, float | None]]:
+    """{id: (fused score, cosine)}, best first."""
+    fused = fuse(arms.similar, arms.bm25, arms.mass, fusion)
+    return {key: (fused[key], arms.cosines.get(key)) for key in sorted(fused, key=lambda key: (-fused[key], key))}
 
 
 def _best(hits: Mapping[str, tuple[float, float | None]], loaded: Mapping[str, _Loaded], limit: int) -> list[_Loaded]:
@@ -238,7 +276,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self._began = perf_counter()
-        self._spent = dict.fromkeys(("embed", "dense", "sparse", "fuse", "load"), 0.0)
+        self._spent = dict.fromkeys(("embed", "dense", "sparse", "sentences", "fuse", "load"), 0.0)
 
     def step(self, name: str) -> _Step:
         return _Step(self._spent, name)

@@ -50,6 +50,8 @@ class Negatives:
         self._size = size
         anybody = Principal(tenant_id, "tuning", frozenset({Scope.QUERY}), frozenset())
         self._access = access_filter(anybody)
+        self.documents: set[tuple[str, int]] = set()
+        """(document, generation) of every passage given so far."""
 
     def of(self, content: Mapping[str, Any], generator: random.Random) -> list[PromptPassage]:
         """Negatives for one row, best match first."""
@@ -77,6 +79,7 @@ class Negatives:
                 if self._size.negative_chars is None
                 else shortened(passage.text, self._size.negative_chars)
             )
+            self.documents.add((passage.document_id, passage.generation))
             chosen.append(PromptPassage(text, (passage.heading or passage.filename) if titled else None))
         return chosen
 

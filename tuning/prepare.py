@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DatasetRejected
-from tuning.items import write_lines
+from tuning.datasets.near import near_pairs
+from tuning.items import EvaluationItem, write_lines
 from tuning.negatives import Negatives, Search
 from tuning.questions import conflict_items, held_out_items, leak_items, probe_items, refused_items
 from tuning.recipe import Recipe
@@ -50,10 +51,18 @@ class Preparation:
     negatives: int = 0
     citations_added: int = 0
     items: dict[str, int] = field(default_factory=dict)
+    audience: list[str] | None = None
+    """Groups that the family serves, where rows were used that others may not read."""
+    parts: dict[str, str] = field(default_factory=dict, repr=False)
+    """{row id: train or held_out}; kept in `run_rows`, not shown."""
+    negative_documents: list[tuple[str, int]] = field(default_factory=list, repr=False)
+    """(document, generation) of passages that were put beside; kept in `run_documents`, not shown."""
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
-        return asdict(self)
+        shown = asdict(self)
+        del shown["parts"], shown["negative_documents"]
+        return shown
 
 
 def prepare_files(
@@ -67,6 +76,8 @@ def prepare_files(
     count_tokens: Callable[[str], int],
     size: RunSize,
     step: Callable[[float], None] = lambda _fraction: None,
+    left_out: Sequence[dict[str, Any]] = (),
+    audience: Sequence[str] | None = None,
 ) -> Preparation:
     """Write training rows, held-out rows and evaluation items below `folder`.
 
@@ -77,6 +88,8 @@ def prepare_files(
         DatasetRejected: too few rows are left (`too_few_rows`), or they cannot be split (`cannot_hold_out`).
     """
     fitting, skipped = _fitting(source, recipe, count_tokens)
+    fitting, leaking = _without_leaks(fitting, probe_items(size))
+    skipped += leaking
     if len(fitting) < MIN_TRAIN_ROWS * 2:
         raise DatasetRejected(
             f"{len(fitting)} of {len(source)} rows can be used; the others are too long or hold special tokens",
@@ -87,7 +100,8 @@ def prepare_files(
     train_at, held_at = split([row.content for row in fitting], seed=SEED)
     made = make_refusals([contents[at] for at in train_at], recipe.data.refusal_share, random.Random(SEED))
     asked = make_refusals([contents[at] for at in held_at], 0.5, random.Random(SEED))[: size.refused]
-    render = _Renderer(Negatives(search, tenant_id, size), recipe.batch.max_tokens, count_tokens)
+    negatives = Negatives(search, tenant_id, size)
+    render = _Renderer(negatives, recipe.batch.max_tokens, count_tokens)
     rendered: dict[int, RenderedRow] = {}
     for at in [*train_at, *held_at]:
         rendered[at] = render(contents[at], contents[at], fitting[at].digest)
@@ -111,17 +125,20 @@ def prepare_files(
     write_lines(folder / ITEMS_FILE, items)
     return Preparation(
         dataset_version=dataset_version(fitting),
-        rows=len(source),
+        rows=len(source) + len(left_out),
         train_rows=len(train_at),
         held_out_rows=len(held_at),
         duplicates=duplicates,
-        skipped=skipped,
+        skipped=[*left_out, *skipped],
         grounded_rows=sum(row.grounded for row in rendered.values()),
         refusals=sum(row.refusal for row in rendered.values()),
         refusals_made=len(made),
         negatives=render.shown,
         citations_added=sum(row.citation_added for row in rendered.values()),
         items=dict(Counter(item.source for item in items)),
+        audience=list(audience) if audience and any(row.lineage.get("groups") for row in fitting) else None,
+        parts={fitting[at].id: "train" for at in train_at} | {fitting[at].id: "held_out" for at in held_at},
+        negative_documents=sorted(negatives.documents),
     )
 
 
@@ -160,6 +177,12 @@ def _fitting(
     """Rows that can be trained on by themselves, and those that cannot with the reason."""
     fitting, skipped = [], []
     for row in source:
+        if any(turn["role"] == "tool" or "tool_calls" in turn for turn in row.content["messages"]):
+            detail = "calls tools; the service's prompt has none, so it would be trained otherwise than served"
+            skipped.append(
+                {"row": row.id, "dataset": row.dataset_id, "line": row.line, "code": "tool_calls", "detail": detail}
+            )
+            continue
         tokens = _tokens(render_row(row.content, [], random.Random(0)).row, count_tokens)
         problem = None
         if "<|" in answer_of(row.content):
@@ -173,6 +196,27 @@ def _fitting(
                 {"row": row.id, "dataset": row.dataset_id, "line": row.line, "code": problem[0], "detail": problem[1]}
             )
     return fitting, skipped
+
+
+def _without_leaks(
+    source: Sequence[SourceRow], probes: Sequence[EvaluationItem]
+) -> tuple[list[SourceRow], list[dict[str, Any]]]:
+    """Rows that nearly repeat a shipped question with its passages would be judged on what they were trained on."""
+    asked = [item.prompt[-1].content for item in probes]
+    shown = [render_row(row.content, [], random.Random(0)).row.prompt[-1].content for row in source]
+    leaks = {two - len(asked): one for one, two, _ in near_pairs([*asked, *shown]) if one < len(asked) <= two}
+    kept = [row for at, row in enumerate(source) if at not in leaks]
+    left_out = [
+        {
+            "row": source[at].id,
+            "dataset": source[at].dataset_id,
+            "line": source[at].line,
+            "code": "evaluation_leak",
+            "detail": f"nearly the evaluation's own item {probes[one].id}",
+        }
+        for at, one in sorted(leaks.items())
+    ]
+    return kept, left_out
 
 
 def _tokens(row: TrainRow, count_tokens: Callable[[str], int]) -> int:

@@ -28,6 +28,7 @@ from core.tables.adapters import AdapterAlias, AdapterFamily, AdapterVersion
 from core.tables.tuning import TuningRun
 from core.types import AdapterStatus
 from generation.adapters.manifest import Fingerprint, Manifest, build_manifest, content_digest, verify
+from generation.canary.policy import policy_of
 from tuning.child import ChildFailed, started
 from tuning.gate import GateReport, Verdict, judge
 from tuning.items import CANDIDATE, CHAMPION, EvaluateSpec, Evaluation, read_items
@@ -37,9 +38,10 @@ from tuning.progress import LossCurve
 from tuning.questions import answer_limit
 from tuning.recipe import parse_recipe
 from tuning.revision import code_revision
+from tuning.seen import record_lineage
 from tuning.service import has_gpu
 from tuning.sizes import LARGE, SMALL, RunSize
-from tuning.sources import load_rows
+from tuning.sources import load_rows, withhold
 from tuning.spec import TrainSpec, parse_event
 
 if TYPE_CHECKING:
@@ -126,6 +128,9 @@ class TuningRunner:
         lease.progress("prepare", 0.0)
         base = self._base()
         rows, duplicates = load_rows(self._db, run.tenant_id, run.dataset_ids)
+        with self._db.read() as reading:
+            audience = policy_of(reading, run.family_id).groups
+        rows, withheld = withhold(self._db, rows, audience)
 
         def step(fraction: float) -> None:
             lease.check()
@@ -142,6 +147,8 @@ class TuningRunner:
             count_tokens=token_counter(base.path),
             size=self._size,
             step=step,
+            left_out=withheld,
+            audience=audience,
         )
         # Through the blob store, because the training worker may be another machine.
         files = {name: self._blobs.put((folder / name).read_bytes()) for name in BUNDLE}
@@ -149,6 +156,7 @@ class TuningRunner:
             row = session.get_one(TuningRun, run.id)
             row.dataset_version = found.dataset_version
             row.progress = {"preparation": found.to_json(), "files": files}
+            record_lineage(session, run.id, found)
             lease.hand_over(Task.TUNING_TRAIN)
 
     def train(self, lease: JobLease) -> None:
@@ -308,7 +316,11 @@ class TuningRunner:
                 gate_report=gate_report,
                 gate_passed=passed,
                 fingerprint=Fingerprint.model_validate_json((folder / FINGERPRINT_FILE).read_bytes()),
-                notes={"run": run.id, "family": run.family},
+                notes={
+                    "run": run.id,
+                    "family": run.family,
+                    "audience": run.progress.get("preparation", {}).get("audience"),
+                },
             )
             lease.check()
             version_id = self._registry.register_version(

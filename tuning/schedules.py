@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -21,15 +21,47 @@ from core.audit import record
 from core.database import Database, WriteSession
 from core.errors import Conflict, FieldError, InvalidInput, NotFound, TsumugiError
 from core.paging import Page, after_cursor, checked_limit, cut_page
+from core.tables.adapters import AdapterFamily
 from core.tables.base import new_id, utc_now
 from core.tables.datasets import Dataset
 from core.tables.jobs import Job
 from core.tables.tuning import Schedule, TuningRun
-from core.types import JobStatus, Scope
+from core.types import JobKind, JobStatus, Scope
 from tuning.datasets.formats import DatasetFormat
+from tuning.drift import measure_drift
 from tuning.service import FAMILY_PATTERN, Requester, TuningService, count_rows, family_named
 
+LOOK_AGAIN = timedelta(minutes=5)
+"""When a schedule that found the worker or its family busy is judged again."""
+CLOCK_WENT_BACK = timedelta(hours=1)
+"""A last look that lies further ahead than this was made under a wrong clock, and so was the next moment."""
+
 _RUNNING = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
+
+
+class QuietHours(BaseModel):
+    """Hours of the day, in the schedule's time zone, in which nothing starts; over midnight if `end` comes first."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    start: time
+    end: time
+
+    @model_validator(mode="after")
+    def _some_hours(self) -> QuietHours:
+        if self.start == self.end or self.start.tzinfo is not None or self.end.tzinfo is not None:
+            raise ValueError("quiet hours start and end at two different times of the day, such as 09:00 and 18:00")
+        return self
+
+    def ends_at(self, moment: datetime, zone: ZoneInfo) -> datetime | None:
+        """The end of the quiet hours that a moment lies in, in UTC; None outside of them."""
+        local = moment.astimezone(zone)
+        now = local.time()
+        over_midnight = self.start > self.end
+        if not ((self.start <= now or now < self.end) if over_midnight else self.start <= now < self.end):
+            return None
+        day = local.date() + timedelta(days=int(over_midnight and now >= self.start))
+        return datetime.combine(day, self.end, tzinfo=zone).astimezone(UTC)
 
 
 class Conditions(BaseModel):
@@ -38,6 +70,15 @@ class Conditions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_new_rows: int = Field(0, ge=0, description="Valid rows uploaded since the family's last run that did not fail.")
+    min_drift: float | None = Field(
+        None, gt=0, le=1, description="By how much the share of down-votes, refusals or uncited answers rose, at least."
+    )
+    drift_days: int = Field(7, ge=1, le=90, description="The last so many days are compared with as many before them.")
+    cool_down_hours: float = Field(0, ge=0, le=24 * 90, description="Hours since the family's last run ended.")
+    quiet_hours: QuietHours | None = Field(
+        None, description="Nothing starts in them; what falls due is started at their end."
+    )
+    free_worker: bool = Field(False, description="Only while no other run, of any family, is queued or running.")
 
 
 class RunTemplate(BaseModel):
@@ -187,6 +228,7 @@ class SchedulesService:
     def run_due(self, now: datetime | None = None) -> Sequence[ScheduleView]:
         """Judge every due schedule once; returns those judged, each with its outcome. Safe from several processes."""
         moment = now or utc_now()
+        self._mend_after_wrong_clock(moment)
         judged = []
         for schedule_id in self.due(moment):
             with self._db.write() as session:
@@ -196,26 +238,69 @@ class SchedulesService:
                 if schedule is None or not schedule.enabled or schedule.next_at is None or schedule.next_at > moment:
                     continue  # another beat was faster
                 schedule.last_checked_at = moment
-                schedule.next_at = next_moment(schedule.cron, schedule.timezone, moment)
-                schedule.last_outcome = {**self._judge(session, schedule), "at": moment.isoformat()}
+                upcoming = next_moment(schedule.cron, schedule.timezone, moment)
+                outcome, again = self._judge(session, schedule, moment)
+                # What only had to wait is not lost: it is judged again when the wait is over.
+                schedule.next_at = upcoming if again is None else min(upcoming, again)
+                schedule.last_outcome = {**outcome, "at": moment.isoformat()}
             judged.append(_view(schedule))
         return judged
 
-    def _judge(self, session: WriteSession, schedule: Schedule) -> dict[str, Any]:
-        """Queue the run, or say why not."""
+    def _mend_after_wrong_clock(self, now: datetime) -> None:
+        """After a clock that was ahead is set right, schedules would sleep until it gets there again."""
+        with self._db.read() as session:
+            ahead = session.scalars(
+                select(Schedule.id).where(Schedule.enabled.is_(True), Schedule.last_checked_at > now + CLOCK_WENT_BACK)
+            ).all()
+        for schedule_id in ahead:
+            with self._db.write() as session:
+                schedule = session.get(Schedule, schedule_id, with_for_update=True)
+                if schedule is None or schedule.last_checked_at is None or schedule.last_checked_at <= now:
+                    continue
+                schedule.next_at = next_moment(schedule.cron, schedule.timezone, now)
+                schedule.last_checked_at = now
+                schedule.last_outcome = {"reason": "clock_went_back", "at": now.isoformat()}
+
+    def _judge(
+        self, session: WriteSession, schedule: Schedule, now: datetime
+    ) -> tuple[dict[str, Any], datetime | None]:
+        """Queue the run, or say why not; and when to judge again, if before the next moment of the cron."""
+        conditions = Conditions.model_validate(schedule.conditions)
+        quiet = conditions.quiet_hours
+        until = quiet.ends_at(now, ZoneInfo(schedule.timezone)) if quiet is not None else None
+        if until is not None:
+            return {"reason": "quiet_hours", "until": until.isoformat()}, until
+        _lock_family(session, schedule)
         busy = _run_in_progress(session, schedule)
         if busy is not None:
-            return {"reason": "run_in_progress", "run_id": busy}
-        needed = int(schedule.conditions.get("min_new_rows", 0))
+            return {"reason": "run_in_progress", "run_id": busy}, None
+        last = _last_run(session, schedule)
+        if last is not None and conditions.cool_down_hours:
+            cool = last + timedelta(hours=conditions.cool_down_hours)
+            if now < cool:
+                return {"reason": "cooling_down", "until": cool.isoformat()}, cool
+        if conditions.free_worker:
+            other = session.scalar(
+                select(Job.id).where(Job.kind == JobKind.TUNING.value, Job.status.in_(_RUNNING)).limit(1)
+            )
+            if other is not None:
+                return {"reason": "worker_busy"}, now + LOOK_AGAIN
         fresh = _new_rows(session, schedule)
-        if fresh < needed:
-            return {"reason": "not_enough_new_rows", "new_rows": fresh, "needed": needed}
+        if fresh < conditions.min_new_rows:
+            return {"reason": "not_enough_new_rows", "new_rows": fresh, "needed": conditions.min_new_rows}, None
+        drift = None
+        if conditions.min_drift is not None:
+            family = family_named(session, schedule.tenant_id, schedule.family)
+            drift = measure_drift(session, family.id if family else None, now, conditions.drift_days)
+            if drift.rise is None or drift.rise < conditions.min_drift:
+                return {"reason": "no_drift", "needed": conditions.min_drift, **drift.to_json()}, None
         requester = Requester(schedule.tenant_id, f"schedule:{schedule.id}", schedule_id=schedule.id)
         try:
             self._queue(session, schedule, requester)
         except TsumugiError as error:
-            return {"reason": "refused", "code": error.code, "detail": error.detail}
-        return {"reason": "started", "run_id": schedule.last_run_id, "new_rows": fresh}
+            return {"reason": "refused", "code": error.code, "detail": error.detail}, None
+        outcome = {"reason": "started", "run_id": schedule.last_run_id, "new_rows": fresh}
+        return outcome | (drift.to_json() if drift is not None else {}), None
 
     def _queue(self, session: WriteSession, schedule: Schedule, requester: Requester) -> None:
         checked = self._tuning.check(session, schedule.tenant_id, {"family": schedule.family, **schedule.request})
@@ -236,11 +321,21 @@ def next_moment(cron: str, timezone: str, after: datetime) -> datetime:
         raise _field_error("timezone", f"no time zone '{timezone}'", "invalid_timezone") from error
     if len(cron.split()) != 5:
         raise _field_error("cron", "five fields: minute, hour, day, month, weekday", "invalid_cron")
+    fixed_hour = not cron.split()[1].startswith("*")
     try:
-        found: datetime = croniter(cron, after.astimezone(zone)).get_next(datetime)
+        moments = croniter(cron, after.astimezone(zone))
+        found: datetime = moments.get_next(datetime)
+        # When clocks are set back an hour comes twice. Who names the hour means one of them: the first.
+        while fixed_hour and _comes_again(found, zone):
+            found = moments.get_next(datetime)
     except (CroniterError, ValueError, KeyError, AttributeError) as error:
         raise _field_error("cron", f"not a cron line, or one that never comes: {error}", "invalid_cron") from error
     return found.astimezone(UTC)
+
+
+def _comes_again(moment: datetime, zone: ZoneInfo) -> bool:
+    """Whether the clock on the wall showed this very time an hour, or half of one, before."""
+    return moment.astimezone(UTC).astimezone(zone).fold == 1
 
 
 def _field_error(location: str, detail: str, code: str) -> InvalidInput:
@@ -309,6 +404,29 @@ def _run_in_progress(session: Session, schedule: Schedule) -> str | None:
         select(TuningRun.id)
         .join(Job, Job.id == TuningRun.job_id)
         .where(TuningRun.family_id == family.id, Job.status.in_(_RUNNING))
+        .limit(1)
+    )
+
+
+def _lock_family(session: WriteSession, schedule: Schedule) -> None:
+    """Two schedules of a family that fall due together are judged one after the other, whoever judges them."""
+    session.execute(
+        select(AdapterFamily.id)
+        .where(AdapterFamily.tenant_id == schedule.tenant_id, AdapterFamily.name == schedule.family)
+        .with_for_update()
+    )
+
+
+def _last_run(session: Session, schedule: Schedule) -> datetime | None:
+    """When the family's last run ended, whoever asked for it."""
+    family = family_named(session, schedule.tenant_id, schedule.family)
+    if family is None:
+        return None
+    return session.scalar(
+        select(Job.finished_at)
+        .join(TuningRun, TuningRun.job_id == Job.id)
+        .where(TuningRun.family_id == family.id, Job.finished_at.is_not(None))
+        .order_by(Job.finished_at.desc())
         .limit(1)
     )
 

@@ -1,4 +1,5 @@
-"""Training part and held-out part. Rows that share a question or a passage never end up on both sides.
+"""Training part and held-out part. Rows that share a question or a passage, or are nearly the same, never end up on
+both sides.
 
 The order is by hash, not by chance, so a group keeps its side from run to run while the data grows: a champion is then
 not judged on what it was trained on.
@@ -14,12 +15,15 @@ from typing import Any
 
 from core.errors import DatasetRejected
 from core.language import language_of
+from tuning.datasets.near import near_pairs
 from tuning.render import answer_of, question_of
 
 HELD_OUT_SHARE = 0.15
 MIN_HELD_OUT = 8
 MAX_HELD_OUT = 256
 MAX_SHARE = 0.34
+NEARLY_THE_SAME = 0.9
+"""Higher than a duplicate is reported at: rows made from one template must still be split."""
 
 
 def split(contents: Sequence[Mapping[str, Any]], *, seed: int) -> tuple[list[int], list[int]]:
@@ -71,6 +75,9 @@ def _groups(contents: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     for position, content in enumerate(contents):
         for key in _keys(content):
             parent[root(position)] = root(first.setdefault(key, position))
+    whole = ["\n".join((question_of(content), answer_of(content))) for content in contents]
+    for one, two, _similarity in near_pairs(whole, threshold=NEARLY_THE_SAME):
+        parent[root(two)] = root(one)
     groups: dict[int, list[int]] = defaultdict(list)
     for position in range(len(contents)):
         groups[root(position)].append(position)

@@ -1,4 +1,4 @@
-"""The clock of the service: publishes delayed messages, sweeps jobs, judges schedules. It sleeps on events."""
+"""The clock of the service: delayed messages, the sweep of jobs, schedules, canaries. It sleeps on events."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 SCHEDULES_EVERY_S = 15.0
 """Schedules are as fine as a minute, so looking four times a minute starts each within 15 seconds."""
+
+CANARIES_EVERY_S = 15.0
+"""How soon a canary whose figures break its policy is ended. One look reads what is new, some milliseconds."""
 
 SHORTEST_SLEEP_S = 0.05
 
@@ -47,7 +50,7 @@ class Beat:
 
     def _run(self) -> None:
         settings = self._context.settings.jobs
-        next_sweep = next_schedules = last_round = utc_now()
+        next_sweep = next_schedules = next_canaries = last_round = utc_now()
         with self._context.jobs.notifier.callback(OUTBOX_TOPIC, self._wake.set):
             while not self._stopping.is_set():
                 self._wake.clear()
@@ -63,13 +66,18 @@ class Beat:
                 if now >= next_schedules and self._context.schedules is not None:
                     self._step("schedules", self._context.schedules.run_due)
                     next_schedules = now + timedelta(seconds=SCHEDULES_EVERY_S)
+                if now >= next_canaries and self._context.canaries is not None:
+                    self._step("canaries", self._context.canaries.look)
+                    next_canaries = now + timedelta(seconds=CANARIES_EVERY_S)
                 self.rounds += 1
-                self._wake.wait(self._sleep_s(next_sweep, next_schedules))
+                self._wake.wait(self._sleep_s(next_sweep, next_schedules, next_canaries))
 
-    def _sleep_s(self, next_sweep: datetime, next_schedules: datetime) -> float:
+    def _sleep_s(self, next_sweep: datetime, next_schedules: datetime, next_canaries: datetime) -> float:
         moments = [next_sweep]
         if self._context.schedules is not None:
             moments.append(next_schedules)
+        if self._context.canaries is not None:
+            moments.append(next_canaries)
         due = self._step("outbox", self._context.jobs.outbox.next_due)
         now = utc_now()
         # What is overdue could not be sent just now: the next sweep tries again, not a loop without rest.

@@ -51,6 +51,14 @@ class Schedules(Protocol):
         ...
 
 
+class Canaries(Protocol):
+    """Running canaries."""
+
+    def look(self, now: datetime | None = None) -> object:
+        """Count, test, roll back or pass."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
     """Services of one worker process. None where this process never gets such tasks."""
@@ -61,6 +69,7 @@ class WorkerContext:
     index_builder: IndexBuilder | None = None
     tuning_runner: TuningRunner | None = None
     schedules: Schedules | None = None
+    canaries: Canaries | None = None
 
 
 _lock = threading.Lock()

@@ -1,6 +1,20 @@
 """Routes, one file per noun."""
 
-from api.routes import adapters, answers, datasets, documents, health, index, jobs, keys, openai, tenants, tuning
+from api.routes import (
+    adapters,
+    answers,
+    canary,
+    curated,
+    datasets,
+    documents,
+    health,
+    index,
+    jobs,
+    keys,
+    openai,
+    tenants,
+    tuning,
+)
 
 ROUTERS = (
     health.router,
@@ -8,10 +22,12 @@ ROUTERS = (
     jobs.router,
     answers.router,
     openai.router,
+    curated.router,
     datasets.router,
     tuning.router,
     adapters.router,
     index.router,
+    canary.router,
     keys.router,
     tenants.router,
 )

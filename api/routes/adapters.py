@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import select
 
@@ -25,6 +27,7 @@ from api.uploads import read_upload
 from core.access import Principal
 from core.errors import FieldError, InvalidInput
 from core.paging import after_cursor, cut_page
+from core.repositories.lineage import SourceKind, versions_that_saw
 from core.tables import AdapterFamily, AdapterVersion, AliasEvent
 from core.types import Scope
 from generation.adapters.registry import AliasMove
@@ -52,16 +55,43 @@ _UPLOAD_BODY = {
 
 
 @router.get("", dependencies=[_READ])
-def list_families(caller: Caller, services: ServicesOf, page: PageQuery) -> FamilyList:
+def list_families(
+    caller: Caller,
+    services: ServicesOf,
+    page: PageQuery,
+    saw_document: Annotated[
+        str | None, Query(max_length=48, description="Only versions that saw this document, deleted ones included.")
+    ] = None,
+    saw_feedback: Annotated[
+        str | None, Query(max_length=48, description="Only versions with a row from this feedback.")
+    ] = None,
+) -> FamilyList:
     """Families with their versions and aliases, newest first."""
     query = select(AdapterFamily).where(AdapterFamily.tenant_id == caller.tenant_id)
+    asked = [
+        (kind, source_id)
+        for kind, source_id in ((SourceKind.DOCUMENT, saw_document), (SourceKind.FEEDBACK, saw_feedback))
+        if source_id is not None
+    ]
+    seen: set[str] | None = None
+    if asked:
+        with services.db.read() as session:
+            found = [
+                version for kind, one in asked for version in versions_that_saw(session, caller.tenant_id, kind, one)
+            ]
+        seen = {one.id for one in found}
+        query = query.where(AdapterFamily.id.in_({one.family_id for one in found}))
     behind = after_cursor(AdapterFamily.created_at, AdapterFamily.id, page.cursor)
     if behind is not None:
         query = query.where(behind)
     query = query.order_by(AdapterFamily.created_at.desc(), AdapterFamily.id.desc()).limit(page.limit + 1)
     with services.db.read() as session:
         cut = cut_page(session.scalars(query).all(), page.limit)
-        return FamilyList(items=family_bodies(session, cut.items), next_cursor=cut.next_cursor)
+        bodies = family_bodies(session, cut.items)
+    if seen is not None:
+        for body in bodies:
+            body.versions = [version for version in body.versions if version.id in seen]
+    return FamilyList(items=bodies, next_cursor=cut.next_cursor)
 
 
 @router.get("/{family}", dependencies=[_READ])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -66,3 +67,9 @@ def list_rows(dataset_id: str, caller: Caller, services: ServicesOf, page: PageQ
     return DatasetRowList(
         items=[DatasetRowBody.model_validate(row) for row in found.items], next_cursor=found.next_cursor
     )
+
+
+@router.get("/{dataset_id}/quality", dependencies=[needs(Scope.TUNE)])
+def get_quality(dataset_id: str, caller: Caller, services: ServicesOf) -> dict[str, Any]:
+    """What to look at before training: duplicates, contradictions, outliers, private data, each with its reason."""
+    return services.datasets.quality(caller, dataset_id)

@@ -196,5 +196,5 @@ def get_model(model: str, caller: Caller, services: ServicesOf) -> dict[str, Any
 
 
 def _models(services: Services, caller: Principal) -> list[dict[str, Any]]:
-    names = services.router.model_names(caller.tenant_id)
+    names = services.router.model_names(caller)
     return [{"id": name, "object": "model", "created": 0, "owned_by": PREFIX} for name in names]

@@ -3,9 +3,11 @@
 from core.tables.adapters import AdapterAlias, AdapterFamily, AdapterVersion, AliasEvent
 from core.tables.answers import Answer, Feedback
 from core.tables.base import Base
+from core.tables.canary import AnswerFailure, CanaryTrial, FamilyPolicy, ShadowAnswer
 from core.tables.datasets import Dataset, DatasetRow
 from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration, DocumentGroup
 from core.tables.jobs import Job, OutboxMessage
+from core.tables.lineage import CuratedAnswer, JudgeCalibration, RowSource, RunDocument, RunRow
 from core.tables.operations import AuditEntry, Calibration, IdempotencyRecord, IndexContent, IndexVersion
 from core.tables.tenancy import ApiKey, Tenant
 from core.tables.tuning import Schedule, TuningRun
@@ -16,24 +18,33 @@ __all__ = [
     "AdapterVersion",
     "AliasEvent",
     "Answer",
+    "AnswerFailure",
     "ApiKey",
     "AuditEntry",
     "Base",
     "Calibration",
+    "CanaryTrial",
     "ChunkRow",
     "Collection",
+    "CuratedAnswer",
     "Dataset",
     "DatasetRow",
     "Document",
     "DocumentGeneration",
     "DocumentGroup",
+    "FamilyPolicy",
     "Feedback",
     "IdempotencyRecord",
     "IndexContent",
     "IndexVersion",
     "Job",
+    "JudgeCalibration",
     "OutboxMessage",
+    "RowSource",
+    "RunDocument",
+    "RunRow",
     "Schedule",
+    "ShadowAnswer",
     "Tenant",
     "TuningRun",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, String, Text
+from sqlalchemy import ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.tables.base import Base, created_column, id_column
@@ -15,6 +15,7 @@ class Answer(Base):
     """A stored answer with all that is needed to reproduce and to audit it."""
 
     __tablename__ = "answers"
+    __table_args__ = (Index("ix_answers_family_created", "family_id", "created_at"),)
 
     id: Mapped[str] = id_column("ans")
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
@@ -34,6 +35,10 @@ class Answer(Base):
     timings_ms: Mapped[dict[str, Any]] = mapped_column(default=dict)
     parameters: Mapped[dict[str, Any]] = mapped_column(default=dict)
     adapter_version_id: Mapped[str | None] = mapped_column(String(48), default=None, index=True)
+    family_id: Mapped[str | None] = mapped_column(String(48), default=None)
+    """Family whose alias chose the adapter; None where a version or the base was named."""
+    arm: Mapped[str | None] = mapped_column(String(16), default=None)
+    """`canary` or `champion`: which side of a running canary its conversation was drawn for."""
     created_at: Mapped[datetime] = created_column()
 
 

@@ -28,6 +28,8 @@ class Dataset(Base):
     invalid_count: Mapped[int]
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """{invalid: [{line, code, detail}], languages: {...}, ...}"""
+    quality: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """`tuning.datasets.quality` of the rows, made when first asked for: rows never change."""
     created_at: Mapped[datetime] = created_column()
 
 

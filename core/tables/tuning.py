@@ -47,7 +47,7 @@ class Schedule(Base):
     cron: Mapped[str] = mapped_column(String(120))
     timezone: Mapped[str] = mapped_column(String(64), default="UTC")
     conditions: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """{min_new_rows}: new valid rows in the tenant's datasets since the family's last run."""
+    """`tuning.schedules.Conditions`"""
     request: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """Body of the tuning run it makes: method, recipe, dataset_ids, overrides."""
     enabled: Mapped[bool] = mapped_column(default=True)

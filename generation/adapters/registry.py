@@ -47,7 +47,7 @@ from generation.adapters.manifest import (
     verify,
     write_manifest,
 )
-from generation.adapters.routing import BASE_NAME, CANARY, CHAMPION, Router, reference
+from generation.adapters.routing import BASE_NAME, CANARY, CHAMPION, SHADOW, Router, reference
 from generation.models import BaseModelInfo, read_card
 
 log = structlog.get_logger(__name__)
@@ -68,6 +68,28 @@ class AdapterHost(Protocol):
     def fingerprint_of(self, adapter: AdapterRef) -> Fingerprint:
         """Load if need be; the fingerprint measured at that load."""
         ...
+
+
+class Mover(Protocol):
+    """Who moves an alias: a caller, or the service itself by the policy of a family."""
+
+    @property
+    def tenant_id(self) -> str:
+        """Whose families."""
+        ...
+
+    @property
+    def actor(self) -> str:
+        """As history and audit name it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyMover:
+    """The service, acting by a family's policy."""
+
+    tenant_id: str
+    actor: str = "system:policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,18 +228,20 @@ class AdapterRegistry:
 
     def promote(
         self,
-        principal: Principal,
+        principal: Mover,
         family: str,
         version: str,
         *,
         force: bool = False,
         reason: str | None = None,
         canary_percent: int | None = None,
+        expected_revision: int | None = None,
         request_id: str | None = None,
     ) -> AliasMove:
         """Make a version the champion, or the canary for a share of conversations.
 
-        force: takes a version that the gate rejected or never saw; needs a reason.
+        force: takes a version that the gate rejected or never saw; needs a reason. expected_revision: of the canary,
+        when the move rests on what its trial showed.
 
         Raises:
             GateFailed: it needs `force`.
@@ -232,24 +256,57 @@ class AdapterRegistry:
             owner = _find_family(session, principal.tenant_id, family)
             target = _find_version(session, owner, version)
             state = self._state(session, owner)
+        _require_unmoved(owner, state, expected_revision)
         _require_servable(target, force=force, reason=reason)
         return self._move(
             principal, owner, state, target, alias=alias, action="promote", reason=reason, forced=force,
             percent=canary_percent or 100, started=started, request_id=request_id,
         )  # fmt: skip
 
+    def shadow(
+        self,
+        principal: Mover,
+        family: str,
+        version: str | None,
+        *,
+        percent: int = 100,
+        force: bool = False,
+        reason: str | None = None,
+        request_id: str | None = None,
+    ) -> AliasMove:
+        """Let a version answer beside what serves, for a share of conversations, unseen; None ends that.
+
+        Raises:
+            GateFailed, Conflict, AdapterRefused: as for `promote`.
+        """
+        started = time.perf_counter()
+        if not 1 <= percent <= 100:
+            raise InvalidInput("a shadow takes 1 to 100 percent of conversations", code="invalid_canary_percent")
+        with self._db.read() as session:
+            owner = _find_family(session, principal.tenant_id, family)
+            target = _find_version(session, owner, version) if version is not None else None
+            state = self._state(session, owner)
+        if target is not None:
+            _require_servable(target, force=force, reason=reason)
+        return self._move(
+            principal, owner, state, target, alias=SHADOW, action="promote" if target else "rollback", reason=reason,
+            forced=force, percent=percent, started=started, request_id=request_id,
+        )  # fmt: skip
+
     def rollback(
         self,
-        principal: Principal,
+        principal: Mover,
         family: str,
         to: str | None = None,
         reason: str | None = None,
         *,
+        expected_revision: int | None = None,
         request_id: str | None = None,
     ) -> AliasMove:
         """Go back: to the version `to` ('base' for none), or one step.
 
-        One step ends a running canary; with none running, it goes to the version that was champion before the current
+        expected_revision: of the canary, when the move rests on what its trial showed. One step ends a running canary;
+        with none running, it goes to the version that was champion before the current
         one was promoted. Each further step goes further back, and the last one is the base.
 
         Raises:
@@ -260,6 +317,7 @@ class AdapterRegistry:
         with self._db.read() as session:
             owner = _find_family(session, principal.tenant_id, family)
             state = self._state(session, owner)
+            _require_unmoved(owner, state, expected_revision)
             alias = CANARY if to is None and state.canary is not None else CHAMPION
             name = self._rollback_target(session, owner, state, alias, to)
             target = _find_version(session, owner, name) if name is not None else None
@@ -291,7 +349,7 @@ class AdapterRegistry:
 
     def _move(
         self,
-        principal: Principal,
+        principal: Mover,
         owner: AdapterFamily,
         state: _State,
         target: AdapterVersion | None,
@@ -304,15 +362,17 @@ class AdapterRegistry:
         started: float,
         request_id: str | None,
     ) -> AliasMove:
-        if self._engine is None:
-            raise Unavailable("this process has no engine to load an adapter into", retryable=False)
-        before = state.champion if alias == CHAMPION else state.canary
+        before = {CHAMPION: state.champion, CANARY: state.canary, SHADOW: state.shadow}[alias]
+        ends_canary = action == "rollback" and alias == CANARY
         refs = [reference(self._dir, owner.name, version) for version in (state.champion, target) if version]
         self._hold(refs)
-        if target is not None:
+        # What a canary ends with serves already: nothing is loaded, so any process may do it, and nothing can stop it.
+        if target is not None and not ends_canary:
+            if self._engine is None:
+                raise Unavailable("this process has no engine to load an adapter into", retryable=False)
             self._engine.ensure_adapter(refs[-1])
         after = target
-        if action == "rollback" and alias == CANARY:
+        if ends_canary:
             after, target = state.champion, None  # the canary's conversations fall back to the champion
         from_name, to_name = before.version if before else None, after.version if after else None
         with self._db.write() as session:
@@ -382,6 +442,7 @@ class AdapterRegistry:
         return _State(
             champion=serving.get(CHAMPION),
             canary=serving.get(CANARY),
+            shadow=serving.get(SHADOW),
             revisions={name: alias.revision for name, alias in aliases.items()},
         )
 
@@ -427,6 +488,7 @@ class _State:
 
     champion: AdapterVersion | None
     canary: AdapterVersion | None
+    shadow: AdapterVersion | None
     revisions: Mapping[str, int]
 
 
@@ -466,6 +528,11 @@ def _family_for_update(session: WriteSession, tenant_id: str, name: str) -> Adap
         session.add(family)
         session.flush()
     return family
+
+
+def _require_unmoved(owner: AdapterFamily, state: _State, expected_revision: int | None) -> None:
+    if expected_revision is not None and state.revisions.get(CANARY) != expected_revision:
+        raise Conflict(f"the canary of '{owner.name}' was moved by somebody else; look again", code="alias_moved")
 
 
 def _require_servable(version: AdapterVersion, *, force: bool, reason: str | None) -> None:

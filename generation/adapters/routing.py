@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import select
 
+from core.access import Principal
 from core.database import Database, ReadSession
 from core.errors import NotFound
 from core.settings import Settings
 from core.tables import AdapterAlias, AdapterFamily, AdapterVersion
-from core.types import AdapterRef, AdapterStatus
+from core.types import AdapterRef, AdapterStatus, Scope
+from generation.canary.policy import policy_of
 
 SERVICE = "tsumugi"
 BASE_NAME = "base"
 CHAMPION = "champion"
 CANARY = "canary"
+SHADOW = "shadow"
+"""Answers beside what serves; its answers are scored and never sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request goes. `adapter` is None for the base."""
+
+    adapter: AdapterRef | None
+    version_id: str | None = None
+    family_id: str | None = None
+    """Set where an alias of the family decided, not where a version or the base was named."""
+    arm: str | None = None
+    """`canary` or `champion` while a canary runs and the request belongs to a conversation."""
+    shadow: AdapterRef | None = None
+    shadow_version_id: str | None = None
+
+
+BASE_ROUTE = Route(None)
 
 
 def reference(adapters_dir: Path, family: str, version: AdapterVersion) -> AdapterRef:
@@ -39,18 +62,29 @@ class Router:
         self._default = settings.tuning.default_family
 
     def resolve(self, tenant_id: str, model: str | None, conversation_id: str | None = None) -> AdapterRef | None:
+        """The version that a member of every group would be served; see `route`."""
+        return self._route(tenant_id, None, model, conversation_id).adapter
+
+    def route(self, principal: Principal, model: str | None, conversation_id: str | None = None) -> Route:
         """Pin a version for a request.
 
         model: `tsumugi`, `tsumugi:FAMILY`, `tsumugi:FAMILY@VERSION`, `tsumugi:base`, the same without `tsumugi:`, or
-        None for the default. conversation_id: decides, for good, whether a canary answers this conversation.
+        None for the default. conversation_id: decides, for good, whether a canary answers this conversation. A family
+        that serves other groups only does not exist for the caller; unnamed, the base answers instead of it.
 
         Raises:
             NotFound: no such family or version in this tenant, or one that was rejected or retired and serves nowhere.
         """
+        groups = None if Scope.ADMIN in principal.scopes else principal.groups
+        return self._route(principal.tenant_id, groups, model, conversation_id)
+
+    def _route(
+        self, tenant_id: str, groups: frozenset[str] | None, model: str | None, conversation_id: str | None
+    ) -> Route:
         name = (model or SERVICE).strip()
         wanted = "" if name == SERVICE else name.removeprefix(f"{SERVICE}:")
         if wanted == BASE_NAME:
-            return None
+            return BASE_ROUTE
         family_name, _, version_name = wanted.partition("@")
         with self._db.read() as session:
             family = session.scalar(
@@ -58,28 +92,30 @@ class Router:
                     AdapterFamily.tenant_id == tenant_id, AdapterFamily.name == (family_name or self._default)
                 )
             )
-            if family is None:
+            if family is None or not _serves(session, family, groups):
                 if not wanted:
-                    return None  # nothing was ever tuned: plain asks are answered by the base
+                    return BASE_ROUTE  # nothing was ever tuned for the caller: plain asks are answered by the base
                 raise NotFound(f"no model {name!r}", code="model_not_found")
             if version_name or "@" in wanted:
                 version = self._named(session, family, version_name)
-            else:
-                version = self._serving(session, family, conversation_id)
-                if version is None:
-                    return None
-            if version is None:
-                raise NotFound(f"no model {name!r}", code="model_not_found")
-            return reference(self._adapters_dir, family.name, version)
+                if version is None or not _may_be_served(version, groups):
+                    raise NotFound(f"no model {name!r}", code="model_not_found")
+                return Route(reference(self._adapters_dir, family.name, version), version.id)
+            route, chosen = self._serving(session, family, conversation_id)
+            return route if chosen is None or _may_be_served(chosen, groups) else BASE_ROUTE
 
-    def model_names(self, tenant_id: str) -> list[str]:
-        """Every name that `resolve` takes from this tenant, the default first."""
+    def model_names(self, principal: Principal) -> list[str]:
+        """Every name that `route` takes from this caller, the default first."""
+        tenant_id = principal.tenant_id
+        groups = None if Scope.ADMIN in principal.scopes else principal.groups
         names = [SERVICE, f"{SERVICE}:{BASE_NAME}"]
         with self._db.read() as session:
             families = session.scalars(
                 select(AdapterFamily).where(AdapterFamily.tenant_id == tenant_id).order_by(AdapterFamily.name)
             ).all()
             for family in families:
+                if not _serves(session, family, groups):
+                    continue
                 names.append(f"{SERVICE}:{family.name}")
                 serving = self._aliased(session, family)
                 names += [
@@ -95,21 +131,36 @@ class Router:
 
     def _serving(
         self, session: ReadSession, family: AdapterFamily, conversation_id: str | None
-    ) -> AdapterVersion | None:
-        aliases = {
+    ) -> tuple[Route, AdapterVersion | None]:
+        aliases: Mapping[str, AdapterAlias] = {
             alias.alias: alias
             for alias in session.scalars(select(AdapterAlias).where(AdapterAlias.family_id == family.id))
         }
-        champion, canary = aliases.get(CHAMPION), aliases.get(CANARY)
-        version_id = champion.version_id if champion else None
+        champion, canary, shadow = (aliases.get(name) for name in (CHAMPION, CANARY, SHADOW))
+        version_id, arm = champion.version_id if champion else None, None
+        if canary is not None and canary.version_id is not None and conversation_id:
+            arm = CHAMPION
+            if in_canary(family.id, canary.version_id, conversation_id, canary.percent):
+                version_id, arm = canary.version_id, CANARY
+        version = session.get(AdapterVersion, version_id) if version_id else None
+        beside = None
         if (
-            canary is not None
-            and canary.version_id is not None
+            shadow is not None
+            and shadow.version_id is not None
+            and shadow.version_id != version_id
             and conversation_id
-            and in_canary(family.id, canary.version_id, conversation_id, canary.percent)
+            and in_canary(family.id, shadow.version_id, conversation_id, shadow.percent)
         ):
-            version_id = canary.version_id
-        return session.get(AdapterVersion, version_id) if version_id else None
+            beside = session.get(AdapterVersion, shadow.version_id)
+        route = Route(
+            adapter=reference(self._adapters_dir, family.name, version) if version else None,
+            version_id=version_id,
+            family_id=family.id,
+            arm=arm,
+            shadow=reference(self._adapters_dir, family.name, beside) if beside else None,
+            shadow_version_id=beside.id if beside else None,
+        )
+        return route, version
 
     def _named(self, session: ReadSession, family: AdapterFamily, name: str) -> AdapterVersion | None:
         version = session.scalar(
@@ -121,4 +172,25 @@ class Router:
 
     @staticmethod
     def _aliased(session: ReadSession, family: AdapterFamily) -> set[str | None]:
-        return set(session.scalars(select(AdapterAlias.version_id).where(AdapterAlias.family_id == family.id)))
+        return set(
+            session.scalars(
+                select(AdapterAlias.version_id).where(
+                    AdapterAlias.family_id == family.id, AdapterAlias.alias.in_((CHAMPION, CANARY))
+                )
+            )
+        )
+
+
+def _serves(session: ReadSession, family: AdapterFamily, groups: frozenset[str] | None) -> bool:
+    """Whether the family's policy lets somebody of these groups (None: of all) be served by it."""
+    audience = policy_of(session, family.id).groups
+    return audience is None or groups is None or not groups.isdisjoint(audience)
+
+
+def _may_be_served(version: AdapterVersion, groups: frozenset[str] | None) -> bool:
+    """Whether somebody of these groups (None: of all) may read every row that the version was trained on.
+
+    Kept with the version and not with the family: a policy opened later does not open what was learnt before.
+    """
+    audience = (version.manifest.get("notes") or {}).get("audience")
+    return audience is None or groups is None or not groups.isdisjoint(audience)

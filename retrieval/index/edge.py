@@ -21,11 +21,15 @@ from qdrant_edge import (
     FieldCondition,
     Filter,
     HasIdCondition,
+    HnswIndexConfig,
     IdfParams,
     KeywordIndexParams,
     MatchAny,
     MatchValue,
+    Memory,
     Modifier,
+    MultiVectorComparator,
+    MultiVectorConfig,
     PayloadSchemaType,
     Point,
     Query,
@@ -33,12 +37,13 @@ from qdrant_edge import (
     ScrollRequest,
     SearchParams,
     UpdateOperation,
+    VectorStorageDatatype,
 )
 from qdrant_edge import SparseVector as EdgeSparseVector
 
 from core.errors import DataDirBusy, Unavailable
 from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector
-from retrieval.index.names import DENSE, LEXICAL, payload_of
+from retrieval.index.names import DENSE, LEXICAL, SENTENCES, payload_of
 
 _UPSERT_BATCH = 256
 _SCAN_PAGE = 1000
@@ -48,10 +53,11 @@ _KEYWORDS = ("collection_id", "document_id", "groups")
 class EdgeIndex:
     """`VectorIndex` on one Edge shard in a folder."""
 
-    def __init__(self, folder: Path, *, dim: int, idf: bool = True) -> None:
+    def __init__(self, folder: Path, *, dim: int, idf: bool = True, sentences: bool = False) -> None:
         """Open the shard, creating it when the folder has none.
 
         idf: the index multiplies sparse weights by the IDF of the tenant's points; False for learnt weights.
+        sentences: points carry vectors of their sentences; they stay on disk, two bytes a number.
 
         Raises:
             DataDirBusy: another process holds it.
@@ -59,6 +65,7 @@ class EdgeIndex:
         """
         self._folder = folder
         self._idf = idf
+        self._sentences = sentences
         self._lock = RLock()  # one writer at a time; the shard itself lets readers run beside it
         self._flushing = Lock()
         self._dirty = False
@@ -66,7 +73,7 @@ class EdgeIndex:
         fresh = not (folder / "edge_config.json").exists()
         try:
             self._shard: Any = (
-                EdgeShard.create(str(folder), _config(dim, idf)) if fresh else EdgeShard.load(str(folder))
+                EdgeShard.create(str(folder), _config(dim, idf, sentences)) if fresh else EdgeShard.load(str(folder))
             )
         except Exception as error:  # the binding raises bare Exception
             if "WouldBlock" in str(error):
@@ -120,6 +127,14 @@ class EdgeIndex:
         if not ids:
             return {}
         points = self._query(_dense(vector), access_condition(access, ids), len(ids), SearchParams(exact=True))
+        return {point.id: point.score for point in points}
+
+    def score_sentences(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
+        """Cosine of the nearest sentence of the given points; hidden ones and ones without sentences are absent."""
+        if not ids or not self._sentences:
+            return {}
+        query = Query.Nearest([[float(x) for x in vector]], using=SENTENCES)
+        points = self._query(query, access_condition(access, ids), len(ids), SearchParams(exact=True))
         return {point.id: point.score for point in points}
 
     def score_sparse(self, vector: SparseVector, ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
@@ -218,9 +233,19 @@ def _sparse(vector: SparseVector) -> Any:
     return Query.Nearest(EdgeSparseVector(list(vector.indices), list(vector.values)), using=LEXICAL)
 
 
-def _config(dim: int, idf: bool) -> Any:
+def _config(dim: int, idf: bool, sentences: bool) -> Any:
+    vectors = {DENSE: EdgeVectorParams(size=dim, distance=Distance.Cosine)}
+    if sentences:
+        vectors[SENTENCES] = EdgeVectorParams(
+            size=dim,
+            distance=Distance.Cosine,
+            multivector_config=MultiVectorConfig(MultiVectorComparator.MaxSim),
+            datatype=VectorStorageDatatype.Float16,
+            memory=Memory.Cold,
+            hnsw_config=HnswIndexConfig(m=0, ef_construct=8, full_scan_threshold=10),  # no graph: it is not searched
+        )
     return EdgeConfig(
-        vectors={DENSE: EdgeVectorParams(size=dim, distance=Distance.Cosine)},
+        vectors=vectors,
         sparse_vectors={LEXICAL: EdgeSparseVectorParams(modifier=Modifier.Idf if idf else None)},
     )
 
@@ -233,6 +258,8 @@ def _to_point(point: IndexPoint) -> Any:
     vectors: dict[str, Any] = {LEXICAL: EdgeSparseVector(list(point.sparse.indices), list(point.sparse.values))}
     if point.dense is not None:
         vectors[DENSE] = list(point.dense)
+    if point.sentences:
+        vectors[SENTENCES] = [list(sentence) for sentence in point.sentences]
     return Point(point.id, vectors, payload_of(point))
 
 

@@ -8,6 +8,8 @@ from core.types import IndexPoint
 
 DENSE = "dense"
 LEXICAL = "lexical"
+SENTENCES = "sentences"
+"""A vector per sentence of a passage, compared by the best of them. It scores candidates and is never searched."""
 
 
 def payload_of(point: IndexPoint) -> dict[str, Any]:

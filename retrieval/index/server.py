@@ -19,7 +19,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from core.errors import Unavailable
 from core.settings import QdrantSettings
 from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector
-from retrieval.index.names import DENSE, LEXICAL, payload_of
+from retrieval.index.names import DENSE, LEXICAL, SENTENCES, payload_of
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -64,12 +64,19 @@ class ServerIndex:
     """`VectorIndex` on one collection. Thread-safe over HTTP; the in-memory mode is not."""
 
     def __init__(
-        self, client: QdrantClient, collection: str, *, dim: int, idf: bool = True, settings: QdrantSettings
+        self,
+        client: QdrantClient,
+        collection: str,
+        *,
+        dim: int,
+        idf: bool = True,
+        sentences: bool = False,
+        settings: QdrantSettings,
     ) -> None:
         """Use the collection, creating it with its payload indexes when there is none. The client is taken over.
 
         dim: of the dense vector. idf: the index multiplies sparse weights by the IDF of the tenant's points; False for
-        weights that a model has learnt.
+        weights that a model has learnt. sentences: points carry vectors of their sentences.
 
         Raises:
             Unavailable: the server does not answer, or the collection was made for other vectors.
@@ -77,6 +84,7 @@ class ServerIndex:
         self.collection = collection
         self._client = client
         self._idf = idf
+        self._sentences = sentences
         self._settings = settings
         self._ordering = models.WriteOrdering(settings.write_ordering)
         read = settings.read_consistency
@@ -121,6 +129,14 @@ class ServerIndex:
             return {}
         params = models.SearchParams(exact=True)
         hits = self._query(list(vector), DENSE, access_condition(access, ids), len(ids), params)
+        return {point.id: point.score for point in hits}
+
+    def score_sentences(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
+        """Cosine of the nearest sentence of the given points; hidden ones and ones without sentences are absent."""
+        if not ids or not self._sentences:
+            return {}
+        params = models.SearchParams(exact=True)
+        hits = self._query([list(vector)], SENTENCES, access_condition(access, ids), len(ids), params)
         return {point.id: point.score for point in hits}
 
     def score_sparse(self, vector: SparseVector, ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
@@ -180,7 +196,13 @@ class ServerIndex:
         vectors, sparse = info.config.params.vectors, info.config.params.sparse_vectors or {}
         found = vectors[DENSE].size if isinstance(vectors, dict) and DENSE in vectors else None
         modifier = models.Modifier.IDF if LEXICAL in sparse and sparse[LEXICAL].modifier == "idf" else None
-        if found != dim or LEXICAL not in sparse or modifier is not (models.Modifier.IDF if self._idf else None):
+        lacking = self._sentences and not (isinstance(vectors, dict) and SENTENCES in vectors)
+        if (
+            lacking
+            or found != dim
+            or LEXICAL not in sparse
+            or modifier is not (models.Modifier.IDF if self._idf else None)
+        ):
             raise Unavailable(
                 f"{self._where} holds vectors of {found} dimensions, {dim} are needed; build a new index version",
                 code="index_mismatch",
@@ -197,11 +219,21 @@ class ServerIndex:
 
     def _create(self, dim: int) -> bool:
         settings = self._settings
+        vectors = {
+            DENSE: models.VectorParams(size=dim, distance=models.Distance.COSINE, on_disk=settings.vectors_on_disk)
+        }
+        if self._sentences:
+            vectors[SENTENCES] = models.VectorParams(
+                size=dim,
+                distance=models.Distance.COSINE,
+                on_disk=True,
+                datatype=models.Datatype.FLOAT16,
+                multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
+                hnsw_config=models.HnswConfigDiff(m=0, payload_m=0),
+            )
         return self._client.create_collection(
             self.collection,
-            vectors_config={
-                DENSE: models.VectorParams(size=dim, distance=models.Distance.COSINE, on_disk=settings.vectors_on_disk)
-            },
+            vectors_config=vectors,
             sparse_vectors_config={
                 LEXICAL: models.SparseVectorParams(modifier=models.Modifier.IDF if self._idf else None)
             },
@@ -315,6 +347,8 @@ def _to_point(point: IndexPoint) -> models.PointStruct:
     vectors: dict[str, Any] = {LEXICAL: _sparse(point.sparse)}
     if point.dense is not None:
         vectors[DENSE] = list(point.dense)
+    if point.sentences:
+        vectors[SENTENCES] = [list(sentence) for sentence in point.sentences]
     return models.PointStruct(id=point.id, vector=vectors, payload=payload_of(point))
 
 

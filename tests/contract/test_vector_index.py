@@ -10,6 +10,7 @@ import random
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,13 +72,13 @@ def open_index(kind: str, folder: Path, standin_url: str, *, idf: bool = True) -
     """An empty index of one kind."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     if kind == "edge":
-        edge = EdgeIndex(folder, dim=DIM, idf=idf)
+        edge = EdgeIndex(folder, dim=DIM, idf=idf, sentences=True)
         yield edge
         edge.close()
         return
     settings = QdrantSettings(url=SERVER_URL if kind == "server" and SERVER_URL else standin_url)
     client = QdrantClient(":memory:") if kind == "memory" else open_client(settings)
-    index = ServerIndex(client, name, dim=DIM, idf=idf, settings=settings)
+    index = ServerIndex(client, name, dim=DIM, idf=idf, sentences=True, settings=settings)
     yield index
     index.drop()
     index.close()
@@ -157,6 +158,17 @@ def test_scores_of_given_points_equal_those_of_the_search(index: VectorIndex) ->
     assert index.score_sparse(QUERY, [p.id for p in sparse], ALL) == pytest.approx(
         {p.id: p.score for p in sparse}, abs=1e-5
     )
+
+
+def test_a_passage_is_as_near_as_its_nearest_sentence(index: VectorIndex) -> None:
+    towards = [tuple(float(n == axis) for n in range(DIM)) for axis in range(DIM)]
+    parts = {1: (towards[0], towards[1]), 2: (towards[2],), 3: ()}
+    index.upsert([replace(point(n), sentences=sentences) for n, sentences in parts.items()])
+    index.upsert([replace(point(4, tenant="t2"), sentences=(towards[1],))])
+    ids = [point(n).id for n in (1, 2, 3, 4)]
+    assert index.score_sentences(towards[1], ids, ALL) == pytest.approx({ids[0]: 1.0, ids[1]: 0.0}, abs=1e-3)
+    assert index.score_sentences(towards[1], [], ALL) == {}
+    assert index.score_sentences(towards[1], ids[:1], AccessFilter("t2", None)) == {}
 
 
 def test_a_point_without_a_dense_vector_is_found_by_its_words_only(index: VectorIndex) -> None:

@@ -142,7 +142,7 @@ def test_the_gate_has_the_last_word_unless_somebody_signs_for_it(registry, route
     assert router.resolve(tenant.id, "house@v1").version == "v1"
 
 
-def test_another_tenant_finds_nothing(registry, router, tenant, other_tenant, folders):
+def test_another_tenant_finds_nothing(registry, router, admin, tenant, other_tenant, folders):
     register(registry, tenant.id, folders / "noise1")
     stranger = Principal(other_tenant.id, "key_other", frozenset({Scope.ADMIN}), frozenset())
     for call in (
@@ -153,8 +153,8 @@ def test_another_tenant_finds_nothing(registry, router, tenant, other_tenant, fo
     ):
         with pytest.raises(NotFound):
             call()
-    assert router.model_names(other_tenant.id) == ["tsumugi", "tsumugi:base"]
-    assert router.model_names(tenant.id) == ["tsumugi", "tsumugi:base", "tsumugi:house", "tsumugi:house@v1"]
+    assert router.model_names(stranger) == ["tsumugi", "tsumugi:base"]
+    assert router.model_names(admin) == ["tsumugi", "tsumugi:base", "tsumugi:house", "tsumugi:house@v1"]
     for name in ("gpt-4", "tsumugi:nobody", "tsumugi:house@v9", "tsumugi:house@", "tsumugi:", ""):
         if name.strip(":") in {"", "tsumugi"}:
             continue

@@ -26,6 +26,26 @@ def test_vectors_equal_those_of_sentence_transformers() -> None:
     assert minilm().encode_passages([]).shape == (0, 384)
 
 
+def test_sentences_come_from_the_passages_own_pass() -> None:
+    texts = ["Leave is 22 days. Printers take toner.", "One sentence only."]
+    spans = [[(0, 18), (18, 38)], [(0, 18)]]
+    dense, sentences = minilm().encode_sentences(texts, spans)
+    assert dense == pytest.approx(minilm().encode_passages(texts), abs=1e-6)
+    assert [part.shape for part in sentences] == [(2, 384), (1, 384)]
+    assert np.linalg.norm(np.concatenate(sentences), axis=1) == pytest.approx(1.0, abs=1e-5)
+    query = minilm().encode_query("Which cartridge does the printer need?")
+    assert sentences[0][1] @ query > max(sentences[0][0] @ query, dense[0] @ query)
+    assert float(sentences[1][0] @ dense[1]) > 0.9  # all tokens but the special ones
+
+
+def test_a_sentence_beyond_the_last_token_has_no_vector() -> None:
+    text = "tea " * 254 + "Coffee too."
+    _, (parts,) = minilm().encode_sentences([text], [[(0, 1016), (1016, len(text))]])
+    assert parts.shape == (1, 384)
+    _, (none,) = minilm().encode_sentences(["   "], [[(0, 3)]])
+    assert none.shape == (0, 384)
+
+
 def test_long_texts_are_cut_and_counted() -> None:
     embedder = minilm()
     before = embedder.truncated_total

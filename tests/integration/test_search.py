@@ -15,7 +15,7 @@ from retrieval.build import build_retrieval
 from retrieval.calibrate import CalibrationQuestion, calibrate
 from retrieval.live import Retrieval
 from retrieval.reconcile import reconcile
-from retrieval.relevance import load_model
+from retrieval.relevance import load_model, parse_model, shipped_parameters
 from retrieval.search import Searcher
 from tests.retrieval_corpus import HANDBOOK, Corpus, chunk_id, minilm
 
@@ -99,7 +99,7 @@ def test_a_result_says_where_it_is_from_and_what_it_cost(
     assert result.language is Language.JAPANESE
     assert (passage.document_id, passage.generation) == (handbook["保証.txt"], 1)
     assert passage.text[passage.start : passage.end] == dict(HANDBOOK)["保証.txt"]
-    assert set(result.timings_ms) == {"embed", "dense", "sparse", "fuse", "load", "total"}
+    assert set(result.timings_ms) == {"embed", "dense", "sparse", "sentences", "fuse", "load", "total"}
     assert result.timings_ms["total"] > 0 and result.timings_ms["dense"] < 1.0
     assert [p.score for p in result.passages] == sorted((p.score for p in result.passages), reverse=True)
 
@@ -222,6 +222,35 @@ def test_calibration_moves_the_threshold_and_is_kept(
     reopened = build_retrieval(settings, database, embedder=minilm())
     assert reopened.searcher.search(OFF_TOPIC[0], everyone(tenant), 3).refusal_threshold == after
     reopened.close()
+
+
+def test_calibration_chooses_how_arms_are_fused(
+    database: Database, settings: Settings, retrieval: Retrieval, tenant: Tenant, handbook: dict[str, str]
+) -> None:
+    known = [CalibrationQuestion(question, True, frozenset({name})) for question, name in ANSWERED]
+    report = calibrate(database, retrieval, everyone(tenant), known)
+    assert report.figures["en"]["fusion_chosen"] is False and "fusion" not in report.parameters["en"]
+    report = calibrate(database, retrieval, everyone(tenant), known * 3)
+    english = report.figures["en"]
+    assert english["fusion_chosen"] is True
+    assert english["recall_at_5"] >= max(english["recall_at_5_dense"], english["recall_at_5_sparse"]) - 0.005
+    model = load_model(database, retrieval.index_version)
+    chosen = model.fusion(Language.ENGLISH)
+    assert chosen is not None and chosen.dense_weight == report.parameters["en"]["fusion"]["dense_weight"]
+    assert load_model(database, "another version").fusion(Language.ENGLISH) is None
+
+
+def test_a_calibrated_fusion_is_in_force(retrieval: Retrieval, tenant: Tenant, handbook: dict[str, str]) -> None:
+    question = "What may staff do at home?"
+    parameters = shipped_parameters()
+    scores = {}
+    for method in ("sparse", "dense"):
+        parameters["en"]["fusion"] = {"method": method, "dense_weight": 1.0}
+        retrieval.searcher.use_relevance(parse_model(parameters))
+        found = retrieval.searcher.search(question, everyone(tenant), 10).passages
+        scores[method] = {passage.filename: passage.score for passage in found}
+    assert "prices.txt" in scores["dense"] and "prices.txt" not in scores["sparse"]
+    assert scores["dense"]["remote.txt"] != scores["sparse"]["remote.txt"]
 
 
 def test_reconcile_sees_and_mends_what_differs(

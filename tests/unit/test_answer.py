@@ -22,6 +22,7 @@ from core.types import (
     Passage,
     Scope,
 )
+from generation.adapters.routing import Route
 from generation.answer import BELOW_THRESHOLD, NO_PASSAGES, NOT_IN_PASSAGES, AnswerService, AskOptions, Stamp
 
 
@@ -93,8 +94,8 @@ class FakeEngine:
 class FakeRouting:
     adapter: AdapterRef | None = None
 
-    def resolve(self, tenant_id: str, model: str | None, conversation_id: str | None) -> AdapterRef | None:
-        return self.adapter
+    def route(self, principal: Principal, model: str | None, conversation_id: str | None) -> Route:
+        return Route(self.adapter)
 
 
 def passage(text: str, relevance: float = 0.9) -> Passage:

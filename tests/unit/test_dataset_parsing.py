@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,7 +114,9 @@ def bad_chat(*pairs: tuple[str, str]) -> dict[str, Any]:
         ({"messages": CHAT}, bad_chat(("user", "a")), "not_ending_with_assistant"),
         ({"messages": CHAT}, bad_chat(("assistant", "a")), "wrong_order"),
         ({"messages": CHAT}, bad_chat(("user", "a"), ("user", "b"), ("assistant", "c")), "wrong_order"),
-        ({"messages": CHAT}, bad_chat(("user", "a"), ("tool", "b")), "unknown_role"),
+        ({"messages": CHAT}, bad_chat(("user", "a"), ("narrator", "b")), "unknown_role"),
+        ({"messages": CHAT}, bad_chat(("user", "a"), ("tool", "b"), ("assistant", "c")), "wrong_order"),
+        ({"messages": CHAT}, bad_chat(("user", "a"), ("function_call", "not JSON"), ("tool", "b")), "bad_tool_call"),
         ({"messages": CHAT}, {"messages": []}, "empty_text"),
         ({"messages": CHAT}, {"messages": CHAT, "passages": [3]}, "bad_passages"),
     ],
@@ -214,3 +218,58 @@ def test_every_row_is_either_valid_or_reported(rows: list[Any]) -> None:
         assert refused.code == "mixed_formats"
     else:
         assert len(parsed.rows) + len(parsed.invalid) == len(rows) + 1
+
+
+CALL = {"name": "find_stock", "arguments": {"品番": "PPR-9087"}}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "conversations": [
+                {"from": "human", "value": "在庫は？"},
+                {"from": "function_call", "value": json.dumps(CALL, ensure_ascii=False)},
+                {"from": "observation", "value": "12"},
+                {"from": "gpt", "value": "12個です。"},
+            ]
+        },
+        {
+            "messages": [
+                {"role": "user", "content": "在庫は？"},
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [
+                        {
+                            "id": "1",
+                            "type": "function",
+                            "function": {"name": "find_stock", "arguments": json.dumps(CALL["arguments"])},
+                        }
+                    ],
+                },
+                {"role": "tool", "tool_call_id": "1", "content": "12"},
+                {"role": "assistant", "content": "12個です。"},
+            ]
+        },
+    ],
+)
+def test_tool_calls_are_kept(row: dict[str, Any]) -> None:
+    (kept,) = parse(lines(row)).rows
+    assert kept.content["messages"] == [
+        {"role": "user", "content": "在庫は？"},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "12"},
+        {"role": "assistant", "content": "12個です。"},
+    ]
+
+
+def test_every_row_of_the_measuring_files_is_accounted_for() -> None:
+    folder = Path(os.environ.get("TSUMUGI_DATA", "")) / "tuning"
+    if not os.environ.get("TSUMUGI_DATA") or not folder.is_dir():
+        pytest.skip("TSUMUGI_DATA names no folder with tuning/: files as they occur were not imported")
+    for path in sorted(folder.glob("*.json*")):
+        text = path.read_text("utf-8")
+        total = len(json.loads(text)) if path.suffix == ".json" else sum(1 for one in text.split("\n") if one.strip())
+        parsed = parse(text.encode())
+        assert len(parsed.rows) + len(parsed.invalid) == total > 0, path.name

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.lexical import BigramBm25, normalise, tokenize
+from retrieval.kinds import TermKind, kind_of
+from retrieval.lexical import BigramBm25, normalise, tokenize, word_pairs
 from retrieval.stem import stem
 
 ENCODER = BigramBm25()
@@ -38,6 +39,14 @@ def test_japanese_runs_become_bigrams_with_long_vowels_and_repeat_marks() -> Non
 def test_a_single_kana_is_kept_and_a_single_han_comes_once() -> None:
     assert tokenize("あ") == ["あ"]
     assert tokenize("紬") == ["紬"]
+
+
+def test_neighbouring_words_pair_up_but_not_grammar_alone_nor_across_japanese() -> None:
+    assert word_pairs(tokenize("the Norman conquest of the isle")) == [
+        "the norman", "norman conquest", "conquest of", "the isle",
+    ]  # fmt: skip
+    assert word_pairs(tokenize("東京 Tower の Light 図")) == []
+    assert kind_of("norman conquest") is TermKind.PAIR and kind_of("the isle") is TermKind.HALF_PAIR
 
 
 def test_a_question_meets_its_passage_across_word_forms() -> None:

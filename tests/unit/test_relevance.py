@@ -11,7 +11,7 @@ from core.language import language_of
 from core.types import Language
 from retrieval.calibrate import choose_threshold, fit_weights, read_questions, refusal_figures
 from retrieval.coverage import Coverage, coverage
-from retrieval.fusion import fuse
+from retrieval.fusion import Fusion, FusionMethod, fuse
 from retrieval.kinds import TermKind, kind_of
 from retrieval.relevance import FEATURES, features, parse_model, shipped_parameters
 from retrieval.similar import is_near_copy, shingles
@@ -69,21 +69,24 @@ def test_coverage_of_a_query_without_content_is_nothing() -> None:
 
 
 def test_fusion_leaves_the_dense_arm_out_when_it_has_no_say() -> None:
-    assert fuse(None, {"a": 4.0, "b": 2.0}, 1.0) == {"a": 1.0, "b": 0.5}
-    assert fuse(None, {}, 1.0) == fuse(None, {}, 0.0) == {}
+    for method in FusionMethod:
+        assert fuse(None, {"a": 4.0, "b": 2.0}, 1.0, Fusion(method)) == {"a": 1.0, "b": 0.5}
+    assert fuse(None, {}, 1.0, Fusion()) == fuse(None, {}, 0.0, Fusion()) == {}
 
 
 def test_fusion_ranks_what_both_arms_like_over_what_one_likes() -> None:
-    fused = fuse({"both": 0.6, "dense": 0.5, "sparse": 0.1}, {"both": 9.0, "sparse": 10.0}, 4.0)
+    fused = fuse({"both": 0.6, "dense": 0.4, "sparse": 0.1}, {"both": 9.0, "sparse": 10.0}, 4.0, Fusion())
     assert sorted(fused, key=fused.__getitem__, reverse=True) == ["both", "sparse", "dense"]
 
 
 def test_fusion_survives_an_arm_without_hits_and_negative_cosines() -> None:
-    assert fuse({"a": 0.5, "b": -0.2}, {}, 4.0) == {"a": 1.0, "b": 0.0}
+    assert fuse({"a": 0.5, "b": -0.2}, {}, 4.0, Fusion()) == {"a": 0.5, "b": 0.0}
+    for method in FusionMethod:
+        assert fuse({"a": 0.5, "b": -0.2}, {}, 4.0, Fusion(method))["a"] > 0.0
 
 
 def test_a_match_in_grammar_alone_does_not_outweigh_meaning() -> None:
-    fused = fuse({"meant": 0.4, "grammar": 0.1}, {"grammar": 1.0}, 4.0)
+    fused = fuse({"meant": 0.4, "grammar": 0.1}, {"grammar": 1.0}, 4.0, Fusion())
     assert fused["meant"] > fused["grammar"]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from sqlalchemy import select
@@ -14,7 +16,7 @@ from core.database import Database
 from core.errors import Conflict, DatasetRejected, InvalidInput, NotFound
 from core.jobs import JobStore
 from core.settings import Settings
-from core.tables import AuditEntry, DatasetRow, Job, OutboxMessage, Schedule, Tenant, TuningRun
+from core.tables import AdapterFamily, Answer, AuditEntry, DatasetRow, Job, OutboxMessage, Schedule, Tenant, TuningRun
 from core.types import Scope
 from tuning.datasets.service import DatasetService
 from tuning.schedules import SchedulesService, ScheduleView, next_moment
@@ -246,3 +248,152 @@ def test_bad_cron_lines_and_zones_are_refused(bench: Bench, cron: str, timezone:
     with pytest.raises(InvalidInput) as refused:
         bench.schedule(cron=cron, timezone=timezone)
     assert refused.value.code == code
+
+
+def test_an_hour_that_comes_twice_triggers_once_and_one_that_is_skipped_still_triggers() -> None:
+    zone = "America/New_York"  # clocks go forward on 8 March and back on 1 November 2026
+    back = datetime(2026, 10, 31, 12, 0, tzinfo=UTC)
+    first = next_moment("30 1 * * *", zone, back)
+    second = next_moment("30 1 * * *", zone, first)
+    assert first == datetime(2026, 11, 1, 5, 30, tzinfo=UTC)
+    assert second == datetime(2026, 11, 2, 6, 30, tzinfo=UTC), "not at 06:30 of the first, when it is 01:30 again"
+    every = [first]
+    for _ in range(3):
+        every.append(next_moment("*/30 * * * *", zone, every[-1]))
+    assert {later - earlier for earlier, later in pairwise(every)} == {timedelta(minutes=30)}, "by time passed"
+    gap = next_moment("30 2 * * *", zone, datetime(2026, 3, 7, 12, 0, tzinfo=UTC))
+    assert gap == datetime(2026, 3, 8, 7, 0, tzinfo=UTC), "02:30 does not exist: the first moment after it"
+
+
+@pytest.mark.parametrize(
+    ("now", "wanted"),
+    [
+        ("2026-03-02T00:00+00:00", "2026-03-02T09:00+00:00"),  # 09:00 in Tokyo, the quiet hours begin
+        ("2026-03-02T08:59+00:00", "2026-03-02T09:00+00:00"),
+        ("2026-03-02T09:00+00:00", None),
+        ("2026-03-01T23:59+00:00", None),
+    ],
+)
+def test_what_falls_due_in_quiet_hours_runs_once_at_their_end(bench: Bench, now: str, wanted: str | None) -> None:
+    bench.upload(30)
+    schedule = bench.schedule(
+        cron="0 3 * * *", timezone="Asia/Tokyo", conditions={"quiet_hours": {"start": "09:00", "end": "18:00"}}
+    )
+    moment = datetime.fromisoformat(now)
+    bench.make_due(schedule.id, moment - timedelta(hours=3))
+    (judged,) = bench.schedules.run_due(moment)
+    if wanted is None:
+        assert outcome(judged)["reason"] == "started"
+        return
+    assert outcome(judged)["reason"] == "quiet_hours" and judged.next_at == datetime.fromisoformat(wanted)
+    (again,) = bench.schedules.run_due(datetime.fromisoformat(wanted))
+    assert outcome(again)["reason"] == "started" and bench.runs() == 1
+
+
+def test_quiet_hours_over_midnight_and_without_length(bench: Bench) -> None:
+    bench.upload(30)
+    night = {"quiet_hours": {"start": "22:00", "end": "06:00"}}
+    schedule = bench.schedule(timezone="Europe/Paris", cron="0 * * * *", conditions=night)
+    for hour, end in ((4, datetime(2026, 3, 1, 5, 0, tzinfo=UTC)), (21, datetime(2026, 3, 2, 5, 0, tzinfo=UTC))):
+        moment = datetime(2026, 3, 1, hour, 30, tzinfo=UTC)
+        bench.make_due(schedule.id, moment)
+        (judged,) = bench.schedules.run_due(moment)
+        assert datetime.fromisoformat(str(outcome(judged)["until"])) == end
+    with pytest.raises(InvalidInput):
+        bench.schedule(conditions={"quiet_hours": {"start": "06:00", "end": "06:00"}})
+
+
+def test_a_family_cools_down_and_a_busy_worker_is_waited_for(bench: Bench) -> None:
+    bench.upload(30)
+    schedule = bench.schedule(conditions={"cool_down_hours": 24})
+    other = bench.schedule(family="other", conditions={"free_worker": True})
+    bench.make_due(schedule.id, NOW)
+    (first,) = bench.schedules.run_due(NOW)
+    bench.make_due(other.id, NOW)
+    (busy,) = bench.schedules.run_due(NOW)
+    assert outcome(busy)["reason"] == "worker_busy" and busy.next_at == NOW + timedelta(minutes=5)
+    bench.end_run(first.last_run_id)
+    with bench.db.write() as session:
+        session.scalars(select(Job)).one().finished_at = NOW
+    (started,) = bench.schedules.run_due(NOW + timedelta(minutes=5))
+    assert outcome(started)["reason"] == "started"
+    bench.make_due(schedule.id, NOW + timedelta(hours=2))
+    (cooling,) = bench.schedules.run_due(NOW + timedelta(hours=2))
+    assert outcome(cooling)["reason"] == "cooling_down" and bench.runs() == 2
+    assert cooling.next_at == min(NOW + timedelta(hours=24), next_moment("0 3 * * *", "UTC", NOW + timedelta(hours=2)))
+
+
+def test_drift_asks_for_a_rise_over_enough_answers(bench: Bench, tenant: Tenant) -> None:
+    bench.upload(30)
+    schedule = bench.schedule(conditions={"min_drift": 0.1, "drift_days": 7})
+
+    def judged_at(moment: datetime) -> dict[str, object]:
+        bench.make_due(schedule.id, moment)
+        (judged,) = bench.schedules.run_due(moment)
+        return outcome(judged)
+
+    assert judged_at(NOW)["reason"] == "no_drift", "no family yet"
+    with bench.db.write() as session:
+        family = AdapterFamily(tenant_id=tenant.id, name="house")
+        session.add(family)
+        session.flush()
+        for day in range(14):
+            for number in range(10):
+                session.add(
+                    Answer(
+                        tenant_id=tenant.id, family_id=family.id, question="?", answer="!",
+                        refused=number < (4 if day < 7 else 1), citations=[{"verified": True}],
+                        created_at=NOW - timedelta(days=day, hours=1),
+                    )
+                )  # fmt: skip
+    found = judged_at(NOW)
+    assert found["reason"] == "started"
+    assert {key: found["drift"][key] for key in ("figure", "before", "now", "rise")} == {
+        "figure": "refusal", "before": 0.1, "now": 0.4, "rise": 0.3,
+    }  # fmt: skip
+
+
+def test_a_clock_that_was_ahead_does_not_put_a_schedule_to_sleep(bench: Bench) -> None:
+    bench.upload(30)
+    schedule = bench.schedule()
+    wrong = NOW + timedelta(days=400)
+    bench.make_due(schedule.id, NOW)
+    (judged,) = bench.schedules.run_due(wrong)
+    assert judged.next_at is not None and judged.next_at > wrong
+    assert bench.schedules.run_due(NOW) == [] and bench.runs() == 1
+    mended = bench.schedules.get(bench.principal, schedule.id)
+    assert mended.next_at == next_moment("0 3 * * *", "UTC", NOW) and outcome(mended)["reason"] == "clock_went_back"
+
+
+def test_a_clock_set_back_a_little_triggers_nothing_twice(bench: Bench) -> None:
+    bench.upload(30)
+    schedule = bench.schedule(cron="0 12 * * *")
+    bench.make_due(schedule.id, NOW)
+    (judged,) = bench.schedules.run_due(NOW + timedelta(seconds=1))
+    for seconds in (-2, 0, 30):
+        assert bench.schedules.run_due(NOW + timedelta(seconds=seconds)) == []
+    assert bench.runs() == 1 and judged.next_at == NOW + timedelta(days=1)
+
+
+def test_a_schedule_survives_a_restart(bench: Bench, settings: Settings) -> None:
+    bench.upload(30)
+    schedule = bench.schedule()
+    bench.make_due(schedule.id, NOW)
+    reopened = Database(settings.database_url)
+    try:
+        tuning = TuningService(reopened, JobStore(reopened, settings, None), settings)
+        (judged,) = SchedulesService(reopened, tuning).run_due(NOW)
+        assert outcome(judged)["reason"] == "started"
+    finally:
+        reopened.close()
+    assert bench.schedules.run_due(NOW) == [] and bench.runs() == 1
+
+
+def test_many_beats_at_once_make_one_run(bench: Bench) -> None:
+    bench.upload(30)
+    for schedule in (bench.schedule(), bench.schedule(cron="0 4 * * *")):
+        bench.make_due(schedule.id, NOW)
+    with ThreadPoolExecutor(8) as pool:
+        judged = [view for views in pool.map(lambda _n: bench.schedules.run_due(NOW), range(8)) for view in views]
+    assert sorted(str(outcome(view)["reason"]) for view in judged) == ["run_in_progress", "started"]
+    assert bench.runs() == 1

@@ -2,11 +2,14 @@
 
 Canonical: {"messages": [{"role", "content"}, ...]} ending with the assistant; with "passages": [{"text", "title"?}]
 when the row is grounded; with "chosen" and "rejected" (strings) instead of the last turn for preference pairs; with
-"label" (bool) for unpaired judgements. An Alpaca `input` is a passage: it is trained in the shape that is served.
+"label" (bool) for unpaired judgements. A turn of the assistant may carry "tool_calls": [{"name", "arguments"}], and
+turns of the role "tool" with the results follow it. A passage may name the "document_id" it is from. An Alpaca
+`input` is a passage: it is trained in the shape that is served.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
@@ -27,7 +30,15 @@ _ROLES = {
     "model": "assistant",
     "bot": "assistant",
     "agent": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+    "function_call": "assistant",
+    "tool_call": "assistant",
 }
+_CALL_ROLES = frozenset({"function_call", "tool_call"})
+"""Roles under which ShareGPT files write a call as the turn's text."""
 _TURN_KEYS = ("messages", "conversations", "conversation", "utterances")
 _ROLE_KEYS = ("role", "from", "name")
 _TEXT_KEYS = ("content", "value", "text")
@@ -88,7 +99,7 @@ def canonical(row: Json, shape: DatasetFormat) -> dict[str, Any]:
     passages = _passages(row.get("passages"))
     if passages:
         result["passages"] = result.get("passages", []) + passages
-    size = sum(len(turn["content"]) for turn in result["messages"])
+    size = sum(len(turn["content"]) + len(str(turn.get("tool_calls", ""))) for turn in result["messages"])
     size += sum(len(passage["text"]) for passage in result.get("passages", []))
     size += sum(len(result.get(key, "")) for key in ("chosen", "rejected"))
     if size > MAX_TEXT_CHARS:
@@ -127,26 +138,65 @@ def _passages(value: Any) -> list[dict[str, str]]:
             raise RowRefused("bad_passages", f"'passages[{number}]' is neither a string nor an object")
         passage = {"text": _text(item.get("text"), f"passages[{number}].text")}
         title = _text(item.get("title"), f"passages[{number}].title", optional=True)
-        result.append(passage | ({"title": title} if title else {}))
+        document = _text(item.get("document_id"), f"passages[{number}].document_id", optional=True)[:48]
+        result.append(passage | ({"title": title} if title else {}) | ({"document_id": document} if document else {}))
     return result
 
 
-def _turn(item: Any, field: str) -> dict[str, str]:
+def _turn(item: Any, field: str) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise RowRefused("wrong_turn", f"'{field}' is not an object with a role and a text")
-    role_key = next((key for key in _ROLE_KEYS if key in item), None)
+    role_key = next((key for key in _ROLE_KEYS if isinstance(item.get(key), str)), None)
     text_key = next((key for key in _TEXT_KEYS if key in item), None)
-    if role_key is None or text_key is None:
+    calls = item.get("tool_calls") or ([item["function_call"]] if item.get("function_call") else [])
+    if role_key is None or (text_key is None and not calls):
         raise RowRefused("missing_field", f"'{field}' needs a role and a text")
-    if not isinstance(item[role_key], str) or item[role_key].strip().lower() not in _ROLES:
+    given = item[role_key].strip().lower()
+    if given not in _ROLES:
         raise RowRefused("unknown_role", f"'{field}.{role_key}' is {str(item[role_key])[:40]!r}")
-    return {
-        "role": _ROLES[item[role_key].strip().lower()],
-        "content": _text(item[text_key], f"{field}.{text_key}"),
-    }
+    role = _ROLES[given]
+    text = _text(item.get(text_key) if text_key else None, f"{field}.{text_key}", optional=bool(calls))
+    if given in _CALL_ROLES and not calls:
+        calls, text = _written_calls(text, field), ""
+    turn: dict[str, Any] = {"role": role, "content": text}
+    if calls:
+        if role != "assistant":
+            raise RowRefused("wrong_turn", f"'{field}': only the assistant calls tools")
+        turn["tool_calls"] = _calls(calls, field)
+    return turn
 
 
-def _turns(row: Json, *, last: str) -> list[dict[str, str]]:
+def _written_calls(text: str, field: str) -> list[Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RowRefused("bad_tool_call", f"'{field}' holds no JSON of a call") from error
+    return value if isinstance(value, list) else [value]
+
+
+def _calls(calls: Any, field: str) -> list[dict[str, Any]]:
+    """Calls as {"name", "arguments" (object)}; OpenAI's `function` wrapper and arguments as a string are opened."""
+    if not isinstance(calls, list) or len(calls) > MAX_TURNS:
+        raise RowRefused("bad_tool_call", f"'{field}.tool_calls' is not a list of at most {MAX_TURNS}")
+    result = []
+    for given in calls:
+        call = given.get("function", given) if isinstance(given, dict) else None
+        if not isinstance(call, dict) or not isinstance(call.get("name"), str) or not call["name"].strip():
+            raise RowRefused("bad_tool_call", f"a call in '{field}' has no name")
+        arguments = call.get("arguments", {})
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments or "{}")
+            except (ValueError, RecursionError) as error:
+                raise RowRefused("bad_tool_call", f"arguments of a call in '{field}' are not JSON") from error
+        if not isinstance(arguments, dict):
+            raise RowRefused("bad_tool_call", f"arguments of a call in '{field}' are not an object")
+        _text(json.dumps(arguments, ensure_ascii=False), f"{field}.arguments")
+        result.append({"name": _text(call["name"], f"{field}.name"), "arguments": arguments})
+    return result
+
+
+def _turns(row: Json, *, last: str) -> list[dict[str, Any]]:
     """Turns of a row: an optional system turn, then user and assistant by turns, ending with `last`."""
     key = next(key for key in _TURN_KEYS if key in row)
     items = row[key]
@@ -163,14 +213,21 @@ def _turns(row: Json, *, last: str) -> list[dict[str, str]]:
     return _ordered(turns, key, last=last)
 
 
-def _ordered(turns: list[dict[str, str]], field: str, *, last: str) -> list[dict[str, str]]:
+def _ordered(turns: list[dict[str, Any]], field: str, *, last: str) -> list[dict[str, Any]]:
     spoken = turns[1:] if turns and turns[0]["role"] == "system" else turns
-    if not spoken or spoken[-1]["role"] != last:
+    if not spoken or spoken[-1]["role"] != last or "tool_calls" in spoken[-1]:
         code = "not_ending_with_assistant" if last == "assistant" else "not_ending_with_user"
         raise RowRefused(code, f"'{field}' must end with a turn of the {last}")
+    allowed = {"user"}
     for number, turn in enumerate(spoken):
-        if turn["role"] != ("user", "assistant")[number % 2]:
+        if turn["role"] not in allowed:
             raise RowRefused("wrong_order", f"'{field}': turn {number + 1} is by the {turn['role']}")
+        if turn["role"] == "tool":
+            allowed = {"tool", "assistant"}
+        elif "tool_calls" in turn:
+            allowed = {"tool"}
+        else:
+            allowed = {"assistant"} if turn["role"] == "user" else {"user"}
     return turns
 
 
@@ -197,7 +254,7 @@ def _messages(row: Json) -> dict[str, Any]:
     return {"messages": _turns(row, last="assistant")}
 
 
-def _prompt(row: Json) -> list[dict[str, str]]:
+def _prompt(row: Json) -> list[dict[str, Any]]:
     """Everything before the answer: turns, or `prompt` as turns or text, or Alpaca's `instruction`."""
     if any(key in row for key in _TURN_KEYS):
         return _turns(row, last="user")
@@ -219,7 +276,9 @@ def _reply(value: Any, field: str) -> str:
         turn = _turn(value, field)
         if turn["role"] != "assistant":
             raise RowRefused("unknown_role", f"'{field}' is a turn of the {turn['role']}")
-        return turn["content"]
+        if "tool_calls" in turn:
+            raise RowRefused("bad_tool_call", f"'{field}' is a call of a tool, not an answer")
+        return str(turn["content"])
     return _text(value, field)
 
 

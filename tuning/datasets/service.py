@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,12 +16,18 @@ from core.access import Principal
 from core.audit import record
 from core.database import Database, WriteSession
 from core.errors import InvalidInput, NotFound
+from core.language import language_of
 from core.paging import Page, after_cursor, checked_limit, cut_page
 from core.ports import BlobStore
+from core.repositories.lineage import SourceKind, common_groups
 from core.tables.base import new_id, utc_now
 from core.tables.datasets import Dataset, DatasetRow
+from core.tables.documents import Document
+from core.tables.lineage import RowSource
 from core.types import Scope
-from tuning.datasets.parse import ParsedDataset, parse
+from tuning.datasets.formats import DatasetFormat
+from tuning.datasets.parse import ParsedDataset, parse, row_digest
+from tuning.datasets.quality import quality_report
 
 MAX_NAME_CHARS = 200
 MAX_INVALID_DETAILS = 1_000
@@ -65,6 +72,24 @@ class RowView:
     lineage: dict[str, Any]
     retired_at: datetime | None
     retired_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One thing that a row was made from; `generation` of a document."""
+
+    kind: SourceKind
+    id: str
+    generation: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MadeRow:
+    """A canonical row that the service made itself, with its lineage."""
+
+    content: dict[str, Any]
+    lineage: dict[str, Any]
+    sources: tuple[Source, ...] = ()
 
 
 class DatasetService:
@@ -123,6 +148,64 @@ class DatasetService:
             return Upload(known, False, report)
         return Upload(_view(dataset), True, report)
 
+    def add_rows(
+        self, principal: Principal, shape: DatasetFormat, rows: Sequence[MadeRow], *, name: str, report: dict[str, Any]
+    ) -> Upload:
+        """Store rows that the service made as a set of its own; the same rows again are the same set."""
+        principal.require(Scope.TUNE)
+        digests = [row_digest(row.content) for row in rows]
+        whole = hashlib.sha256(shape.encode())
+        for digest in digests:
+            whole.update(bytes.fromhex(digest))
+        # Lineage is part of what such a set is: the same words said by two people are two things to withdraw.
+        made_of = sorted(source.id for row in rows for source in row.sources)
+        whole.update("\n".join(made_of).encode())
+        digest = whole.hexdigest()
+        known = self._by_content(principal.tenant_id, digest)
+        if known is not None:
+            return Upload(known, False, report)
+        languages = Counter(
+            language_of(row.content.get("chosen") or row.content["messages"][-1]["content"]).value for row in rows
+        )
+        full = {"languages": dict(sorted(languages.items())), "invalid": [], "invalid_lines": {}, **report}
+        with self._db.write() as session:
+            dataset = Dataset(
+                id=new_id("dst"),
+                tenant_id=principal.tenant_id,
+                name=name[:MAX_NAME_CHARS],
+                format=shape.value,
+                content_sha256=digest,
+                source_sha256=digest,
+                row_count=len(rows),
+                invalid_count=0,
+                report=full,
+            )
+            session.add(dataset)
+            session.flush()
+            for ordinal, (row, row_sha256) in enumerate(zip(rows, digests, strict=True)):
+                stored = DatasetRow(
+                    id=new_id("row"),
+                    dataset_id=dataset.id,
+                    tenant_id=dataset.tenant_id,
+                    ordinal=ordinal,
+                    line=ordinal + 1,
+                    content=row.content,
+                    content_sha256=row_sha256,
+                    lineage=row.lineage,
+                )
+                session.add(stored)
+                session.flush()
+                _add_sources(session, stored.id, row.sources)
+            record(
+                session,
+                tenant_id=principal.tenant_id,
+                actor=principal.actor,
+                action="dataset.make",
+                object_id=dataset.id,
+                detail={"name": dataset.name, "rows": len(rows), "format": shape.value},
+            )
+        return Upload(_view(dataset), True, full)
+
     def list(self, principal: Principal, *, limit: int = 50, cursor: str | None = None) -> Page[DatasetView]:
         """Newest first."""
         principal.require(Scope.TUNE)
@@ -143,6 +226,27 @@ class DatasetService:
         principal.require(Scope.TUNE)
         with self._db.read() as session:
             return _view(_find(session.get(Dataset, dataset_id), principal, dataset_id))
+
+    def quality(self, principal: Principal, dataset_id: str) -> dict[str, Any]:
+        """Flags of a set's rows (`tuning.datasets.quality`), worked out at the first call and kept.
+
+        Raises:
+            NotFound: there is none in this tenant.
+        """
+        principal.require(Scope.TUNE)
+        with self._db.read() as session:
+            dataset = _find(session.get(Dataset, dataset_id), principal, dataset_id)
+            if dataset.quality is not None:
+                return dataset.quality
+            rows = session.execute(
+                select(DatasetRow.line, DatasetRow.content)
+                .where(DatasetRow.dataset_id == dataset_id)
+                .order_by(DatasetRow.ordinal)
+            )
+            report = quality_report([(line, content) for line, content in rows])
+        with self._db.write() as session:
+            session.get_one(Dataset, dataset_id).quality = report
+        return report
 
     def rows(
         self, principal: Principal, dataset_id: str, *, limit: int = 50, cursor: str | None = None
@@ -187,21 +291,56 @@ def _read_ordinal(cursor: str | None) -> int:
 
 def _insert_rows(session: WriteSession, dataset: Dataset, parsed: ParsedDataset, filename: str) -> None:
     now = utc_now()
-    values = [
-        {
-            "id": new_id("row"),
-            "dataset_id": dataset.id,
-            "tenant_id": dataset.tenant_id,
-            "ordinal": ordinal,
-            "line": row.line,
-            "content": row.content,
-            "content_sha256": row.digest,
-            "lineage": {"source": "upload", "file": filename[:512], "file_sha256": dataset.source_sha256},
-            "created_at": now,
-        }
-        for ordinal, row in enumerate(parsed.rows)
-    ]
+    documents = _named_documents(session, dataset.tenant_id, parsed)
+    values, sources = [], []
+    for ordinal, row in enumerate(parsed.rows):
+        lineage: dict[str, Any] = {"source": "upload", "file": filename[:512], "file_sha256": dataset.source_sha256}
+        row_id = new_id("row")
+        named = [documents[name] for name in _document_ids(row.content) if name in documents]
+        if named:
+            lineage["documents"] = [{"document_id": one.id, "generation": one.generation} for one in named]
+            lineage["groups"] = common_groups(session, [one.id for one in named])
+            sources.append((row_id, named))
+        values.append(
+            {
+                "id": row_id,
+                "dataset_id": dataset.id,
+                "tenant_id": dataset.tenant_id,
+                "ordinal": ordinal,
+                "line": row.line,
+                "content": row.content,
+                "content_sha256": row.digest,
+                "lineage": lineage,
+                "created_at": now,
+            }
+        )
     session.execute(insert(DatasetRow), values)
+    for row_id, named in sources:
+        _add_sources(session, row_id, named)
+
+
+def _document_ids(content: dict[str, Any]) -> Sequence[str]:
+    """Documents that a row's passages name, each once."""
+    return list(dict.fromkeys(p["document_id"] for p in content.get("passages", []) if p.get("document_id")))
+
+
+def _named_documents(session: WriteSession, tenant_id: str, parsed: ParsedDataset) -> dict[str, Source]:
+    """Those of the tenant's documents that rows of a file name; unknown names are no lineage."""
+    wanted = sorted({name for row in parsed.rows for name in _document_ids(row.content)})
+    found: dict[str, Source] = {}
+    for start in range(0, len(wanted), 500):
+        rows = session.scalars(
+            select(Document).where(Document.tenant_id == tenant_id, Document.id.in_(wanted[start : start + 500]))
+        )
+        for one in rows:
+            generation = one.active_generation or one.latest_generation
+            found[one.id] = Source(SourceKind.DOCUMENT, one.id, generation)
+    return found
+
+
+def _add_sources(session: WriteSession, row_id: str, sources: Iterable[Source]) -> None:
+    for source in {(one.kind, one.id): one for one in sources}.values():
+        session.add(RowSource(row_id=row_id, kind=source.kind.value, source_id=source.id, generation=source.generation))
 
 
 def _report(parsed: ParsedDataset) -> dict[str, Any]:
@@ -216,6 +355,7 @@ def _report(parsed: ParsedDataset) -> dict[str, Any]:
         "invalid_lines": dict(lines),
         "duplicates": [{"line": line, "of": first} for line, first in parsed.duplicates],
         "grounded_count": sum("passages" in row.content for row in parsed.rows),
+        "tool_count": sum(any("tool_calls" in turn for turn in row.content["messages"]) for row in parsed.rows),
     }
 
 

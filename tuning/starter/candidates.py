@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from core.language import language_of
 from core.types import Language
 from retrieval.embedders.minilm import MiniLmEmbedder
-from retrieval.fusion import fuse
+from retrieval.fusion import Fusion, fuse
 from retrieval.lexical import BigramBm25
 from retrieval.text import indexed_text
 from tuning.starter.sources import Corpus
@@ -46,7 +46,7 @@ def _fuse_row(bm25: NDArray[np.float32], cosines: NDArray[np.float32] | None, qu
     pool = set(_top(bm25)) | (set() if cosines is None else set(_top(cosines)))
     sparse = {str(i): float(bm25[i]) for i in pool}
     dense = None if cosines is None else {str(i): float(cosines[i]) for i in pool}
-    fused = fuse(dense, sparse, query_mass)
+    fused = fuse(dense, sparse, query_mass, Fusion())
     return [int(key) for key in sorted(fused, key=lambda key: (-fused[key], int(key)))[:DEPTH]]
 
 
