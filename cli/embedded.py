@@ -123,6 +123,9 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
     stack.callback(ingest.close)
     tuning = build_tuning(settings, db, blobs, jobs, generation.registry, retrieval, generation.base)
     _recover(db, jobs, retrieval, ingest.builder, say)
+    index = IndexService(db, jobs, retrieval, settings)
+    if not index.status()[0].configured:
+        say("the settings make another index than the one that serves: `tsumugi index build`, then `switch`")
     context = WorkerContext(
         settings=settings,
         jobs=jobs,
@@ -142,7 +145,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
         blobs=blobs,
         ingest=ingest.service,
         searcher=retrieval.searcher,
-        index=IndexService(db, jobs, retrieval, settings),
+        index=index,
         answers=generation.answers,
         registry=generation.registry,
         router=generation.router,
