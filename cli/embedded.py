@@ -203,12 +203,13 @@ def _recover(db: Database, jobs: JobStore, retrieval: Retrieval, builder: IndexB
 
     We hold the data dir's lock, so no worker of it can be alive, and the broker is ours alone.
     """
+    from ingest.vectors import passage_vectors
     from retrieval.reconcile import reconcile
 
     orphans = jobs.recover_orphans()
     if orphans:
         say(f"{orphans} interrupted jobs go back to the queue")
-    report = reconcile(db, retrieval, repair=True)
+    report = reconcile(db, retrieval, repair=True, embed=passage_vectors)
     if not report.clean:
         log.warning("index.reconciled", report=str(report))
         say("the index was brought back in line with the database")
