@@ -106,7 +106,9 @@ def test_slides_have_titles_tables_and_notes() -> None:
 
 
 def test_mail_has_headers_body_and_attachments_as_sections() -> None:
-    document = read(mail(price_csv="しなもの,ねだん\nお茶,100\n".encode("cp932"), noise_bin=b"\x00\x01\x02\x07" * 99), "a.eml")
+    document = read(
+        mail(price_csv="しなもの,ねだん\nお茶,100\n".encode("cp932"), noise_bin=b"\x00\x01\x02\x07" * 99), "a.eml"
+    )
     assert document.title == "出張の件"
     found = blocks(document)
     assert found[0] == ("heading", "出張の件")
