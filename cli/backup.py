@@ -133,6 +133,7 @@ def read_archive(archive: Path, data_dir: Path) -> dict[str, Any]:
 def _build_index(settings: Settings) -> int:
     from core.database import Database
     from core.migrate import upgrade
+    from ingest.vectors import passage_vectors
     from retrieval.build import build_retrieval
     from retrieval.reconcile import reconcile
 
@@ -141,7 +142,7 @@ def _build_index(settings: Settings) -> int:
         upgrade(db)
         retrieval = build_retrieval(settings, db)
         try:
-            reconcile(db, retrieval, repair=True)
+            reconcile(db, retrieval, repair=True, embed=passage_vectors)
             return retrieval.index.count()
         finally:
             retrieval.close()

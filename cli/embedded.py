@@ -123,6 +123,9 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
     stack.callback(ingest.close)
     tuning = build_tuning(settings, db, blobs, jobs, generation.registry, retrieval, generation.base)
     _recover(db, jobs, retrieval, ingest.builder, say)
+    index = IndexService(db, jobs, retrieval, settings)
+    if not index.status()[0].configured:
+        say("the settings make another index than the one that serves: `tsumugi index build`, then `switch`")
     context = WorkerContext(
         settings=settings,
         jobs=jobs,
@@ -142,7 +145,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
         blobs=blobs,
         ingest=ingest.service,
         searcher=retrieval.searcher,
-        index=IndexService(db, jobs, retrieval, settings),
+        index=index,
         answers=generation.answers,
         registry=generation.registry,
         router=generation.router,
@@ -200,12 +203,13 @@ def _recover(db: Database, jobs: JobStore, retrieval: Retrieval, builder: IndexB
 
     We hold the data dir's lock, so no worker of it can be alive, and the broker is ours alone.
     """
+    from ingest.vectors import passage_vectors
     from retrieval.reconcile import reconcile
 
     orphans = jobs.recover_orphans()
     if orphans:
         say(f"{orphans} interrupted jobs go back to the queue")
-    report = reconcile(db, retrieval, repair=True)
+    report = reconcile(db, retrieval, repair=True, embed=passage_vectors)
     if not report.clean:
         log.warning("index.reconciled", report=str(report))
         say("the index was brought back in line with the database")

@@ -30,7 +30,9 @@ def show_status(json_output: JsonOption = False, data_dir: DataDirOption = None)
         version["state"] = "serving" if version["active"] else ("configured" if version["configured"] else "")
     print_rows(found["versions"], COLUMNS, empty="no index yet")
     if found["configured"] != found["serving"]:
-        console.print(f"the settings make {found['configured']}, which does not serve: tsumugi index build")
+        console.print("the settings make another index than the one that serves: tsumugi index build, then switch")
+    if not all(version["calibrated"] for version in found["versions"] if version["active"]):
+        console.print("refusals are not calibrated for the serving embedder: tsumugi calibrate QUESTIONS")
 
 
 @app.command(

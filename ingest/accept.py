@@ -40,6 +40,7 @@ from core.tables.base import utc_now
 from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration
 from core.tables.jobs import Job
 from core.types import DocumentStatus, JobKind, JobStatus, Scope
+from ingest.batch import unpacked
 from ingest.upload import Upload, checked_upload
 
 _UNFINISHED = {JobStatus.QUEUED.value, JobStatus.RUNNING.value}
@@ -79,7 +80,7 @@ class IngestService:
     def accept(
         self, principal: Principal, uploads: Sequence[Upload], *, request_id: str | None = None
     ) -> list[Accepted]:
-        """Take uploads, all or none; answers in their order.
+        """Take uploads, all or none; answers in their order. A ZIP of files is taken as its files.
 
         Raises:
             Forbidden: the key lacks `ingest`.
@@ -95,6 +96,7 @@ class IngestService:
             raise TooLarge(
                 f"the files have {total} bytes together, the limit is {limit}", extra={"limit": limit, "actual": total}
             )
+        checked = [part for upload in checked for part in unpacked(upload, max_bytes=limit)]
         for upload in checked:
             self._blobs.put(upload.data)
         for attempt in range(1, _ACCEPT_ATTEMPTS + 1):

@@ -17,12 +17,11 @@ from llama_index.core.node_parser import NodeParser
 from llama_index.core.schema import BaseNode, Document, MetadataMode, NodeRelationship, TextNode
 from pydantic import PrivateAttr
 
-from core.language import passage_language
 from core.ports import Embedder, SentenceEmbedder
 from core.settings import IngestSettings
-from core.types import Chunk, ExtractedDocument, Language
+from core.types import Chunk, ExtractedDocument
 from ingest.chunk import chunk_document
-from ingest.sentences import split_sentences
+from ingest.vectors import is_covered, sentence_spans
 from retrieval.text import indexed_text
 
 EMBED_BATCH = 64
@@ -118,7 +117,9 @@ class EmbedderAdapter(BaseEmbedding):  # type: ignore[misc]
             embedded: Sequence[BaseNode] = super().__call__(nodes, **kwargs)
             return embedded
         texts = [node.get_content(MetadataMode.EMBED) for node in nodes]
-        dense, sentences = self._embedder.encode_sentences(texts, [_sentences_of(node) for node in nodes])
+        dense, sentences = self._embedder.encode_sentences(
+            texts, [sentence_spans(text, node.text) for text, node in zip(texts, nodes, strict=True)]
+        )
         for node, vector, parts in zip(nodes, dense.tolist(), sentences, strict=True):
             node.embedding = vector
             node._sentences = tuple(map(tuple, parts.tolist()))
@@ -161,7 +162,7 @@ def embed_nodes(nodes: Sequence[PassageNode], embedder: Embedder) -> Iterator[li
     pipeline = IngestionPipeline(transformations=[EmbedderAdapter(embedder)], disable_cache=True)
     for start in range(0, len(nodes), EMBED_BATCH):
         window = nodes[start : start + EMBED_BATCH]
-        known = [node for node in window if _is_covered(node.text, embedder)]
+        known = [node for node in window if is_covered(node.text, embedder)]
         if known:
             pipeline.run(nodes=known)
         yield [
@@ -175,19 +176,6 @@ def embed_nodes(nodes: Sequence[PassageNode], embedder: Embedder) -> Iterator[li
         ]
         for node in known:
             node.embedding, node._sentences = None, ()
-
-
-def _is_covered(text: str, embedder: Embedder) -> bool:
-    """Whether the embedder was trained in the passage's language. Text without any letters counts as covered."""
-    language = passage_language(text)
-    return language is Language.OTHER or language in embedder.languages
-
-
-def _sentences_of(node: PassageNode) -> list[tuple[int, int]]:
-    """Spans of the sentences in what is embedded: the passage is its end."""
-    passage = node.text.strip()
-    shift = len(node.get_content(MetadataMode.EMBED)) - len(passage)
-    return [(shift + start, shift + end) for start, end in split_sentences(passage)]
 
 
 def _chunk(node: PassageNode) -> Chunk:

@@ -53,4 +53,20 @@ def with_quality(document: ExtractedDocument) -> ExtractedDocument:
         "garbled_share": round(garbled, 5),
         **document.quality,
     }
-    return replace(document, quality=facts)
+    return replace(document, quality={**facts, "score": quality_score(facts, document.page_count)})
+
+
+def quality_score(facts: Mapping[str, Any], page_count: int | None) -> float:
+    """How much of the document arrived, 0 to 1: share of readable characters, of pages read, of attachments read.
+
+    A page without text may be an empty one: it counts half, a page that failed counts whole.
+    """
+    score = 1.0 - float(facts["garbled_share"])
+    if page_count:
+        lost = len(facts.get("pages_failed") or ()) + len(facts.get("sheets_failed") or ())
+        score *= max(0.0, 1.0 - (lost + 0.5 * len(facts.get("pages_without_text") or ())) / page_count)
+    attachments = facts.get("attachments") or ()
+    if attachments:
+        lost = sum(item["error"] not in {None, "no_text", "empty_file"} for item in attachments)
+        score *= 1.0 - lost / (len(attachments) + 1)
+    return round(score, 4)

@@ -69,6 +69,11 @@ class Sandbox:
         """`namespace` or `guard`: how children are kept off the network."""
         return self._alive().network
 
+    @property
+    def files(self) -> str:
+        """`landlock` or `limits`: how children are kept from writing outside their folders."""
+        return self._alive().files
+
     def close(self) -> None:
         """End the mother and all extractions."""
         with self._lock:
@@ -157,6 +162,7 @@ class _Mother:
         self._dead = threading.Event()
         ready = self._read_ready()
         self.network = str(ready["network"])
+        self.files = str(ready["files"])
         self._reader = threading.Thread(target=self._read, name="extract-reader", daemon=True)
         self._reader.start()
 

@@ -5,7 +5,8 @@ forking it is safe; it reads requests as JSON lines from standard input and answ
 input closes, because its parent ended in whatever way, it kills its children and ends.
 
 Each child gets: limits on address space, CPU time, file size and open files; no core dump; an own session, so that
-everything it may start dies with it; no network; a folder of its own as working directory.
+everything it may start dies with it; no network; a folder of its own as working directory, and, where the kernel has
+Landlock, as the only place that it can write to. Without Landlock, only the user's own permissions limit its writes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+
+from ingest.landlock import landlock_version, write_only_below
 
 OUT_OF_MEMORY_STATUS = 86
 _CLONE_NEWUSER = 0x10000000
@@ -48,7 +51,7 @@ def main() -> None:
     os.set_blocking(read_end, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-    _answer({"ready": True, "network": network})
+    _answer({"ready": True, "network": network, "files": "landlock" if landlock_version() else "limits"})
     _serve(read_end)
 
 
@@ -135,6 +138,7 @@ def _run_child(request: dict[str, Any]) -> NoReturn:
         _limit(resource.RLIMIT_FSIZE, int(request["output_bytes"]))
         _limit(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
         _limit(resource.RLIMIT_AS, int(request["memory_bytes"]))
+        write_only_below(folder)
         status = _extract(folder, request)
     except MemoryError:
         status = OUT_OF_MEMORY_STATUS
@@ -196,19 +200,32 @@ def _give_up_network() -> str:
 
 def _preload() -> None:
     """Load what the extractors import inside their functions."""
+    import email.policy  # noqa: F401
+
     import bs4  # noqa: F401 - loads the parsers that extractors share
     import chardet  # noqa: F401
     import filetype  # noqa: F401
     import lxml.etree
     import lxml.html  # noqa: F401
     import pdfminer.high_level  # noqa: F401
+    import pptx  # noqa: F401
     import pypdfium2  # noqa: F401
+    import python_calamine  # noqa: F401
 
+    import ingest.extract.archive
+    import ingest.extract.csv_table
     import ingest.extract.docx
+    import ingest.extract.epub
     import ingest.extract.html
+    import ingest.extract.mail
     import ingest.extract.markdown
+    import ingest.extract.ocr
+    import ingest.extract.opendocument
     import ingest.extract.pdf
+    import ingest.extract.rtf
+    import ingest.extract.slides
     import ingest.extract.text
+    import ingest.extract.workbook
     import ingest.quality
     import ingest.wire  # noqa: F401
 

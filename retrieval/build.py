@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from collections.abc import Collection, Mapping
+from threading import Lock
+from typing import Any, Protocol, runtime_checkable
 
 import structlog
 from pydantic import ValidationError
@@ -39,6 +41,18 @@ CONFIGURED = {
 among them: they are the settings' of today. All of `ingest.chunk_*` are kept as well."""
 
 
+@runtime_checkable
+class Closable(Protocol):
+    """An embedder that holds connections."""
+
+    def close(self) -> None:
+        """Give them up."""
+        ...
+
+
+_MAKES_VECTORS = ("model", "query_prefix", "passage_prefix", "max_tokens", "dim", "tokenizer")
+
+
 class VersionOpener:
     """Opens index versions of one process; versions with one embedder share its loaded model."""
 
@@ -46,6 +60,7 @@ class VersionOpener:
         """embedder: one that is loaded already, standing for the configured one."""
         self._settings = settings
         self._db = db
+        self._lock = Lock()
         self._embedders: dict[str, Embedder] = {}
         if embedder is not None:
             self._embedders[_embedder_key(settings)] = embedder
@@ -53,9 +68,19 @@ class VersionOpener:
     def embedder(self, settings: Settings) -> Embedder:
         """The embedder that some settings name, loaded once."""
         key = _embedder_key(settings)
-        if key not in self._embedders:
-            self._embedders[key] = build_embedder(settings)
-        return self._embedders[key]
+        with self._lock:
+            if key not in self._embedders:
+                self._embedders[key] = build_embedder(settings)
+            return self._embedders[key]
+
+    def keep_only(self, used: Collection[Embedder]) -> None:
+        """Let go of models that no open version uses."""
+        with self._lock:
+            for key, embedder in list(self._embedders.items()):
+                if not any(embedder is other for other in used):
+                    del self._embedders[key]
+                    if isinstance(embedder, Closable):
+                        embedder.close()
 
     def describe(self, settings: Settings) -> IndexVersion:
         """Row of the version that some settings make, not yet stored."""
@@ -133,6 +158,15 @@ def config_of(settings: Settings) -> dict[str, Any]:
     kept["ingest"] = {name: getattr(settings.ingest, name) for name in _chunk_settings(settings)}
     plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
     return plain
+
+
+def same_index(settings: Settings, config: Mapping[str, Any]) -> bool:
+    """Whether some settings make the version whose kept settings `config` is, without loading a model to find out."""
+    mine, theirs = config_of(settings), config_of(settings_with(settings, dict(config)))
+    for kept in (mine, theirs):
+        minilm = kept["retrieval"]["embedder"] == "minilm"
+        kept["embedding"] = {} if minilm else {name: kept["embedding"][name] for name in _MAKES_VECTORS}
+    return mine == theirs
 
 
 def settings_with(settings: Settings, config: dict[str, Any]) -> Settings:

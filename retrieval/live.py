@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -55,6 +55,10 @@ class Opener(Protocol):
 
     def open(self, row: IndexVersion) -> OpenVersion:
         """Open a registered version; raises Unavailable."""
+        ...
+
+    def keep_only(self, used: Collection[Embedder]) -> None:
+        """Let go of models that are not used."""
         ...
 
 
@@ -185,12 +189,15 @@ class Retrieval:
             remove(version)
         else:
             version.index.close()
+        with self._lock:
+            self.opener.keep_only([other.embedder for other in self._open.values()])
 
     def close(self) -> None:
         """Flush all indexes and give up their locks."""
         with self._lock:
             for version in self._open.values():
                 version.index.close()
+            self.opener.keep_only(())
 
     def _unpin(self, version_id: str) -> None:
         with self._unpinned:

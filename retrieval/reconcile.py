@@ -6,12 +6,13 @@ generation that is not active belong to an ingest under way, which writes or dro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
 
 from core.database import Database
+from core.ports import Embedder
 from core.tables.documents import ChunkRow, Document, DocumentGeneration, DocumentGroup
 from core.types import DocumentStatus, IndexPoint
 from retrieval.live import OpenVersion, Retrieval
@@ -49,13 +50,20 @@ class ReconcileReport:
         )
 
 
-def reconcile(db: Database, retrieval: Retrieval, repair: bool) -> ReconcileReport:
+Vectors = tuple[tuple[float, ...] | None, tuple[tuple[float, ...], ...]]
+Embed = Callable[[Embedder, Sequence[tuple[str, str]]], list[Vectors]]
+"""Such as `ingest.vectors.passage_vectors`, the choice of the write side, which this package may not import."""
+
+
+def reconcile(db: Database, retrieval: Retrieval, repair: bool, embed: Embed | None = None) -> ReconcileReport:
     """Compare all points with all chunk rows, in each index version that is kept up to date.
 
     With `repair`, embed what is missing anew and drop orphans. The report adds the versions up. No ingest may run at
     the same time. Deleted documents' rows may still stand while their job waits: their points count as in progress.
+
+    embed: makes the vectors of missing points; default makes those of passages alone, without their sentences'.
     """
-    reports = [_reconcile(db, version, repair) for version in retrieval.live()]
+    reports = [_reconcile(db, version, repair, embed or _passages_alone) for version in retrieval.live()]
     return ReconcileReport(
         sum(report.chunks for report in reports),
         sum(report.points for report in reports),
@@ -66,7 +74,7 @@ def reconcile(db: Database, retrieval: Retrieval, repair: bool) -> ReconcileRepo
     )
 
 
-def _reconcile(db: Database, retrieval: OpenVersion, repair: bool) -> ReconcileReport:
+def _reconcile(db: Database, retrieval: OpenVersion, repair: bool, embed: Embed) -> ReconcileReport:
     wanted: dict[str, tuple[str, int]] = {}
     other: set[str] = set()
     with db.read() as session:
@@ -95,13 +103,13 @@ def _reconcile(db: Database, retrieval: OpenVersion, repair: bool) -> ReconcileR
     if repair and (missing or orphans):
         for start in range(0, len(orphans), _BATCH):
             retrieval.index.delete_points(orphans[start : start + _BATCH])
-        for batch in _points(db, retrieval, sorted(missing)):
+        for batch in _points(db, retrieval, sorted(missing), embed):
             retrieval.index.upsert(batch)
         retrieval.index.flush()
     return ReconcileReport(len(wanted), points, tuple(sorted(missing)), tuple(orphans), in_progress, repair)
 
 
-def _points(db: Database, retrieval: OpenVersion, ids: Sequence[str]) -> Iterator[list[IndexPoint]]:
+def _points(db: Database, retrieval: OpenVersion, ids: Sequence[str], embed: Embed) -> Iterator[list[IndexPoint]]:
     for start in range(0, len(ids), _BATCH):
         with db.read() as session:
             rows = session.execute(
@@ -125,7 +133,8 @@ def _points(db: Database, retrieval: OpenVersion, ids: Sequence[str]) -> Iterato
         texts = [
             indexed_text(content.title or content.filename, chunk.heading, chunk.text) for chunk, _, content in rows
         ]
-        dense = retrieval.embedder.encode_passages(texts)
+        passages = [(text, chunk.text) for text, (chunk, _, _) in zip(texts, rows, strict=True)]
+        vectors = embed(retrieval.embedder, passages)
         yield [
             IndexPoint(
                 id=chunk.id,
@@ -135,8 +144,13 @@ def _points(db: Database, retrieval: OpenVersion, ids: Sequence[str]) -> Iterato
                 generation=chunk.generation,
                 ordinal=chunk.ordinal,
                 groups=tuple(sorted(groups.get(document.id, ()))),
-                dense=tuple(dense[at].tolist()),
+                dense=vectors[at][0],
                 sparse=retrieval.lexical.encode_passage(texts[at]),
+                sentences=vectors[at][1],
             )
             for at, (chunk, document, _) in enumerate(rows)
         ]
+
+
+def _passages_alone(embedder: Embedder, passages: Sequence[tuple[str, str]]) -> list[Vectors]:
+    return [(tuple(vector), ()) for vector in embedder.encode_passages([text for text, _ in passages]).tolist()]

@@ -22,6 +22,8 @@ from retrieval.coverage import Coverage
 from retrieval.fusion import Fusion, FusionMethod
 
 SHIPPED = "minilm-lexical.json"
+SHIPPED_FOR = "all-MiniLM-L6-v2"
+"""Embedder that the shipped calibration was made with; cosines of others mean other things."""
 FEATURES = ("bias", "cosine", "content", "characters")
 
 

@@ -29,10 +29,11 @@ from core.repositories.index_versions import (
 from core.settings import Settings
 from core.tables.base import utc_now
 from core.tables.jobs import Job
-from core.tables.operations import IndexVersion
+from core.tables.operations import Calibration, IndexVersion
 from core.types import JobKind
-from retrieval.build import settings_with
+from retrieval.build import same_index, settings_with
 from retrieval.live import OpenVersion, Retrieval
+from retrieval.relevance import SHIPPED_FOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,10 @@ class VersionState:
     """Visible documents that it holds."""
     documents_wanted: int
     job: Job | None
+    configured: bool
+    """Whether the settings of today make this version."""
+    calibrated: bool
+    """Whether its refusals were calibrated with its embedder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +79,8 @@ class IndexService:
         self._retrieval = retrieval
         self._settings = settings
 
-    def status(self) -> tuple[list[VersionState], str]:
-        """All versions, the serving one first then by age, and the id that the settings of today would make."""
-        configured = self._retrieval.opener.describe(self._settings).id
+    def status(self) -> list[VersionState]:
+        """All versions, the serving one first, then by age."""
         with self._db.read() as session:
             query = select(IndexVersion).order_by(IndexVersion.active.desc(), IndexVersion.created_at.desc())
             rows = session.scalars(query).all()
@@ -85,8 +89,11 @@ class IndexService:
                 held, wanted = documents_held(session, row.id)
                 newest = select(Job).where(Job.subject_id == row.id, Job.kind == JobKind.INDEX.value)
                 job = session.scalars(newest.order_by(Job.created_at.desc()).limit(1)).first()
-                states.append(VersionState(row, held, wanted, job))
-        return states, configured
+                configured = bool(row.config) and same_index(self._settings, row.config)
+                own = session.scalars(select(Calibration.id).where(Calibration.index_version == row.id)).first()
+                calibrated = own is not None or row.spec["embedder"]["name"] == SHIPPED_FOR
+                states.append(VersionState(row, held, wanted, job, configured, calibrated))
+        return states
 
     def build(self, config: Mapping[str, Any], who: Who) -> tuple[IndexVersion, Job]:
         """Register the version that the settings make with `config` over them, and queue the job that fills it.

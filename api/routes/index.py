@@ -30,10 +30,12 @@ _OPERATOR = needs(Scope.ADMIN, operator=True)
 @router.get("", dependencies=[_OPERATOR])
 def get_index(services: ServicesOf) -> IndexStatusBody:
     """All index versions and what each of them holds."""
-    states, configured = _index(services).status()
-    bodies = [_body(state, configured) for state in states]
-    serving = next((body.version for body in bodies if body.active), "")
-    return IndexStatusBody(serving=serving, configured=configured, versions=bodies)
+    bodies = [_body(state) for state in _index(services).status()]
+    return IndexStatusBody(
+        serving=next((body.version for body in bodies if body.active), ""),
+        configured=next((body.version for body in bodies if body.configured), None),
+        versions=bodies,
+    )
 
 
 @router.post("/build", status_code=202, dependencies=[_OPERATOR])
@@ -77,13 +79,14 @@ def _switched(done: Switched) -> IndexSwitchBody:
     return IndexSwitchBody(from_version=done.before, to_version=done.after, effective_ms=round(done.effective_ms, 3))
 
 
-def _body(state: VersionState, configured: str) -> IndexVersionBody:
+def _body(state: VersionState) -> IndexVersionBody:
     row = state.row
     return IndexVersionBody(
         version=row.id,
         status=row.status,
         active=row.active,
-        configured=row.id == configured,
+        configured=state.configured,
+        calibrated=state.calibrated,
         previous=row.previous,
         embedder=row.spec["embedder"]["name"],
         documents=state.documents,

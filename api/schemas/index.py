@@ -40,6 +40,8 @@ class IndexVersionBody(ResponseBody):
     active: bool
     configured: bool
     """Whether the settings of today make this version."""
+    calibrated: bool
+    """Whether its refusals were calibrated with its embedder; `tsumugi calibrate` does it."""
     previous: str | None
     embedder: str
     documents: int
@@ -51,10 +53,10 @@ class IndexVersionBody(ResponseBody):
 
 
 class IndexStatusBody(ResponseBody):
-    """All versions, the serving one first; `configured` is the id that the settings of today make."""
+    """All versions, the serving one first. `configured`: the one that the settings of today make, if there is one."""
 
     serving: str
-    configured: str
+    configured: str | None
     versions: list[IndexVersionBody]
 
 

@@ -15,6 +15,7 @@ from core.database import Database
 from core.migrate import current_revision, newest_revision, upgrade
 from core.tables import Job, TuningRun
 from core.types import JobStatus
+from ingest.vectors import passage_vectors
 from retrieval.reconcile import reconcile
 
 LEFTOVERS = (".new-*", ".backup-*", ".restore-*", ".service.json.new", "blobs/*/.new-*", "tmp/*/*", "models/.*")
@@ -73,7 +74,7 @@ def check_leftovers(examination: Examination) -> Iterator[Finding]:
 
 def _reconcile(examination: Examination) -> Repair:
     def repair() -> None:
-        reconcile(examination.db, examination.retrieval, repair=True)
+        reconcile(examination.db, examination.retrieval, repair=True, embed=passage_vectors)
 
     return repair
 

@@ -38,6 +38,11 @@ class TextBuilder:
         self._append(text)
         self._blocks.append(Block(kind=kind, start=start, end=self._length, page=page, level=level))
 
+    def include(self, document: ExtractedDocument) -> None:
+        """Append the blocks of another document: a chapter, an attachment. Its page numbers are dropped."""
+        for block in document.blocks:
+            self.add(block.kind, document.text[block.start : block.end], level=block.level)
+
     def build(
         self,
         media_type: str,

@@ -13,12 +13,32 @@ from core.errors import ExtractionFailed, UnsupportedFormat
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ENCRYPTED_OOXML = "EncryptedPackage".encode("utf-16-le")
+_OLE_STREAMS = (
+    ("__substg1.0_", "msg"),
+    ("WordDocument", "doc"),
+    ("PowerPoint Document", "ppt"),
+    ("Workbook", "workbook"),
+    ("Book\0", "workbook"),
+)
 _HTML_START = re.compile(
     rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.I | re.S
 )
+_MAIL_START = re.compile(rb"\A(?:Return-Path|Received|Message-ID|Delivered-To|MIME-Version):\s", re.I)
 _MARKDOWN = frozenset({".md", ".markdown", ".mdown", ".mkd"})
 _HTML = frozenset({".html", ".htm", ".xhtml"})
+_CSV = frozenset({".csv", ".tsv", ".tab"})
+_MAIL = frozenset({".eml", ".mht", ".mhtml"})
+_IMAGES = frozenset({"image/png", "image/jpeg", "image/tiff", "image/gif", "image/bmp", "image/webp"})
+_NAMED = {
+    ".docx": "a DOCX",
+    ".pptx": "a presentation",
+    ".xlsx": "a workbook",
+    ".odt": "an ODT",
+    ".epub": "an EPUB",
+    ".msg": "a MSG",
+}
 _MAX_CONTROL_SHARE = 0.05
+_TAKEN = "PDF, Office, OpenDocument, EPUB, RTF, mail, HTML, Markdown, CSV, text and images are taken"
 
 
 class FileFormat(StrEnum):
@@ -27,72 +47,131 @@ class FileFormat(StrEnum):
     TEXT = "text"
     MARKDOWN = "markdown"
     HTML = "html"
+    CSV = "csv"
     PDF = "pdf"
     DOCX = "docx"
+    SLIDES = "slides"
+    WORKBOOK = "workbook"
+    OPENDOCUMENT = "opendocument"
+    EPUB = "epub"
+    RTF = "rtf"
+    EML = "eml"
+    MSG = "msg"
+    DOC = "doc"
+    PPT = "ppt"
+    IMAGE = "image"
+    ARCHIVE = "archive"
 
 
 def detect_format(data: bytes, filename: str) -> FileFormat:
     """Name the format of a file.
 
     Raises:
-        ExtractionFailed: `not_a_pdf`, `not_a_docx`, `encrypted_docx`: the name promises what the bytes are not.
+        ExtractionFailed: `not_a_pdf`, `not_a_docx`, `broken_document`, `encrypted_docx`: the name promises what the
+            bytes are not.
         UnsupportedFormat: bytes of a format without an extractor.
     """
     suffix = PurePosixPath(filename.lower()).suffix
     if b"%PDF-" in data[:1024]:
         return FileFormat.PDF
     if data.startswith(_ZIP):
-        what = _zip_content(data, suffix)
-        if what == "docx":
-            return FileFormat.DOCX
-        if suffix == ".pdf":
-            raise ExtractionFailed(f"'{filename}' is {what}, not a PDF", code="not_a_pdf")
-        raise UnsupportedFormat(f"'{filename}' is {what}; text, Markdown, HTML, PDF and DOCX are taken")
+        return _zip_format(data, filename, suffix)
     if data.startswith(_OLE):
-        if _ENCRYPTED_OOXML in data:
-            raise ExtractionFailed(f"'{filename}' has a password; save it without one", code="encrypted_docx")
-        raise UnsupportedFormat(f"'{filename}' is an old Office file; save it as DOCX or PDF")
+        return _ole_format(data, filename)
+    if data.startswith(b"{\\rtf"):
+        return FileFormat.RTF
     if suffix == ".pdf":
         raise ExtractionFailed(f"'{filename}' does not hold a PDF", code="not_a_pdf")
-    if suffix == ".docx":
-        raise ExtractionFailed(f"'{filename}' does not hold a DOCX", code="not_a_docx")
-    _refuse_binary(data, filename)
+    if suffix in _NAMED:
+        code = "not_a_docx" if suffix == ".docx" else "broken_document"
+        raise ExtractionFailed(f"'{filename}' does not hold {_NAMED[suffix]}", code=code)
+    if suffix in _MAIL or _MAIL_START.match(data):
+        return FileFormat.EML
+    if _refuse_binary(data, filename):
+        return FileFormat.IMAGE
     if suffix in _HTML or _HTML_START.match(data[:4096]):
         return FileFormat.HTML
+    if suffix in _CSV:
+        return FileFormat.CSV
     return FileFormat.MARKDOWN if suffix in _MARKDOWN else FileFormat.TEXT
 
 
-def _zip_content(data: bytes, suffix: str) -> str:
-    """`docx`, or what else the archive is, in words."""
+def is_batch_archive(data: bytes) -> bool:
+    """Whether the bytes are a ZIP of files, rather than a document whose container is a ZIP."""
+    return data.startswith(_ZIP) and _zip_kind(data, "") is FileFormat.ARCHIVE
+
+
+def _zip_format(data: bytes, filename: str, suffix: str) -> FileFormat:
+    kind = _zip_kind(data, suffix)
+    if suffix == ".pdf" and kind is FileFormat.ARCHIVE:
+        raise ExtractionFailed(f"'{filename}' is a ZIP container, not a PDF", code="not_a_pdf")
+    return kind
+
+
+def _zip_kind(data: bytes, suffix: str) -> FileFormat:
+    """The format by the members; with a broken directory by the name, whose extractor says what is broken."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
-        return "docx" if suffix == ".docx" else "a broken ZIP archive"  # the DOCX extractor says what is broken
+            declared = ""
+            if "mimetype" in names and archive.getinfo("mimetype").file_size < 200:
+                declared = archive.read("mimetype").decode("ascii", errors="replace").strip()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, RuntimeError, EOFError, zipfile.zlib.error):  # type: ignore[attr-defined]
+        by_name = {
+            ".docx": FileFormat.DOCX,
+            ".pptx": FileFormat.SLIDES,
+            ".xlsx": FileFormat.WORKBOOK,
+            ".ods": FileFormat.WORKBOOK,
+            ".odt": FileFormat.OPENDOCUMENT,
+            ".odp": FileFormat.OPENDOCUMENT,
+            ".epub": FileFormat.EPUB,
+        }
+        return by_name.get(suffix, FileFormat.ARCHIVE)
+    if declared == "application/epub+zip" or "META-INF/container.xml" in names:
+        return FileFormat.EPUB
+    if declared.startswith("application/vnd.oasis.opendocument"):
+        return FileFormat.WORKBOOK if "spreadsheet" in declared else FileFormat.OPENDOCUMENT
+    if "[Content_Types].xml" in names or suffix in {".docx", ".xlsx", ".pptx"}:
+        folders = {name.partition("/")[0] for name in names if name.endswith((".xml", ".bin"))}
+        for folder, kind in (
+            ("word", FileFormat.DOCX),
+            ("xl", FileFormat.WORKBOOK),
+            ("ppt", FileFormat.SLIDES),
+        ):
+            if folder in folders:
+                return kind
+        return {".xlsx": FileFormat.WORKBOOK, ".pptx": FileFormat.SLIDES}.get(suffix, FileFormat.DOCX)
     folders = {name.partition("/")[0] for name in names if name.endswith(".xml")}
-    if "word" in folders:
-        return "docx"
-    if "xl" in folders:
-        return "an Excel workbook"
-    if "ppt" in folders:
-        return "a PowerPoint presentation"
-    return "an OpenDocument or EPUB file" if "mimetype" in names else "a ZIP archive"
+    return FileFormat.DOCX if "word" in folders else FileFormat.ARCHIVE
 
 
-def _refuse_binary(data: bytes, filename: str) -> None:
+def _ole_format(data: bytes, filename: str) -> FileFormat:
+    if _ENCRYPTED_OOXML in data:
+        raise ExtractionFailed(f"'{filename}' has a password; save it without one", code="encrypted_docx")
+    for name, kind in _OLE_STREAMS:
+        if name.encode("utf-16-le") in data:
+            return FileFormat(kind)
+    raise UnsupportedFormat(f"'{filename}' is an old Office file of a kind that is not taken; {_TAKEN}")
+
+
+def _refuse_binary(data: bytes, filename: str) -> bool:
+    """True for an image, False for text; raises for all else."""
     import filetype
 
     kind = filetype.guess(data[:8192])
+    if kind is not None and kind.mime in _IMAGES:
+        return True
     if kind is not None and not kind.mime.startswith("text/"):
-        raise UnsupportedFormat(f"'{filename}' is {kind.mime}; text, Markdown, HTML, PDF and DOCX are taken")
+        raise UnsupportedFormat(f"'{filename}' is {kind.mime}; {_TAKEN}")
     sample = data[:65536]
     if sample.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")):
-        return
+        return False
     nuls = sample.count(0)
     if nuls:
         even, odd = sample[::2].count(0), sample[1::2].count(0)
         if min(even, odd) > 0.2 * max(even, odd):
-            raise UnsupportedFormat(f"'{filename}' is binary data; text, Markdown, HTML, PDF and DOCX are taken")
+            raise UnsupportedFormat(f"'{filename}' is binary data; {_TAKEN}")
     controls = sum(sample.count(code) for code in (*range(1, 9), *range(14, 27), *range(28, 32)))
     if controls > _MAX_CONTROL_SHARE * len(sample):
-        raise UnsupportedFormat(f"'{filename}' is binary data; text, Markdown, HTML, PDF and DOCX are taken")
+        raise UnsupportedFormat(f"'{filename}' is binary data; {_TAKEN}")
+    return False

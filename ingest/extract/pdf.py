@@ -3,7 +3,7 @@
 Neither engine is right alone. pypdfium2 is ten times faster, but says nothing when it leaves text out (a page of 880
 characters came back as 262). The sign is text objects that yield no text; such a page is read by pdfminer.six too, and
 its text is taken when it holds character sequences that the other one lacks. Doubled text, which some writers print to
-look bold, adds none and so does not count.
+look bold, adds none and so does not count. A page without text is read by OCR where there is an engine, else reported.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from core.errors import ExtractionFailed
 from core.types import BlockKind, ExtractedDocument
 from ingest.extract.builder import TextBuilder
+from ingest.extract.ocr import ocr_languages, read_image
 from ingest.extract.pdf_lines import Line, Paragraph, heading_sizes, kind_of, paragraphs_of
 from ingest.extract.pdf_miner import miner_lines
 from ingest.extract.repair import repair_text
@@ -31,6 +32,10 @@ _MIN_NEW_SHARE = 0.1
 _MAX_GARBLED = 0.05
 _SECOND_READING_S = 40.0
 """CPU time for second readings of one document; pages beyond it keep their first reading, and are counted."""
+_OCR_S = 60.0
+"""Wall time for OCR of one document; pages beyond it are reported as not read."""
+_OCR_SCALE = 200 / 72
+_OCR_MAX_PIXELS = 30_000_000
 _REPEATS = re.compile(r"(.)\1+")
 _SPACES = re.compile(r"\s+")
 _BOLD = re.compile(r"bold|black|heavy|demi|-W[6-9]\b", re.IGNORECASE)
@@ -45,7 +50,9 @@ class _Facts:
     pages_without_text: list[int] = field(default_factory=list)
     pages_failed: list[int] = field(default_factory=list)
     pages_by_pdfminer: list[int] = field(default_factory=list)
+    pages_by_ocr: list[int] = field(default_factory=list)
     pages_not_checked: int = 0
+    ocr_s: float = 0.0
     repaired: dict[str, int] = field(default_factory=dict)
     second_reading_s: float = 0.0
     fruitless_readings: int = 0
@@ -70,8 +77,8 @@ def extract_pdf(data: bytes, *, max_chars: int) -> ExtractedDocument:
         if len(facts.pages_failed) == len(pages):
             raise ExtractionFailed("no page of the PDF can be read", code="broken_pdf")
         raise ExtractionFailed(
-            f"none of the {len(pages)} pages has a text layer: they are empty, or images. This service has no OCR; run"
-            " one and upload its result",
+            f"none of the {len(pages)} pages has a text layer: they are empty, or images, and no OCR engine read them."
+            " Install Tesseract and the extra `ocr`, or upload a file with text",
             code="no_text_layer",
         )
     builder = TextBuilder(max_chars=max_chars)
@@ -91,6 +98,7 @@ def extract_pdf(data: bytes, *, max_chars: int) -> ExtractedDocument:
             "pages_without_text": facts.pages_without_text,
             "pages_failed": facts.pages_failed,
             "pages_by_pdfminer": facts.pages_by_pdfminer,
+            "pages_by_ocr": facts.pages_by_ocr,
             "pages_not_checked": facts.pages_not_checked,
             "repaired": facts.repaired,
         },
@@ -120,11 +128,28 @@ def _pages(data: bytes, facts: _Facts) -> Iterator[Sequence[Line]]:
             lines = list(_pdfium_lines(text_page))
             if _looks_short(page, text_page, lines, facts):
                 lines = _second_reading(data, index, lines, facts)
+            if not lines:
+                lines = _ocr_lines(page, index, facts)
             yield lines
             text_page.close()
             page.close()
     finally:
         document.close()
+
+
+def _ocr_lines(page: Any, index: int, facts: _Facts) -> list[Line]:
+    """Lines of a page that is a picture; none without an engine, or when the time for it is spent."""
+    width, height = page.get_size()
+    scale = min(_OCR_SCALE, (_OCR_MAX_PIXELS / max(1.0, width * height)) ** 0.5)
+    if ocr_languages() is None or facts.ocr_s > _OCR_S:
+        return []
+    started = time.monotonic()
+    text = read_image(page.render(scale=scale).to_pil())
+    facts.ocr_s += time.monotonic() - started
+    lines = [Line(line, 0, 0, 1, 1, 0) for line in text.split("\n") if line.strip()]
+    if lines:
+        facts.pages_by_ocr.append(index + 1)
+    return lines
 
 
 def _looks_short(page: Any, text_page: Any, lines: Sequence[Line], facts: _Facts) -> bool:

@@ -82,9 +82,10 @@ class PackedEncoder:
         self._flash = _has_flash(self.device, self.dtype, self.hidden_size // self._heads)
         self._project: Any = _project
         self._close: Any = _close
+        self._compiled = compiled
         if compiled:
-            self._project = torch.compile(_project, dynamic=True)
-            self._close = torch.compile(_close, dynamic=True)
+            self._project = torch.compile(_project)
+            self._close = torch.compile(_close)
 
     @torch.inference_mode()
     def forward(self, batch: PackedBatch) -> Tensor:
@@ -92,10 +93,16 @@ class PackedEncoder:
         hidden = self._words[batch.ids] + self._kind + self._positions[batch.positions + self._first_position]
         hidden = F.layer_norm(hidden, (self.hidden_size,), *self._norm, self._eps)
         for qkv, out, norm, up, down, last in self._layers:
-            projected = self._project(hidden, *qkv).view(len(hidden), 3, self._heads, -1)
-            attended = self._attend(projected, batch)
-            hidden = self._close(attended.reshape(len(hidden), -1), hidden, *out, *norm, *up, *down, *last, self._eps)
+            projected = self._project(self._any_length(hidden), *qkv).view(len(hidden), 3, self._heads, -1)
+            attended = self._any_length(self._attend(projected, batch).reshape(len(hidden), -1))
+            hidden = self._close(attended, self._any_length(hidden), *out, *norm, *up, *down, *last, self._eps)
         return cast("Tensor", hidden)
+
+    def _any_length(self, rows: Tensor) -> Tensor:
+        """Tell the compiler that the number of tokens changes, and that no other size does."""
+        if self._compiled:
+            torch._dynamo.maybe_mark_dynamic(rows, 0)
+        return rows
 
     def _attend(self, projected: Tensor, batch: PackedBatch) -> Tensor:
         """Attention within each sequence: (tokens, 3, heads, size) to (tokens, heads, size)."""

@@ -230,3 +230,67 @@ def test_japanese_pdfs_keep_their_kana(sandbox: Sandbox, name: str, kana: int) -
     data = (Path(os.environ["TSUMUGI_DATA"]) / "documents" / "pdf_ja" / name).read_bytes()
     text = sandbox.extract(data, name).text
     assert sum("\u3041" <= character <= "\u30ff" for character in text) >= kana
+
+
+def test_nothing_is_written_outside_the_folder(sandbox: Sandbox, tmp_path: Path) -> None:
+    if sandbox.files != "landlock":
+        pytest.skip("this kernel has no Landlock: only file permissions limit what an extractor writes")
+    script = (
+        "import sys; from pathlib import Path; from ingest.landlock import write_only_below;"
+        "import ctypes; ctypes.CDLL(None).prctl(38, 1, 0, 0, 0);"
+        "inside, outside = map(Path, sys.argv[1:]);"
+        "assert write_only_below(inside); (inside / 'a').write_text('x'); (inside / 'a').unlink();"
+        "open('/dev/null', 'w').write('x');"
+        "tried = [lambda: (outside / 'new').write_text('x'), lambda: (outside / 'old').write_text('x'),"
+        " lambda: (outside / 'old').unlink(), lambda: (outside / 'd').mkdir(),"
+        " lambda: (outside / 'l').symlink_to('/')]\n"
+        "for attempt in tried:\n"
+        "    try: attempt()\n"
+        "    except PermissionError: continue\n"
+        "    sys.exit('written')\n"
+    )
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    (outside / "old").write_text("kept")
+    done = subprocess.run([sys.executable, "-c", script, str(inside), str(outside)], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in outside.iterdir()] == ["old"] and (outside / "old").read_text() == "kept"
+
+
+def workbook_bomb() -> bytes:
+    laughs = "".join(f'<!ENTITY a{n + 1} "{f"&a{n};" * 10}">' for n in range(9))
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        archive.writestr("xl/workbook.xml", f'<!DOCTYPE x [<!ENTITY a0 "ha">{laughs}]><workbook>&a9;</workbook>')
+    return target.getvalue()
+
+
+def zip_in_zip(depth: int) -> bytes:
+    data = b"at the bottom"
+    for level in range(depth):
+        target = io.BytesIO()
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(f"{level}.zip" if level else "a.txt", data)
+        data = target.getvalue()
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "filename", "codes"),
+    [
+        (workbook_bomb, "prices.xlsx", {"unsafe_xml"}),
+        (lambda: workbook_bomb()[:-40], "prices.xlsx", {"broken_document"}),
+        (lambda: zip_in_zip(30), "batch.zip", {"nested_archive"}),
+        (lambda: b"{\\rtf1 " + b"{" * 200_000, "a.rtf", {"broken_document", "no_text", "ok"}),
+        (
+            lambda: b"Subject: x\n" + b"Content-Type: multipart/mixed; boundary=a\n\n--a\n" * 300,
+            "a.eml",
+            {"ok", "too_deeply_nested", "broken_document", "extraction_timeout"},
+        ),
+        (lambda: b'a,"' + b"x" * 500_000, "a.csv", {"broken_document", "text_too_long"}),
+    ],
+)
+def test_new_formats_under_attack(sandbox: Sandbox, data: object, filename: str, codes: set[str]) -> None:
+    assert code_of(sandbox, data(), filename) in codes  # type: ignore[operator]

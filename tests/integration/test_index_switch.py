@@ -262,9 +262,9 @@ def test_a_build_that_is_stopped_goes_on_where_it_was(stack: Stack, monkeypatch:
     with pytest.raises(Conflict) as raised:
         stack.service.switch(row.id, stack.who)
     assert raised.value.code == "index_version_not_ready"
-    states, configured = stack.service.status()
+    states = stack.service.status()
     assert [(s.row.id == row.id, s.documents, s.documents_wanted) for s in states] == [(False, 4, 4), (True, 2, 4)]
-    assert configured == stack.retrieval.index_version
+    assert [(s.configured, s.calibrated) for s in states] == [(True, True), (False, True)]
 
     def count(version: object, document_id: str, *more: object) -> None:
         real(version, document_id, *more)  # type: ignore[arg-type]
@@ -296,6 +296,7 @@ def test_a_restart_serves_what_served(stack: Stack, checkpoint: Path) -> None:
     stack.put("a.txt", "The first document.")
     version, _ = stack.build(other(checkpoint))
     stack.service.switch(version, stack.who)
+    assert next((s.row.id, s.configured, s.calibrated) for s in stack.service.status()) == (version, False, False)
     stack.retrieval.close()
     again = build_retrieval(stack.settings, stack.db, embedder=minilm())
     assert (again.index_version, again.embedder.dim) == (version, 64)

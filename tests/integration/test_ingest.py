@@ -23,6 +23,7 @@ from core.types import DocumentStatus, IndexPoint, Scope
 from ingest.accept import Accepted, IngestService
 from ingest.build import Ingest, build_ingest
 from ingest.upload import Upload, clean_filename
+from ingest.vectors import passage_vectors
 from retrieval.build import build_retrieval
 from retrieval.embedders.minilm import MiniLmEmbedder
 from retrieval.live import Retrieval
@@ -316,6 +317,30 @@ def test_a_late_write_of_an_overtaken_attempt_leaves_no_stray_points(
     assert len(calls) == 2  # a window of the old one, inside of it the whole new one; then the old attempt gave up
     assert (stack.document(old).active_generation, index.count()) == (2, 1)
     stack.assert_consistent()
+
+
+def test_a_mended_point_is_what_ingest_wrote(stack: Stack) -> None:
+    stack.put("leave.txt", "Staff have 22 days of leave. Unused days expire in March. Ask your manager first.")
+    stack.put("休暇.txt", "有給休暇は12日です。未消化の休暇は翌年度まで繰り越せます。")
+    stack.work()
+    index, everything = stack.retrieval.index, access_filter(stack.principal)
+    query = stack.retrieval.embedder.encode_query("Do unused days expire?").tolist()
+    ids = [point.id for point in index.scan()]
+
+    def scores() -> list[dict[str, float]]:
+        lexical = stack.retrieval.lexical.encode_query("休暇 leave")
+        return [
+            index.score_dense(query, ids, everything),
+            index.score_sentences(query, ids, everything),
+            index.score_sparse(lexical, ids, everything),
+        ]
+
+    before = scores()
+    assert [len(found) for found in before] == [1, 1, 2]  # MiniLM knows no Japanese: no dense vector there
+    index.delete_points(ids)
+    assert len(reconcile(stack.db, stack.retrieval, repair=True, embed=passage_vectors).missing) == 2
+    for mine, theirs in zip(scores(), before, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-5)
 
 
 STOPS = ["insert_chunks", "upsert", "flush", "set_groups", "delete_document", "drop_other_generations"]

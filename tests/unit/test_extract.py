@@ -207,7 +207,7 @@ def test_glyph_repairs_touch_only_what_no_writer_typed() -> None:
         (b"just text", "a.pdf", "not_a_pdf"),
         (b"just text", "a.docx", "not_a_docx"),
         (b"%PDF-1.7\n%%EOF", "a.pdf", "broken_pdf"),
-        (b"\x89PNG\r\n\x1a\n" + b"\x00" * 64, "a.txt", "unsupported_format"),
+        (b"\x89PNG\r\n\x1a\n" + b"\x00" * 64, "a.txt", "broken_document"),
         (b"\x00\x01\x02\x03\x04\x05\x06\x07" * 40, "a.txt", "unsupported_format"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\x00" * 64, "a.doc", "unsupported_format"),
         (b" \n\n\t ", "a.txt", "no_text"),

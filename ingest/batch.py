@@ -1,0 +1,45 @@
+"""A ZIP upload as the uploads of its members, each a document of its own with a stable name.
+
+An archive that cannot be taken apart stays one upload: its job then fails with the code that says why, and it waits in
+the failed inbox like any other file, instead of refusing the files that came with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from core.errors import ExtractionFailed, InvalidInput, TooLarge
+from ingest.extract.archive import read_archive
+from ingest.extract.detect import is_batch_archive
+from ingest.upload import MAX_EXTERNAL_ID_CHARS, Upload, checked_upload
+
+
+def unpacked(upload: Upload, *, max_bytes: int) -> list[Upload]:
+    """The members of an archive, or the upload itself when it is none, or cannot be taken apart.
+
+    `external_id` of a member is ARCHIVE!/PATH, where ARCHIVE is the upload's own, else its file name: the same archive
+    again replaces its members one by one, and leaves those alone that have not changed. Empty members are left out.
+    """
+    if not is_batch_archive(upload.data):
+        return [upload]
+    try:
+        members = read_archive(upload.data)
+    except ExtractionFailed:
+        return [upload]
+    prefix = upload.external_id or upload.filename
+    parts: list[Upload] = []
+    seen: set[str] = set()
+    for member in members:
+        external_id = f"{prefix}!/{member.path}"
+        if not member.data or external_id in seen or len(external_id) > MAX_EXTERNAL_ID_CHARS:
+            if not member.data:
+                continue
+            return [upload]  # two members of one name, or names without end: not a batch that can be followed
+        seen.add(external_id)
+        metadata = None if upload.metadata is None else dict(upload.metadata)
+        part = replace(upload, filename=member.path, data=member.data, external_id=external_id, metadata=metadata)
+        try:
+            parts.append(checked_upload(part, max_bytes=max_bytes))
+        except (InvalidInput, TooLarge):
+            return [upload]
+    return parts

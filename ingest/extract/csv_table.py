@@ -1,0 +1,60 @@
+"""CSV and TSV. The delimiter is judged on the first lines; a file without one is a table of one column."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from core.errors import ExtractionFailed
+from core.types import BlockKind, ExtractedDocument
+from ingest.encoding import decode_text
+from ingest.extract.builder import TextBuilder
+from ingest.extract.tables import add_rows
+
+_DELIMITERS = ",;\t|"
+_SAMPLE_LINES = 50
+
+
+def extract_csv(data: bytes, *, max_chars: int) -> ExtractedDocument:
+    """Extract a CSV or TSV file.
+
+    Raises:
+        ExtractionFailed: `broken_document` (a field without end), `unknown_encoding`, `text_too_long`.
+    """
+    decoded = decode_text(data)
+    builder = TextBuilder(max_chars=max_chars)
+    csv.field_size_limit(max_chars)
+    delimiter = _delimiter(decoded.text)
+    try:
+        rows = list(csv.reader(io.StringIO(decoded.text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise ExtractionFailed(f"the CSV cannot be read: {error}", code="broken_document") from error
+    if all(len(row) <= 1 for row in rows):
+        lines = [row[0] for row in rows if row]
+        builder.add(BlockKind.TABLE, "\n".join(lines))
+        tables = int(bool(lines))
+    else:
+        tables = add_rows(builder, rows)
+    return builder.build(
+        "text/csv",
+        encoding=decoded.encoding,
+        quality={"engine": "csv", "delimiter": delimiter, "rows": len(rows), "tables": tables},
+    )
+
+
+def _delimiter(text: str) -> str:
+    """The one that cuts most of the sampled lines into the same number of fields, at least two."""
+    sample = "\n".join(text.split("\n", _SAMPLE_LINES)[:_SAMPLE_LINES])
+    best, best_score = ",", 0.0
+    for delimiter in _DELIMITERS:
+        try:
+            widths = [len(row) for row in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter) if row]
+        except csv.Error:
+            continue
+        if not widths:
+            continue
+        common = max(set(widths), key=widths.count)
+        score = widths.count(common) / len(widths) if common > 1 else 0.0
+        if score > best_score:
+            best, best_score = delimiter, score
+    return best

@@ -1,0 +1,48 @@
+"""DOC and PPT of the nineties, turned into DOCX and PPTX by LibreOffice where it is installed.
+
+The converter runs inside the extraction child, under the same limits. Without it the error is retryable: the files wait
+in the failed inbox under `converter_missing`, and can be retried together once it is there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from core.errors import ExtractionFailed
+
+_TIMEOUT_S = 90.0
+
+
+def convert(data: bytes, suffix: str, target: str) -> bytes:
+    """Convert an old Office file; `suffix` and `target` are like `.doc` and `docx`.
+
+    Raises:
+        ExtractionFailed: `converter_missing` (retryable), `broken_document`, `extraction_timeout`.
+    """
+    program = shutil.which("soffice") or shutil.which("libreoffice")
+    if program is None:
+        raise ExtractionFailed(
+            "old Office files need LibreOffice (`soffice`) on the machine that extracts; install it and retry, or save"
+            f" the file as {target.upper()}",
+            code="converter_missing",
+            retryable=True,
+        )
+    folder = Path.cwd()  # the child's own, removed afterwards
+    source = folder / f"source{suffix}"
+    source.write_bytes(data)
+    command = [program, f"-env:UserInstallation=file://{folder}/profile", "--headless", "--norestore", "--convert-to"]
+    try:
+        subprocess.run(  # noqa: S603 - no shell, and no part of the command comes from the file
+            [*command, target, "--outdir", str(folder), str(source)],
+            check=False,
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ExtractionFailed("the converter took too long", code="extraction_timeout") from error
+    made = folder / f"source.{target}"
+    if not made.exists():
+        raise ExtractionFailed("the converter could not read the file", code="broken_document")
+    return made.read_bytes()
