@@ -35,6 +35,7 @@ def create_app(services: Services) -> FastAPI:
     """Build the application over services that are ready to be called."""
     metrics = HttpMetrics()
     metrics.add_job_gauge(lambda: _count_jobs(services))
+    metrics.add_truncation_counter(lambda: {} if services.index is None else services.index.truncated())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

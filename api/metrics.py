@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 
@@ -42,6 +42,10 @@ class HttpMetrics:
         """Show jobs by kind and status, counted at scrape time."""
         self.registry.register(_JobCollector(count_jobs))
 
+    def add_truncation_counter(self, count: Callable[[], Mapping[str, int]]) -> None:
+        """Show texts that were longer than an embedder reads, by embedder, counted at scrape time."""
+        self.registry.register(_TruncationCollector(count))
+
     def render(self) -> bytes:
         """Text exposition of both registries."""
         return generate_latest(self.registry) + generate_latest(REGISTRY)
@@ -58,4 +62,19 @@ class _JobCollector(Collector):
         family = GaugeMetricFamily("tsumugi_jobs", "Jobs by kind and status.", labels=["kind", "status"])
         for (kind, status), count in sorted(self._count_jobs().items()):
             family.add_metric([kind, status], count)
+        yield family
+
+
+class _TruncationCollector(Collector):
+    def __init__(self, count: Callable[[], Mapping[str, int]]) -> None:
+        self._count = count
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        name, says = "tsumugi_embed_truncated", "Texts cut at the embedder's token limit since its load."
+        family = CounterMetricFamily(name, says, labels=["embedder"])
+        for embedder, count in sorted(self._count().items()):
+            family.add_metric([embedder], count)
         yield family

@@ -169,11 +169,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         report("tsumugi_dense", measure(lambda t: ours.encode(t, sparse=False), texts, device, 3), texts)
         report("tsumugi_dense_and_sparse", measure(ours.encode, texts, device, 3), texts)
         if arguments.compile:
-            del ours
-            ours = BgeM3Embedder(
+            fused = BgeM3Embedder(
                 str(folder), device=name, max_tokens=512, batch_tokens=arguments.batch_tokens, compiled=True
             )
-            report("tsumugi_dense_compiled", measure(lambda t: ours.encode(t, sparse=False), texts, device, 3), texts)
+            try:
+                seconds = measure(lambda t: fused.encode(t, sparse=False), texts, device, 3)
+            except Exception as error:  # noqa: BLE001 - no compiler on this machine: the other figures still count
+                print(f"torch.compile does not work here: {type(error).__name__}: {str(error)[:300]}")
+            else:
+                report("tsumugi_dense_compiled", seconds, texts)
         mine = ours.encode(few, sparse=False).dense
         report("plain_bf16_loop_256", measure(plain_loop(folder, device, dtype), some, device, 1), some)
         reference = SentenceTransformer(str(folder), device=name, local_files_only=True)

@@ -59,13 +59,17 @@ def ingest(
 @app.command("list", epilog="Example: tsumugi documents list --status failed")
 def list_documents(
     status: Annotated[str | None, typer.Option(help="queued, processing, ready, failed or deleting.")] = None,
+    code: Annotated[str | None, typer.Option(help="Only those that failed with this error code.")] = None,
+    retryable: Annotated[
+        bool | None, typer.Option("--retryable/--permanent", help="Only those that failed for now, or for good.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
     json_output: JsonOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
     """List the documents that the key may read, newest first."""
     with connect(data_dir) as client:
-        found = list(client.items("/v1/documents", limit, status=status))
+        found = list(client.items("/v1/documents", limit, status=status, code=code, retryable=retryable))
     if json_output:
         print_json({"items": found})
     else:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cli.client import connect
+from cli.client import Client, connect
 from cli.output import CommandFailed, DataDirOption, JsonOption, console, print_json, print_rows
 
 app = typer.Typer(help="Background jobs.", no_args_is_help=True)
@@ -50,15 +50,37 @@ def show_job(
         raise CommandFailed()
 
 
-@app.command("retry", epilog="Example: tsumugi jobs retry job_0190...")
-def retry_job(job_id: JobArgument, json_output: JsonOption = False, data_dir: DataDirOption = None) -> None:
-    """Queue a failed or cancelled job again."""
+@app.command("retry", epilog="Example: tsumugi jobs retry job_0190...   or   tsumugi jobs retry --code ocr_unavailable")
+def retry_job(
+    job_id: Annotated[str | None, typer.Argument(help="Id of a job.")] = None,
+    code: Annotated[str | None, typer.Option(help="All failed jobs with this error code instead.")] = None,
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Queue a failed or cancelled job again, or all that failed with one code."""
+    if (job_id is None) == (code is None):
+        raise CommandFailed("give either the id of a job or --code", exit_code=2)
     with connect(data_dir) as client:
-        job = client.post(f"/v1/jobs/{job_id}/retry")
+        items = [client.post(f"/v1/jobs/{job_id}/retry")] if code is None else _retry_all(client, code)
     if json_output:
-        print_json(job)
+        print_json(items[0] if code is None else {"items": items})
+    elif code is not None:
+        console.print(f"{len(items)} jobs are queued again")
     else:
-        console.print(f"{job_id} is {job['status']} again")
+        console.print(f"{job_id} is {items[0]['status']} again")
+
+
+def _retry_all(client: Client, code: str) -> list[dict[str, Any]]:
+    """The service takes a thousand at a time."""
+    items: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    while True:
+        page = client.request("POST", "/v1/jobs/retry", params={"code": code}).json()["items"]
+        fresh = [job for job in page if job["id"] not in seen]
+        if not fresh:
+            return items
+        seen.update(job["id"] for job in fresh)
+        items += fresh
 
 
 @app.command("cancel", epilog="Example: tsumugi jobs cancel job_0190...")

@@ -31,6 +31,8 @@ class Embedder(Protocol):
     """Languages in which its vectors mean something; fusion gives the dense arm no say in others."""
     digest: str
     """sha256 over the weights, the tokenizer and the pooling configuration."""
+    truncated_total: int
+    """Texts cut at `max_tokens` since it was loaded."""
 
     def encode_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed passages: float32 (len(texts), dim), rows L2-normalised, order kept; over-long texts cut at the end."""

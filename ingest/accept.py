@@ -123,8 +123,13 @@ class IngestService:
         collection: str | None = None,
         status: DocumentStatus | None = None,
         external_id: str | None = None,
+        error_code: str | None = None,
+        retryable: bool | None = None,
     ) -> Page[Document]:
-        """Documents that the principal may see, newest first."""
+        """Documents that the principal may see, newest first.
+
+        `status=failed` is the failed inbox; `retryable` parts what may pass by itself from what never will.
+        """
         query = select(Document).where(documents_visible(access_filter(principal)))
         if collection is not None:
             query = query.join(Collection, Collection.id == Document.collection_id).where(Collection.name == collection)
@@ -132,6 +137,10 @@ class IngestService:
             query = query.where(Document.status == status.value)
         if external_id is not None:
             query = query.where(Document.external_id == external_id)
+        if error_code is not None:
+            query = query.where(Document.error["code"].as_string() == error_code)
+        if retryable is not None:
+            query = query.where(Document.error["retryable"].as_boolean().is_(retryable))
         behind = after_cursor(Document.created_at, Document.id, cursor)
         if behind is not None:
             query = query.where(behind)

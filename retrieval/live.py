@@ -143,6 +143,11 @@ class Retrieval:
                         lost.status = VersionStatus.UNUSABLE.value
         return tuple(found) or (self._active,)
 
+    def opened(self) -> tuple[OpenVersion, ...]:
+        """Versions that are open in this process now."""
+        with self._lock:
+            return tuple(self._open.values())
+
     def open(self, row: IndexVersion) -> OpenVersion:
         """An open version; loads its models and opens its index when this process has not yet.
 

@@ -95,6 +95,10 @@ class IndexService:
                 states.append(VersionState(row, held, wanted, job, configured, calibrated))
         return states
 
+    def truncated(self) -> dict[str, int]:
+        """Texts that were cut at the token limit since start, by embedder of the open versions."""
+        return {version.embedder.name: version.embedder.truncated_total for version in self._retrieval.opened()}
+
     def build(self, config: Mapping[str, Any], who: Who) -> tuple[IndexVersion, Job]:
         """Register the version that the settings make with `config` over them, and queue the job that fills it.
 

@@ -14,17 +14,18 @@ from core.log import bound
 log = structlog.stdlib.get_logger(__name__)
 
 
-def run_job(jobs: JobStore, job_id: str, work: Callable[[JobLease], object]) -> None:
+def run_job(jobs: JobStore, job_id: str, work: Callable[[JobLease], object], *, in_turn: bool = False) -> None:
     """Claim a job and do `work` on it; every error becomes a state of the job, none goes to the queue.
 
-    A job that cannot be claimed is none of our business: a message may come twice, late, or for a cancelled job.
+    in_turn: take the job of the same task whose turn it is, so that no tenant starves another. A job that cannot be
+    claimed is none of our business: a message may come twice, late, or for a cancelled job.
     """
     with bound(job_id=job_id):
-        lease = jobs.claim(job_id)
+        lease = jobs.claim_in_turn(job_id) if in_turn else jobs.claim(job_id)
         if lease is None:
             log.debug("job.not_claimed")
             return
-        with bound(kind=lease.kind.value, attempt=lease.attempt, tenant_id=lease.tenant_id):
+        with bound(job_id=lease.job_id, kind=lease.kind.value, attempt=lease.attempt, tenant_id=lease.tenant_id):
             started = time.monotonic()
             log.info("job.started", task=lease.task, subject_id=lease.subject_id)
             try:

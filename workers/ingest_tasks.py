@@ -19,7 +19,7 @@ def register(app: Celery) -> None:
     def ingest_document(job_id: str) -> None:
         context = get_context()
         assert context.ingest_pipeline is not None
-        run_job(context.jobs, job_id, context.ingest_pipeline.run)
+        run_job(context.jobs, job_id, context.ingest_pipeline.run, in_turn=True)
 
     @app.task(name=Task.DELETE_DOCUMENT.value, acks_late=True, shared=False)  # type: ignore[untyped-decorator]
     def delete_document(job_id: str) -> None:

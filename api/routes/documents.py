@@ -151,6 +151,8 @@ def list_documents(
     status: Annotated[DocumentStatus | None, Query()] = None,
     collection: Annotated[str | None, Query(max_length=100)] = None,
     external_id: Annotated[str | None, Query(max_length=512)] = None,
+    code: Annotated[str | None, Query(max_length=80, description="Error code of failed documents.")] = None,
+    retryable: Annotated[bool | None, Query(description="Failed for now (true), or for good (false).")] = None,
 ) -> DocumentList:
     """Documents that the caller may read, newest first."""
     found = services.ingest.list(
@@ -160,6 +162,8 @@ def list_documents(
         status=status,
         collection=collection,
         external_id=external_id,
+        error_code=code,
+        retryable=retryable,
     )
     with services.db.read() as session:
         items = as_bodies(session, found.items)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from pydantic import computed_field
+
 from api.schemas.base import ResponseBody
+from core.tables.base import utc_now
 
 
 class JobBody(ResponseBody):
@@ -23,6 +26,22 @@ class JobBody(ResponseBody):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def queued_s(self) -> float:
+        """Seconds from its making to its first start, or until now: a matter of load, not of the document."""
+        return _seconds(self.created_at, self.started_at or self.finished_at)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def work_s(self) -> float | None:
+        """Seconds from its first start to its end, or until now, retries included; None before it has started."""
+        return None if self.started_at is None else _seconds(self.started_at, self.finished_at)
+
+
+def _seconds(start: datetime, end: datetime | None) -> float:
+    return round(max(0.0, ((end or utc_now()) - start).total_seconds()), 3)
 
 
 class JobList(ResponseBody):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 
 from core import audit
 from core.database import Database, WriteSession
@@ -56,6 +57,9 @@ class JobStore:
         self.outbox = Outbox(db, queue, self.notifier, clock)
         self._machine = JobMachine(settings, self.outbox, self.notifier, clock)
         self._sweeper = Sweeper(db, self._machine, self.outbox, queue, settings.jobs)
+        self._turn = itertools.count(1)
+        self._turns: dict[str, int] = {}
+        """{tenant: number of its last turn in this process}."""
         self.stopping = threading.Event()
         """Set when this process stops and waits no longer: each of its leases raises Interrupted at the next check."""
 
@@ -114,6 +118,48 @@ class JobStore:
             ).one_or_none()
             if job is None:
                 return None
+            self._machine.start(session, job, worker or worker_id())
+        return JobLease(self._db, self._machine, self._settings.jobs, self.stopping, job)
+
+    def claim_in_turn(self, job_id: str, worker: str | None = None) -> JobLease | None:
+        """Take the queued job whose turn it is among those of the same task; `job_id` only says that there is one.
+
+        The turn goes to the tenant with the fewest running jobs, then to the one served longest ago by this process; in
+        it to the most urgent job, then to the oldest. So 10,000 files of one tenant delay another's single file by
+        one file. As many jobs are taken as messages come, whichever jobs the messages name.
+        """
+        due = self._clock() + timedelta(seconds=CLOCK_SKEW_S)
+        with self._db.write() as session:
+            named = session.get(Job, job_id)
+            if named is None:
+                return None
+            ready = (
+                Job.task == named.task,
+                Job.status == JobStatus.QUEUED.value,
+                or_(Job.not_before.is_(None), Job.not_before <= due),
+            )
+            waiting = set(session.scalars(select(Job.tenant_id).where(*ready).distinct()))
+            running: dict[str, int] = {}
+            for tenant, count in session.execute(
+                select(Job.tenant_id, func.count())
+                .where(Job.task == named.task, Job.status == JobStatus.RUNNING.value)
+                .group_by(Job.tenant_id)
+            ):
+                running[tenant] = count
+            job = None
+            for tenant in sorted(waiting, key=lambda name: (running.get(name, 0), self._turns.get(name, 0), name)):
+                job = session.scalars(
+                    select(Job)
+                    .where(*ready, Job.tenant_id == tenant)
+                    .order_by(Job.priority, Job.created_at, Job.id)
+                    .limit(1)
+                    .with_for_update(skip_locked=True)
+                ).one_or_none()
+                if job is not None:
+                    break
+            if job is None:
+                return None
+            self._turns[job.tenant_id] = next(self._turn)
             self._machine.start(session, job, worker or worker_id())
         return JobLease(self._db, self._machine, self._settings.jobs, self.stopping, job)
 

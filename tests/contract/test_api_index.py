@@ -62,6 +62,17 @@ def test_build_switch_rollback_drop(
     assert all(row.actor.startswith("key:") and row.request_id for row in trail)
 
 
+def test_texts_that_were_cut_are_counted_by_embedder(admin: TestClient, retrieval: Retrieval) -> None:
+    def shown() -> float:
+        lines = admin.get("/metrics").text.splitlines()
+        prefix = 'tsumugi_embed_truncated_total{embedder="all-MiniLM-L6-v2"} '
+        return next(float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix))
+
+    before = shown()
+    retrieval.embedder.encode_passages(["word " * 2_000, "short"])
+    assert shown() == before + 1
+
+
 def test_bad_settings_are_named(admin: TestClient, retrieval: Retrieval) -> None:
     for body, code in (
         ({"ingest": {"chunk_tokens": "many"}}, "setting_invalid"),
