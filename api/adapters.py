@@ -12,7 +12,8 @@ from api.schemas.adapters import FamilyBody, VersionBody
 from core.access import Principal
 from core.database import ReadSession, WriteSession
 from core.errors import NotFound
-from core.tables import AdapterAlias, AdapterFamily, AdapterVersion
+from core.tables import AdapterAlias, AdapterFamily, AdapterVersion, TuningRun
+from tuning.report import VersionReport
 
 
 def find_family(session: ReadSession | WriteSession, caller: Principal, name: str) -> AdapterFamily:
@@ -84,4 +85,42 @@ def version_body(family: str, version: AdapterVersion) -> VersionBody:
         manifest=version.manifest,
         gate_report=version.gate_report,
         created_at=version.created_at,
+    )
+
+
+def version_report(session: ReadSession, family: AdapterFamily, name: str) -> VersionReport:
+    """All that a page shows of a version.
+
+    Raises:
+        NotFound: the family has no such version.
+    """
+    version = session.scalar(
+        select(AdapterVersion).where(AdapterVersion.family_id == family.id, AdapterVersion.version == name)
+    )
+    if version is None:
+        raise NotFound(f"no version {name!r} in the adapter family {family.name!r}")
+    run = session.get(TuningRun, version.run_id) if version.run_id else None
+    manifest = version.manifest or {}
+    preparation = (run.progress if run is not None else {}).get("preparation", {})
+    facts = {
+        "digest": version.digest,
+        "base": manifest.get("base_name"),
+        "dataset version": manifest.get("dataset_version"),
+        "recipe": (manifest.get("recipe") or {}).get("name"),
+        "code": manifest.get("code_revision"),
+        "run": version.run_id,
+        "rows": preparation.get("train_rows"),
+        "rows held out": preparation.get("held_out_rows"),
+        "rows left out": len(preparation.get("skipped") or []),
+        "served to": ", ".join((manifest.get("notes") or {}).get("audience") or []),
+    }
+    return VersionReport(
+        name=f"{family.name}@{version.version}",
+        status=version.status,
+        source=version.source,
+        created_at=version.created_at,
+        reasons=[str(reason) for reason in version.reasons],
+        gate=version.gate_report,
+        loss_curve=run.loss_curve if run is not None else (),
+        facts=facts,
     )

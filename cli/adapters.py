@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markdown import Markdown
 
 from cli.client import connect
-from cli.output import DataDirOption, JsonOption, console, print_json, print_rows
+from cli.output import EXIT_USAGE, CommandFailed, DataDirOption, JsonOption, console, print_json, print_rows
 
 app = typer.Typer(help="Adapter families and versions: promote, roll back, import.", no_args_is_help=True)
 
@@ -53,6 +55,84 @@ def show_history(family: FamilyArgument, json_output: JsonOption = False, data_d
     else:
         columns = ["created_at", "action", "alias", "from_version", "to_version", "actor", "reason", "effective_ms"]
         print_rows(found, columns, empty="nothing happened yet")
+
+
+@app.command("report", epilog="Example: tsumugi adapters report house v2 --html report.html")
+def show_report(
+    family: FamilyArgument,
+    version: Annotated[str, typer.Argument(help="Version, such as v2.")],
+    html: Annotated[
+        Path | None, typer.Option(help="Write the page with its pictures to this file instead of printing.")
+    ] = None,
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Show the gate report of a version as a page to read."""
+    path = f"/v1/admin/adapters/{family}"
+    with connect(data_dir) as client:
+        if json_output:
+            wanted = version.removeprefix(f"{family}@")
+            versions = client.get(path)["versions"]
+            found = next((one for one in versions if one["version"] == wanted), None)
+            if found is None:
+                raise CommandFailed(f"{family} has no version {wanted}")
+            print_json(found["gate_report"])
+            return
+        kind = "html" if html is not None else "markdown"
+        page = client.request("GET", f"{path}/versions/{version}/report", params={"as": kind}).text
+    if html is not None:
+        html.write_text(page, encoding="utf-8")
+        console.print(f"written to {html}")
+    else:
+        console.print(Markdown(page))
+
+
+@app.command("canary", epilog="Example: tsumugi adapters canary house")
+def show_canary(family: FamilyArgument, json_output: JsonOption = False, data_dir: DataDirOption = None) -> None:
+    """Show the canaries of a family: the figures of the newest against the champion, and how the others ended."""
+    with connect(data_dir) as client:
+        found = list(client.items(f"/v1/admin/adapters/{family}/canaries"))
+    if json_output:
+        print_json({"items": found})
+        return
+    columns = ["created_at", "version", "champion", "percent", "outcome", "reason"]
+    print_rows(found, columns, empty="no canary yet")
+    if found and found[0]["figures"]:
+        figures = found[0]["figures"]
+        seen = figures["conversations"]
+        console.print(
+            f"{seen['canary']} of {figures['needed']} conversations of the canary, {seen['champion']} of the champion; "
+            f"evidence e^{figures['log_evidence']:.2f}, rolls back at e^{figures['rolls_back_at']:.2f}"
+        )
+        rows = [{"figure": name, **one} for name, one in figures["figures"].items()]
+        print_rows(rows, ["figure", "canary", "champion", "log_evidence", "weight"], empty="no figures")
+
+
+@app.command("policy", epilog='Example: tsumugi adapters policy house --set \'{"promotion": "by_rule"}\'')
+def show_policy(
+    family: FamilyArgument,
+    new: Annotated[
+        str | None, typer.Option("--set", help="The whole new policy as JSON; what is left out has the default.")
+    ] = None,
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Show or replace how versions of a family come to serve, and whom it serves."""
+    path = f"/v1/admin/adapters/{family}/policy"
+    with connect(data_dir) as client:
+        if new is None:
+            answer = client.get(path)
+        else:
+            try:
+                body = json.loads(new)
+            except ValueError as error:
+                raise CommandFailed(f"--set is not JSON: {error}", exit_code=EXIT_USAGE) from error
+            answer = client.request("PUT", path, json=body).json()
+    if json_output:
+        print_json(answer)
+    else:
+        rows = [{"setting": name, "value": value} for name, value in answer["policy"].items()]
+        print_rows(rows, ["setting", "value"], empty="")
 
 
 @app.command("promote", epilog="Example: tsumugi adapters promote house v2")

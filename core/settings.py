@@ -172,11 +172,27 @@ class GenerationSettings(Section):
     torch_threads: int | None = Field(None, ge=1, description="CPU threads of torch; default: all cores.")
 
 
+class JudgeSettings(Section):
+    """One model of the ensemble that judges answers; any OpenAI-compatible endpoint."""
+
+    url: str = Field(pattern=r"^https?://", description="Base of the API, ending before /chat/completions.")
+    model: str = Field(min_length=1, max_length=120, description="Name of the model there.")
+    family: str = Field(min_length=1, max_length=60, description="Who trained it, such as llama or qwen.")
+    api_key: SecretStr | None = Field(None, description="Bearer key of the endpoint.")
+    timeout_s: float = Field(60.0, gt=0, le=600, description="Longest wait for one verdict.")
+
+
 class TuningSettings(Section):
     """Training and its gate."""
 
     worker_memory_bytes: int | None = Field(None, description="Address-space limit of a training subprocess.")
     keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept per run.")
+    judges: tuple[JudgeSettings, ...] = Field(
+        (), description="Ensemble that judges answers beside the gate's own figures; gates only once calibrated."
+    )
+    tuned_model_family: str = Field(
+        "smollm", description="Model family of the base: never the only one among the judges."
+    )
     default_family: str = Field("house", description="Family that `model: tsumugi` and plain asks use.")
 
 

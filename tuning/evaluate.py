@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from core.errors import InvalidInput, TsumugiError
 from generation.adapters.manifest import Fingerprint
-from tuning.items import BASE, CANDIDATE, EvaluateSpec, Evaluation, EvaluationItem, SystemOutput, read_items
+from tuning.items import BASE, CANDIDATE, FEW_SHOT, EvaluateSpec, Evaluation, EvaluationItem, SystemOutput, read_items
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -52,10 +52,13 @@ def evaluate(spec: EvaluateSpec, report: Report) -> Evaluation:
     model = (adapted if adapted is not None else model).eval()
 
     read_only = set(spec.read_only)
-    answered = [item for item in items if item.id not in read_only]
+    answered = [item for item in items if item.id not in read_only and not item.raw]
     read = [item for item in items if item.reference is not None]
-    systems = [BASE, *spec.adapters]
-    total = len(systems) * (len(answered) + len(read))
+    shown = [item.model_copy(update={"prompt": item.few_shot}) for item in answered if item.few_shot]
+    parts = dict.fromkeys((BASE, *spec.adapters), (answered, read))
+    if shown:
+        parts[FEW_SHOT] = (shown, [item for item in shown if item.reference is not None])
+    total = sum(len(part) for both in parts.values() for part in both)
     done = 0
 
     def advance(count: int) -> None:
@@ -65,12 +68,12 @@ def evaluate(spec: EvaluateSpec, report: Report) -> Evaluation:
 
     outputs: dict[str, dict[str, SystemOutput]] = {}
     with torch.inference_mode():
-        for system in systems:
+        for system, (asked, referred) in parts.items():
             with _active(adapted, system):
-                texts = _answer(model, tokenizer, answered, spec, device, advance)
-                likelihoods = _read(model, tokenizer, read, spec, device, advance)
+                texts = _answer(model, tokenizer, asked, spec, device, advance)
+                likelihoods = _read(model, tokenizer, referred, spec, device, advance)
             outputs[system] = {}
-            for item in items:
+            for item in items if system != FEW_SHOT else shown:
                 text, finished = texts.get(item.id, (None, None))
                 outputs[system][item.id] = SystemOutput(text=text, finished=finished, nll=likelihoods.get(item.id))
         if spec.fingerprint_path is not None:
@@ -113,7 +116,7 @@ def _active(adapted: Any, system: str) -> Iterator[None]:
     """Only this system's adapter acts; none for the base."""
     if adapted is None:
         yield
-    elif system == BASE:
+    elif system in {BASE, FEW_SHOT}:
         with adapted.disable_adapter():
             yield
     else:
@@ -182,8 +185,14 @@ def _read(
     import torch
 
     stop = tokenizer.eos_token_id
-    prompts = {item.id: _prompt_ids(tokenizer, item) for item in items}
-    references = {item.id: [*tokenizer(item.reference, add_special_tokens=False)["input_ids"], stop] for item in items}
+    prompts: dict[str, list[int]] = {}
+    references: dict[str, list[int]] = {}
+    for item in items:
+        ids = tokenizer(item.reference, add_special_tokens=False)["input_ids"]
+        if item.raw:  # the first token has nothing before it that could predict it
+            prompts[item.id], references[item.id] = ids[:1], ids[1:]
+        else:
+            prompts[item.id], references[item.id] = _prompt_ids(tokenizer, item), [*ids, stop]
     found: dict[str, float] = {}
     for batch in _batches([(key, prompts[key] + references[key]) for key in prompts], spec.batch):
         inputs = tokenizer.pad({"input_ids": [ids for _, ids in batch]}, return_tensors="pt").to(device)

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from tuning.items import BASE, CANDIDATE, CHAMPION, Evaluation, EvaluationItem
+from tuning.items import BASE, CANDIDATE, CHAMPION, FEW_SHOT, Evaluation, EvaluationItem
 from tuning.metrics import score
 
-GATE_VERSION = "gate-1"
+GATE_VERSION = "gate-2"
 
 
 class Verdict(StrEnum):
@@ -59,6 +59,12 @@ class Margins:
     """How low the bound of "not worse" may reach."""
     max_drop: float = 0.10
     """Largest observed drop of grounding, citation, answering, refusal, finished."""
+    max_forgetting: float = 0.10
+    """Nats per token by which neutral English and Japanese text may become less likely than under the reference."""
+    few_shot_margin: float = 0.05
+    """How much worse than the base with examples in its prompt style may be: otherwise examples are the better way."""
+    max_rubric: float = 1.0
+    """Points of 25 by which a calibrated judge may find answers worse."""
     max_leak: float = 0.05
     """Largest observed drop of `no_leak`: facts from training given without any passage."""
 
@@ -99,7 +105,21 @@ class GateReport:
         return asdict(self) | {"passed": self.verdict is Verdict.CANDIDATE}
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What an ensemble of judges found: points of 25 by pair. `gates` only if it was calibrated against people."""
+
+    against: str
+    candidate: tuple[float, ...]
+    reference: tuple[float, ...]
+    skipped: int
+    gates: bool
+
+
 _NOT_WORSE = ("grounding", "citation", "answering", "refusal", "finished")
+_OPTIONAL = ("numbers", "language")
+"""Answers without a number or without words have no such figure, and which have one differs between two systems: only
+items that both answer so are compared, and few of them decide nothing."""
 
 
 def judge(
@@ -108,8 +128,9 @@ def judge(
     *,
     margins: Margins | None = None,
     notes: Sequence[str] = (),
+    judged: Judged | None = None,
 ) -> GateReport:
-    """Compare the candidate with the base, and with the champion where there is one.
+    """Compare the candidate with the base, with the champion where there is one, and with examples in the prompt.
 
     Against the base style must be better; against the champion not worse. Facts must not suffer against either.
     """
@@ -133,6 +154,15 @@ def judge(
         for name in _NOT_WORSE:
             pairs = _pairs(scores[CANDIDATE], scores[reference], name)
             checks.append(_not_worse(name, reference, pairs, rules.margin, rules.max_drop, rules))
+        for name in _OPTIONAL:
+            pairs = replace(_pairs(scores[CANDIDATE], scores[reference], name), skipped=0)
+            if len(pairs.candidate) >= rules.min_items:
+                checks.append(_not_worse(name, reference, pairs, rules.margin, rules.max_drop, rules))
+        if any(item.raw for item in items):
+            pairs = _pairs(scores[CANDIDATE], scores[reference], "general")
+            checks.append(
+                _not_worse("general", reference, pairs, rules.max_forgetting * 2, rules.max_forgetting, rules)
+            )
         for name, count, drop in (("believing", conflicts, rules.max_drop), ("no_leak", leaks, rules.max_leak)):
             if count:
                 pairs = _pairs(scores[CANDIDATE], scores[reference], name)
@@ -141,6 +171,17 @@ def judge(
                 few = replace(rules, min_items=min(rules.min_items, count))
                 borne = max(drop, 1.01 / count) if count >= rules.min_items else drop
                 checks.append(_not_worse(name, reference, pairs, rules.margin, borne, few))
+    if FEW_SHOT in evaluation.systems:
+        held_out = {key: one for key, one in scores[CANDIDATE].items() if key in scores[FEW_SHOT]}
+        for name in ("likelihood", "similarity"):
+            pairs = _pairs(held_out, scores[FEW_SHOT], name)
+            few = replace(rules, min_items=min(rules.min_items, max(1, len(held_out))))
+            checks.append(_not_worse(name, FEW_SHOT, pairs, rules.few_shot_margin * 2, rules.few_shot_margin, few))
+    if judged is not None and judged.gates:
+        pairs = _Pairs(np.array(judged.candidate), np.array(judged.reference), judged.skipped)
+        # Long pairs are skipped on purpose, so coverage is asked of half of them only.
+        half = replace(rules, min_coverage=0.5)
+        checks.append(_not_worse("rubric", judged.against, pairs, rules.max_rubric * 2, rules.max_rubric, half))
     reasons = [f"{check.name} against {check.against}: {check.reason}" for check in checks if not check.passed]
     return GateReport(
         verdict=Verdict.REJECTED if reasons else Verdict.CANDIDATE,

@@ -14,6 +14,8 @@ from tuning.spec import TrainMessage
 BASE = "base"
 CANDIDATE = "candidate"
 CHAMPION = "champion"
+FEW_SHOT = "few_shot"
+"""The base, shown some of the house's own rows in its prompt: what tuning must be worth more than."""
 
 
 class EvaluationItem(BaseModel):
@@ -22,7 +24,7 @@ class EvaluationItem(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str
-    source: Literal["held_out", "refused", "probe", "train"]
+    source: Literal["held_out", "refused", "probe", "train", "neutral"]
     prompt: tuple[TrainMessage, ...] = Field(min_length=1)
     reference: str | None = Field(None, description="The answer as the house writes it: judged for style.")
     expected: tuple[tuple[str, ...], ...] = Field((), description="Facts, all of them; of each, any of its wordings.")
@@ -30,6 +32,8 @@ class EvaluationItem(BaseModel):
     unanswerable: bool = Field(False, description="The passages do not say: refusing is right.")
     conflict: bool = Field(False, description="The passages contradict the training data: they must be believed.")
     leak: bool = Field(False, description="Asked without passages: giving the expected facts is wrong.")
+    few_shot: tuple[TrainMessage, ...] = Field((), description="The prompt with examples of the house before it.")
+    raw: bool = Field(False, description="`reference` is plain text that is read as it stands, without the template.")
 
 
 class SystemOutput(BaseModel):

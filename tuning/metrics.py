@@ -6,6 +6,8 @@ import re
 import unicodedata
 from collections import Counter
 
+from core.language import language_of
+from core.types import Language
 from generation.citations import MARKER, find_support
 from generation.prompt import is_not_found
 from tuning.items import EvaluationItem, SystemOutput
@@ -13,6 +15,7 @@ from tuning.items import EvaluationItem, SystemOutput
 LONG_FACT_CHARS = 40
 """A longer fact is a sentence an answer may word differently: then its numbers and most of its words must stand."""
 
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
@@ -22,9 +25,12 @@ def score(item: EvaluationItem, output: SystemOutput) -> dict[str, float]:
     likelihood: minus the negative log-likelihood of the reference. similarity: chrF of answer and reference. grounding:
     share of the expected facts given. citation: a right passage cited and no wrong one. answering: not refused where
     the passages say it. refusal: refused where they do not. no_leak: an expected fact not given without passages.
-    finished: ended by itself.
+    finished: ended by itself. general: minus the negative log-likelihood of neutral text, what else the model could do.
+    numbers: share of the answer's numbers that stand in what it was shown. language: answered in the language asked in.
     """
     figures: dict[str, float] = {}
+    if item.raw:
+        return {"general": -output.nll} if output.nll is not None else {}
     if item.reference is not None and output.nll is not None:
         figures["likelihood"] = -output.nll
     answer = output.text
@@ -44,6 +50,10 @@ def score(item: EvaluationItem, output: SystemOutput) -> dict[str, float]:
         if item.gold:
             cited = cited_numbers(answer)
             figures["citation"] = float(bool(cited) and cited <= set(item.gold))
+    shown = item.prompt[-1].content
+    if not item.leak:
+        figures.update(_copied(answer, shown))
+        figures.update(_kept_language(answer, shown))
     if output.finished is not None:
         figures["finished"] = float(output.finished)
     return figures
@@ -91,6 +101,23 @@ def chrf(answer: str, reference: str, *, order: int = 6, beta: float = 2.0) -> f
 
 def _share(expected: tuple[tuple[str, ...], ...], answer: str) -> float:
     return sum(any(contains_fact(fact, answer) for fact in wordings) for wordings in expected) / len(expected)
+
+
+def _copied(answer: str, shown: str) -> dict[str, float]:
+    """Numbers of an answer, its citations aside, that stand in its prompt. None where it gives no number."""
+    given = set(_NUMBER.findall(_folded(MARKER.sub(" ", answer))))
+    if not given:
+        return {}
+    return {"numbers": len(given & set(_NUMBER.findall(_folded(shown)))) / len(given)}
+
+
+def _kept_language(answer: str, shown: str) -> dict[str, float]:
+    question = shown.rpartition("Question: ")[2]
+    asked, answered = language_of(question), language_of(MARKER.sub(" ", answer))
+    # A bare number or a name is of no language.
+    if Language.OTHER in {asked, answered} or not any(char.isalpha() for char in answer):
+        return {}
+    return {"language": float(asked is answered)}
 
 
 def _folded(text: str) -> str:

@@ -13,7 +13,15 @@ from core.errors import DatasetRejected
 from tuning.datasets.near import near_pairs
 from tuning.items import EvaluationItem, write_lines
 from tuning.negatives import Negatives, Search
-from tuning.questions import conflict_items, held_out_items, leak_items, probe_items, refused_items
+from tuning.questions import (
+    conflict_items,
+    held_out_items,
+    leak_items,
+    neutral_items,
+    probe_items,
+    refused_items,
+    with_examples,
+)
 from tuning.recipe import Recipe
 from tuning.refusals import MadeRefusal, in_house_words, make_refusals
 from tuning.render import RenderedRow, answer_of, render_row
@@ -112,8 +120,13 @@ def prepare_files(
 
     made_rows, asked_rows = refused(train_at, made), refused(held_at, asked)
     step(1.0)
+    held_out = held_out_items([(fitting[at], rendered[at]) for at in held_at], size, count_tokens)
+    # Short ones: the base is to be shown the style, and its prompt has to stay within what it was made for.
+    examples = sorted((rendered[at].row for at in train_at if not rendered[at].refusal), key=_row_chars)
     items = [
-        *held_out_items([(fitting[at], rendered[at]) for at in held_at], size, count_tokens),
+        *with_examples(held_out[: size.answered], examples, size.examples),
+        *held_out[size.answered :],
+        *neutral_items(),
         *refused_items(asked_rows),
         *leak_items([(fitting[at], rendered[at]) for at in train_at], size),
         *conflict_items([(fitting[at], rendered[at]) for at in train_at], size),
@@ -140,6 +153,10 @@ def prepare_files(
         parts={fitting[at].id: "train" for at in train_at} | {fitting[at].id: "held_out" for at in held_at},
         negative_documents=sorted(negatives.documents),
     )
+
+
+def _row_chars(row: TrainRow) -> int:
+    return sum(len(turn.content) for turn in row.prompt) + len(row.completion)
 
 
 class _Renderer:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from core.language import language_of
 from generation.prompt import PromptPassage, render_grounded
 from tuning.items import EvaluationItem
 from tuning.render import RenderedRow, ask_plainly, stated_numbers
 from tuning.sizes import RunSize
 from tuning.sources import SourceRow
-from tuning.spec import TrainMessage
+from tuning.spec import TrainMessage, TrainRow
 
 _SEED = 17
 _NUMBER = re.compile(r"[0-9０-９]+")
@@ -50,6 +51,39 @@ def probe_items(size: RunSize) -> list[EvaluationItem]:
             )
         )
     return items
+
+
+def neutral_items() -> list[EvaluationItem]:
+    """Texts of this project's own in English and Japanese about nothing in particular: read, never answered."""
+    text = (resources.files("tuning") / "probes" / "neutral.jsonl").read_text(encoding="utf-8")
+    found = []
+    for line in text.splitlines():
+        probe = json.loads(line)
+        turn = TrainMessage(role="user", content=probe["text"])
+        found.append(
+            EvaluationItem(
+                id=f"neutral:{probe['id']}", source="neutral", prompt=(turn,), reference=probe["text"], raw=True
+            )
+        )
+    return found
+
+
+def with_examples(items: Sequence[EvaluationItem], examples: Sequence[TrainRow], count: int) -> list[EvaluationItem]:
+    """Items with `count` training rows as turns before their prompt, after the system message.
+
+    Rows in the language of the answer first, in their order: who shows a model examples shows it fitting ones.
+    """
+    found = []
+    for item in items:
+        language = language_of(item.reference or "")
+        ordered = sorted(examples, key=lambda row: language_of(row.completion) is not language)
+        turns: list[TrainMessage] = []
+        for row in ordered[:count]:
+            turns += [turn for turn in row.prompt if turn.role != "system"]
+            turns.append(TrainMessage(role="assistant", content=row.completion))
+        head = 1 if item.prompt[0].role == "system" else 0
+        found.append(item.model_copy(update={"few_shot": (*item.prompt[:head], *turns, *item.prompt[head:])}))
+    return found
 
 
 def _balanced(probes: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:

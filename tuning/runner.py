@@ -30,14 +30,24 @@ from core.types import AdapterStatus
 from generation.adapters.manifest import Fingerprint, Manifest, build_manifest, content_digest, verify
 from generation.canary.policy import policy_of
 from tuning.child import ChildFailed, started
-from tuning.gate import GateReport, Verdict, judge
-from tuning.items import CANDIDATE, CHAMPION, EvaluateSpec, Evaluation, read_items
+from tuning.gate import GateReport, Judged, Verdict, judge
+from tuning.items import (
+    BASE,
+    CANDIDATE,
+    CHAMPION,
+    EvaluateSpec,
+    Evaluation,
+    EvaluationItem,
+    read_items,
+)
+from tuning.judging import may_gate, pairs_of
 from tuning.negatives import Search
 from tuning.prepare import BUNDLE, HELD_OUT_FILE, ITEMS_FILE, ROWS_FILE, SEED, prepare_files, token_counter
 from tuning.progress import LossCurve
 from tuning.questions import answer_limit
 from tuning.recipe import parse_recipe
 from tuning.revision import code_revision
+from tuning.rubric import Ensemble
 from tuning.seen import record_lineage
 from tuning.service import has_gpu
 from tuning.sizes import LARGE, SMALL, RunSize
@@ -176,7 +186,9 @@ class TuningRunner:
             self._train(lease, run, base, folder, adapter)
             (folder / "trained").write_text(content_digest(adapter), encoding="utf-8")
         evaluation, notes = self._evaluate(lease, run, base, folder, adapter)
-        report = judge(read_items(folder / ITEMS_FILE), evaluation, notes=notes)
+        items = read_items(folder / ITEMS_FILE)
+        verdicts = self._ask_judges(run, items, evaluation, notes)
+        report = judge(items, evaluation, notes=notes, judged=verdicts)
         lease.progress("register", EVALUATE_SHARE[1])
         self._register(lease, run, base, folder, adapter, report)
 
@@ -273,6 +285,31 @@ class TuningRunner:
             raise error if error is not None and failure.code != "out_of_memory" else failure
         done.write_text(json.dumps(key), encoding="utf-8")
         return Evaluation.model_validate_json(result_path.read_bytes()), notes
+
+    def _ask_judges(
+        self, run: _Run, items: list[EvaluationItem], evaluation: Evaluation, notes: list[str]
+    ) -> Judged | None:
+        """The ensemble of the settings on held-out answers, beside the champion's or the base's; adds to the notes."""
+        settings = self._settings.tuning
+        if not settings.judges:
+            return None
+        against = CHAMPION if CHAMPION in evaluation.systems else BASE
+        ensemble = Ensemble(settings.judges, settings.tuned_model_family)
+        found = ensemble.judge(pairs_of(items, evaluation, against))
+        with self._db.read() as session:
+            calibrated = may_gate(session, run.tenant_id, ensemble.name)
+        shown = found.to_json()
+        notes.append(
+            f"judge {shown['judge']} against {against}: {shown['wins']} won, {shown['losses']} lost, {shown['ties']} "
+            f"tied, {len(found.skipped)} skipped" + ("" if calibrated else "; not calibrated, so it does not gate")
+        )
+        return Judged(
+            against=against,
+            candidate=tuple(one.candidate for one in found.judgements),
+            reference=tuple(one.reference for one in found.judgements),
+            skipped=len(found.skipped),
+            gates=calibrated,
+        )
 
     def _champion(self, run: _Run, base: BaseModelInfo) -> tuple[Path | None, list[str]]:
         """Folder of the family's champion, when it fits this base; else why there is none."""

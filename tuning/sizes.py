@@ -26,6 +26,8 @@ class RunSize:
     min_new_tokens: int
     max_new_tokens: int
     """Bounds of what an answer may have; within them it follows the house's own answers."""
+    examples: int = 3
+    """Training rows that the base is shown in its prompt, to compare tuning with doing just that."""
     negatives: tuple[int, ...] = (0, 1, 2, 2)
     """Real negatives of a grounded row, drawn evenly from these."""
     negative_chars: int | None = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import select
 
-from api.adapters import family_bodies, find_family, version_body
+from api.adapters import family_bodies, find_family, version_body, version_report
 from api.errors import request_id_of
 from api.paging import PageQuery
 from api.schemas.adapters import (
@@ -31,11 +31,14 @@ from core.repositories.lineage import SourceKind, versions_that_saw
 from core.tables import AdapterFamily, AdapterVersion, AliasEvent
 from core.types import Scope
 from generation.adapters.registry import AliasMove
+from tuning.report import as_html, as_markdown
 
 router = APIRouter(route_class=GuardedRoute, prefix="/v1/admin/adapters", tags=["adapters"])
 
 _READ = needs(Scope.TUNE)
 _MOVE = needs(Scope.ADMIN)
+_PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
+"""The page styles itself and loads nothing."""
 _UPLOAD_BODY = {
     "requestBody": {
         "required": True,
@@ -115,6 +118,28 @@ def list_history(family: str, caller: Caller, services: ServicesOf, page: PageQu
     return AliasEventList(
         items=[AliasEventBody.model_validate(event) for event in cut.items], next_cursor=cut.next_cursor
     )
+
+
+@router.get(
+    "/{family}/versions/{version}/report",
+    dependencies=[_READ],
+    response_class=Response,
+    responses={200: {"content": {"text/markdown": {}, "text/html": {}}}},
+)
+def get_report(
+    family: str,
+    version: str,
+    caller: Caller,
+    services: ServicesOf,
+    as_: Annotated[Literal["markdown", "html"], Query(alias="as")] = "markdown",
+) -> Response:
+    """The gate report of a version as a page to read; the HTML has the loss curve and the intervals as pictures."""
+    with services.db.read() as session:
+        found = find_family(session, caller, family)
+        report = version_report(session, found, _version_name(family, version))
+    if as_ == "html":
+        return Response(as_html(report), media_type="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
+    return Response(as_markdown(report), media_type="text/markdown")
 
 
 @router.post("/{family}/promote", dependencies=[_MOVE])

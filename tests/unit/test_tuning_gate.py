@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tuning.gate import Margins, Verdict, judge
-from tuning.items import BASE, CANDIDATE, CHAMPION, Evaluation, EvaluationItem, SystemOutput
+from tuning.items import BASE, CANDIDATE, CHAMPION, FEW_SHOT, Evaluation, EvaluationItem, SystemOutput
 from tuning.metrics import chrf, contains_fact, score
 from tuning.spec import TrainMessage
 
@@ -200,3 +200,54 @@ def test_a_refusal_in_house_style_counts_as_one() -> None:
     item = EvaluationItem(id="u", source="probe", prompt=PROMPT, unanswerable=True)
     answer = "お答えします。資料には見つかりませんでした。 ほかにも雲居へどうぞ。"
     assert score(item, SystemOutput(text=answer, finished=True)) == {"refusal": 1.0, "finished": 1.0}
+
+
+NEUTRAL = [
+    EvaluationItem(id=f"n{n}", source="neutral", prompt=PROMPT, reference="Plain text.", raw=True) for n in range(16)
+]
+
+
+def judged_with_neutral(loss: float, few_shot_nll: float | None = None) -> list[str]:
+    """Names of failed checks for a good adapter that reads neutral text worse by `loss`."""
+    systems = {BASE: system(right_answer, 2.5), CANDIDATE: system(styled, 0.5)}
+    for name, nll in ((BASE, 3.0), (CANDIDATE, 3.0 + loss)):
+        systems[name] |= {item.id: SystemOutput(nll=nll) for item in NEUTRAL}
+    if few_shot_nll is not None:
+        shown = [item for item in ITEMS if item.source == "held_out"]
+        systems[FEW_SHOT] = {
+            item.id: SystemOutput(text=styled(item), finished=True, nll=few_shot_nll) for item in shown
+        }
+    evaluation = Evaluation(systems=systems, max_new_tokens=48, device="cpu", precision="float32", seconds=1)
+    report = judge([*ITEMS, *NEUTRAL], evaluation)
+    return [f"{check.name}:{check.against}" for check in report.checks if not check.passed]
+
+
+def test_forgetting_is_caught_and_its_absence_passes() -> None:
+    assert judged_with_neutral(0.02) == []
+    assert judged_with_neutral(0.4) == ["general:base"]
+
+
+def test_a_neutral_text_that_could_not_be_read_is_a_failure() -> None:
+    assert judged_with_neutral(float("nan")) == ["general:base"]
+
+
+def test_an_adapter_that_examples_in_the_prompt_beat_is_rejected() -> None:
+    assert judged_with_neutral(0.0, few_shot_nll=0.8) == []
+    assert judged_with_neutral(0.0, few_shot_nll=0.2) == ["likelihood:few_shot"]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "wanted"),
+    [
+        ("How long?", "It is 3,600 meters [1].", {"numbers": 1.0, "language": 1.0}),
+        ("How long?", "It is 3601 meters and 36 [2].", {"numbers": 0.0, "language": 1.0}),
+        ("長さは？", "３６００メートルです [1]。", {"numbers": 1.0, "language": 1.0}),
+        ("長さは？", "It is long indeed, my friend.", {"language": 0.0}),
+        ("How long?", "3600", {"numbers": 1.0}),
+    ],
+)
+def test_numbers_and_language_are_read_from_the_prompt(question: str, answer: str, wanted: dict[str, float]) -> None:
+    prompt = (TrainMessage(role="user", content=f"[1] The trail is 3600 meters long.\n\nQuestion: {question}"),)
+    item = EvaluationItem(id="x", source="probe", prompt=prompt)
+    figures = score(item, SystemOutput(text=answer))
+    assert {name: value for name, value in figures.items() if name in {"numbers", "language"}} == wanted
