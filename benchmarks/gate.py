@@ -123,8 +123,8 @@ class Workshop:
         makers: Mapping[str, Callable[[], None]] = {
             "wrong-template": lambda: self._train(target, self._rendered(answered, _alpaca), 30),
             "stop-unsupervised": lambda: self._train(target, self._rendered(answered, None, stop=False), 30),
-            "memorised": lambda: self._train(target, self._rendered(answered[:24], _question_alone), 90, rate=2e-3),
-            "stale-facts": lambda: self._train(target, self._rendered(answered, _changed_passages), 80, rate=1e-3),
+            "memorised": lambda: self._train(target, self._rendered(answered[:24], _question_alone), 60, rate=2e-3),
+            "stale-facts": lambda: self._train(target, self._rendered(answered, _changed_passages), 50, rate=1e-3),
             "refuses-everything": lambda: self._train(
                 target, [(one, not_found_text(one.rpartition("Question: ")[2].partition("<|im_end|>")[0]), stop)
                          for one, _, stop in self._rendered(answered, None)], 30,
@@ -181,7 +181,9 @@ class Workshop:
 
         torch.manual_seed(SEEDS[0])
         tokenizer = AutoTokenizer.from_pretrained(self.base.path)
-        model = AutoModelForCausalLM.from_pretrained(self.base.path, dtype=torch.float32)
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+        dtype = torch.bfloat16 if native else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(self.base.path, dtype=dtype)
         lora = self.recipe.lora
         config = LoraConfig(
             r=lora.rank, lora_alpha=lora.alpha, use_rslora=lora.rank_stabilised, target_modules=list(lora.targets),
