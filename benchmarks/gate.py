@@ -33,7 +33,7 @@ from generation.adapters.manifest import build_manifest, verify, write_manifest
 from generation.build import build_base
 from generation.models import BaseModelInfo
 from generation.prompt import not_found_text
-from tuning.gate import Verdict, judge
+from tuning.gate import Margins, Verdict, judge
 from tuning.items import BASE, CANDIDATE, FEW_SHOT, EvaluateSpec, Evaluation, read_items
 from tuning.prepare import ITEMS_FILE, ROWS_FILE, prepare_files, token_counter
 from tuning.questions import answer_limit
@@ -293,16 +293,18 @@ def evaluated(shop: Workshop, style: str, seed: int, adapters: Mapping[str, Path
     return Evaluation.model_validate_json(result.read_bytes())
 
 
-def judged(shop: Workshop, style: str, seed: int, name: str, evaluation: Evaluation) -> tuple[Verdict, list[str]]:
+def judged(
+    shop: Workshop, style: str, seed: int, name: str, evaluation: Evaluation, margins: Margins
+) -> tuple[Verdict, list[str]]:
     """The gate's verdict on one of the evaluated adapters."""
     items = read_items(shop.prepared(style, seed) / ITEMS_FILE)
     systems = {BASE: evaluation.systems[BASE], CANDIDATE: evaluation.systems[name]}
     systems[FEW_SHOT] = evaluation.systems[FEW_SHOT]
-    report = judge(items, evaluation.model_copy(update={"systems": systems}))
+    report = judge(items, evaluation.model_copy(update={"systems": systems}), margins=margins)
     return report.verdict, report.reasons
 
 
-def run_style(shop: Workshop, style: str, say: Callable[[str], None]) -> list[Line]:
+def run_style(shop: Workshop, style: str, margins: Margins, say: Callable[[str], None]) -> list[Line]:
     """Make, admit, evaluate and judge the four adapters of a style."""
     lines: list[Line] = []
     kinds = {f"bad-{kind.name}": kind for kind in BAD if kind.style == style}
@@ -328,7 +330,7 @@ def run_style(shop: Workshop, style: str, say: Callable[[str], None]) -> list[Li
         evaluation = evaluated(shop, style, seed, adapters)
         say(f"{style}, seed {seed}: {len(adapters)} adapters evaluated")
         for name in adapters:
-            verdict, reasons = judged(shop, style, seed, name, evaluation)
+            verdict, reasons = judged(shop, style, seed, name, evaluation, margins)
             if name in kinds:
                 named = {reason.partition(" ")[0] for reason in reasons}
                 expected = verdict is Verdict.REJECTED and not named.isdisjoint(kinds[name].reasons)
@@ -345,7 +347,9 @@ def main() -> int:
     parser.add_argument("--styles", nargs="*", choices=sorted(STYLES), default=sorted(STYLES))
     parser.add_argument("--steps", type=int, help="steps of a good adapter [default: the recipe's]")
     parser.add_argument("--json", type=Path, help="write the table here")
+    parser.add_argument("--strict", action="store_true", help="let the checks that only advise decide too")
     arguments = parser.parse_args()
+    margins = Margins(advisory=()) if arguments.strict else Margins()
     begun = time.monotonic()
 
     def say(text: str) -> None:
@@ -357,7 +361,7 @@ def main() -> int:
     say(f"base {base.name} is ready")
     shop = Workshop(work, base, arguments.steps)
     try:
-        lines = [line for style in arguments.styles for line in run_style(shop, style, say)]
+        lines = [line for style in arguments.styles for line in run_style(shop, style, margins, say)]
     except TsumugiError as error:
         print(f"{error.code}: {error.detail}", file=sys.stderr)
         return 1

@@ -48,7 +48,7 @@ def as_markdown(report: VersionReport) -> str:
             "|---|---|---|---:|---:|---:|---|---:|---:|---|",
         ]
         for check in checks:
-            mark = "passed" if check.get("passed") else "**failed**"
+            mark = "passed" if check.get("passed") else "advice" if check.get("advisory") else "**failed**"
             bounds = f"{_number(check.get('ci_low'))} .. {_number(check.get('ci_high'))}"
             cells = (
                 mark,
@@ -79,7 +79,7 @@ def as_html(report: VersionReport) -> str:
     rows = "".join(
         "<tr><td>{mark}</td><td>{name}</td><td>{against}</td><td>{candidate}</td><td>{reference}</td>"
         "<td>{difference}</td><td>{bounds}</td><td>{n}</td><td>{skipped}</td><td>{reason}</td></tr>".format(
-            mark="passed" if check.get("passed") else "<strong>failed</strong>",
+            mark="passed" if check.get("passed") else "advice" if check.get("advisory") else "<strong>failed</strong>",
             name=escape(str(check.get("name"))),
             against=escape(str(check.get("against"))),
             candidate=_number(check.get("candidate")),
@@ -187,7 +187,7 @@ def _verdict_lines(report: VersionReport) -> list[str]:
 
 def _checks(report: VersionReport) -> list[Mapping[str, Any]]:
     checks = (report.gate or {}).get("checks") or []
-    return sorted(checks, key=lambda check: bool(check.get("passed")))
+    return sorted(checks, key=lambda check: (bool(check.get("passed")), bool(check.get("advisory"))))
 
 
 def _points(report: VersionReport) -> list[tuple[float, float]]:

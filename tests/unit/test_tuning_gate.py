@@ -218,7 +218,10 @@ def judged_with_neutral(loss: float, few_shot_nll: float | None = None) -> list[
             item.id: SystemOutput(text=styled(item), finished=True, nll=few_shot_nll) for item in shown
         }
     evaluation = Evaluation(systems=systems, max_new_tokens=48, device="cpu", precision="float32", seconds=1)
-    report = judge([*ITEMS, *NEUTRAL], evaluation)
+    report = judge([*ITEMS, *NEUTRAL], evaluation, margins=Margins(advisory=()))
+    advised = judge([*ITEMS, *NEUTRAL], evaluation)
+    assert advised.verdict is Verdict.CANDIDATE, "by default these are shown and do not decide"
+    assert [check.passed for check in advised.checks] == [check.passed for check in report.checks]
     return [f"{check.name}:{check.against}" for check in report.checks if not check.passed]
 
 
