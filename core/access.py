@@ -6,7 +6,7 @@ An admin key sees every group of its own tenant, and nothing of another.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, and_, exists
 
@@ -47,11 +47,19 @@ def access_filter(principal: Principal, *, collection_id: str | None = None) -> 
     return AccessFilter(tenant_id=principal.tenant_id, groups=groups, collection_id=collection_id)
 
 
+def narrowed(access: AccessFilter, document_ids: frozenset[str]) -> AccessFilter:
+    """The same filter for some documents only."""
+    known = access.document_ids
+    return replace(access, document_ids=document_ids if known is None else document_ids & known)
+
+
 def documents_visible(access: AccessFilter) -> ColumnElement[bool]:
     """SQL side of the filter: a condition on `documents`."""
     conditions: list[ColumnElement[bool]] = [Document.tenant_id == access.tenant_id]
     if access.collection_id is not None:
         conditions.append(Document.collection_id == access.collection_id)
+    if access.document_ids is not None:
+        conditions.append(Document.id.in_(sorted(access.document_ids)))
     if access.groups is not None:
         conditions.append(
             exists().where(

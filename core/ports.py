@@ -62,6 +62,16 @@ class SentenceEmbedder(Protocol):
         ...
 
 
+class Reranker(Protocol):
+    """Second stage of a search: reads the query with each of the best passages. Thread-safe."""
+
+    name: str
+
+    def score(self, query: str, passages: Sequence[str]) -> list[float]:
+        """Relevance of each passage to the query in [0, 1], order kept."""
+        ...
+
+
 class LexicalEncoder(Protocol):
     """Text to sparse term weights, the same code on both sides."""
 

@@ -64,7 +64,7 @@ class IngestSettings(Section):
     extract_max_chars: int = Field(20_000_000, ge=1_000, description="Longest extracted text; more is failed, not cut.")
     chunk_tokens: int = Field(160, ge=32, le=2048, description="Token budget of a chunk, by the embedder's tokenizer.")
     chunk_chars: int = Field(
-        900, ge=64, description="Character cap of a chunk, for scripts the tokenizer does not know."
+        1200, ge=64, description="Character cap of a chunk, for scripts the tokenizer does not know."
     )
     chunk_chars_cjk: int = Field(400, ge=32, description="The same cap for text that is mostly Japanese.")
     max_attempts: int = Field(4, ge=1, description="Attempts of a job for transient errors before it fails for good.")
@@ -141,6 +141,21 @@ class QdrantSettings(Section):
     vectors_on_disk: bool = Field(False, description="Keep full vectors on disk; sensible with quantization only.")
 
 
+class RerankSettings(Section):
+    """A cross-encoder that orders the best passages anew. Off unless it has a model."""
+
+    model: str | None = Field(
+        None, description="Folder or name on the Hugging Face hub, such as `BAAI/bge-reranker-v2-m3`; none: off."
+    )
+    candidates: int = Field(30, ge=2, le=200, description="Best passages of the fused ranking that are read.")
+    max_tokens: int = Field(512, ge=64, le=8192, description="Query and passage together; longer ones are cut.")
+    batch: int = Field(16, ge=1, le=256, description="Pairs of one forward pass.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Precision; auto is bfloat16 where the device multiplies it natively."
+    )
+
+
 class RetrievalSettings(Section):
     """Embedding, search, refusal."""
 
@@ -154,6 +169,12 @@ class RetrievalSettings(Section):
         "edge", description="Where points live: Qdrant Edge in this process, or a Qdrant server (section `qdrant`)."
     )
     candidates: int = Field(40, ge=1, le=1000, description="Candidates taken from each arm before fusion.")
+    diversity: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Maximal marginal relevance: 0 ranks by score alone, 1 by being unlike; 0.3 is mild.",
+    )
     passages: int = Field(3, ge=1, le=20, description="Passages put before the generator.")
     refusal_threshold: float | None = Field(
         None, ge=0, le=1, description="Overrides the calibrated relevance under which an answer is refused."
@@ -218,6 +239,7 @@ class Settings(BaseSettings):
     retrieval: RetrievalSettings = RetrievalSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
     qdrant: QdrantSettings = QdrantSettings()
+    rerank: RerankSettings = RerankSettings()
     generation: GenerationSettings = GenerationSettings()
     tuning: TuningSettings = TuningSettings()
 

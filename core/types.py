@@ -132,6 +132,8 @@ class AccessFilter:
     tenant_id: str
     groups: frozenset[str] | None
     collection_id: str | None = None
+    document_ids: frozenset[str] | None = None
+    """Only these documents, where a request filters them; it narrows and never widens."""
 
 
 @dataclass(frozen=True, slots=True)

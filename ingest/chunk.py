@@ -26,6 +26,8 @@ from ingest.sentences import (
 _WIDE = re.compile(r"[\u1100-\u11ff\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef]")
 _WHOLE_BLOCK_TOKENS = 1.5
 """A single paragraph may pass the token budget by this much before it is cut: 160 * 1.5 still fits MiniLM's 256."""
+_PASSAGE_SHARE = 15 / 16
+"""Share of the budget that is the passage's own; the rest is for title and heading, which are embedded with it."""
 _WIDE_SHARE = 0.3
 _MAX_HEADING_CHARS = 400
 _MAX_HEADER_ROW_CHARS = 160
@@ -197,7 +199,7 @@ class _Cutter:
             return 0.0
         if len(text) > 20 * self._settings.chunk_chars:
             return math.inf  # far over by any count: no need to tokenize megabytes
-        return self._count_tokens(text) / self._settings.chunk_tokens
+        return self._count_tokens(text) / (self._settings.chunk_tokens * _PASSAGE_SHARE)
 
 
 def _groups(pieces: Sequence[_Piece], limit: float) -> list[list[_Piece]]:

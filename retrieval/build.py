@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from core.database import Database
 from core.errors import InvalidInput, Unavailable
-from core.ports import Embedder, LexicalEncoder, SentenceEmbedder, VectorIndex
+from core.ports import Embedder, LexicalEncoder, Reranker, SentenceEmbedder, VectorIndex
 from core.repositories.index_versions import VersionStatus, active_version, lock_versions, missing_documents
 from core.settings import Settings
 from core.tables.base import utc_now
@@ -26,7 +26,7 @@ from retrieval.search import Searcher
 
 log = structlog.stdlib.get_logger(__name__)
 
-CHUNKER_REVISION = "sentences-1"
+CHUNKER_REVISION = "sentences-2"
 """Names how chunks are cut; change it with any change of `ingest.chunk` that moves their borders."""
 
 
@@ -62,6 +62,7 @@ class VersionOpener:
         self._db = db
         self._lock = Lock()
         self._embedders: dict[str, Embedder] = {}
+        self._reranker = build_reranker(settings)
         if embedder is not None:
             self._embedders[_embedder_key(settings)] = embedder
 
@@ -117,6 +118,9 @@ class VersionOpener:
                 load_model(self._db, row.id),
                 candidates=settings.retrieval.candidates,
                 refusal_threshold=settings.retrieval.refusal_threshold,
+                diversity=settings.retrieval.diversity,
+                reranker=self._reranker,
+                rerank_candidates=settings.rerank.candidates,
             )
         except BaseException:
             index.close()
@@ -254,6 +258,22 @@ def build_embedder(settings: Settings) -> Embedder:
             attempts=chosen.attempts,
         )
     return MiniLmEmbedder()
+
+
+def build_reranker(settings: Settings) -> Reranker | None:
+    """The configured second stage, None when it is off.
+
+    Raises:
+        Unavailable: it cannot be loaded.
+    """
+    chosen = settings.rerank
+    if chosen.model is None:
+        return None
+    from retrieval.rerank import CrossEncoderReranker
+
+    return CrossEncoderReranker(
+        chosen.model, max_tokens=chosen.max_tokens, batch=chosen.batch, device=chosen.device, dtype=chosen.dtype
+    )
 
 
 def build_lexical(settings: Settings, embedder: Embedder) -> LexicalEncoder:

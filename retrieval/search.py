@@ -7,6 +7,7 @@ and more candidates are fetched when that leaves too few.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -15,20 +16,26 @@ from typing import Any
 
 from sqlalchemy import select
 
-from core.access import documents_visible
+from core.access import documents_visible, narrowed
 from core.database import Database
 from core.language import language_of
-from core.ports import Embedder, LexicalEncoder, VectorIndex
+from core.ports import Embedder, LexicalEncoder, Reranker, VectorIndex
 from core.tables.documents import ChunkRow, Document, DocumentGeneration
 from core.types import AccessFilter, DocumentStatus, Language, Passage, ScoredPoint, SparseVector
 from retrieval.coverage import coverage
+from retrieval.diversity import POOL as DIVERSITY_POOL
+from retrieval.diversity import diversify
+from retrieval.filters import matching_documents, parse_filters
 from retrieval.fusion import Fusion, default_fusion, fuse, similarities
+from retrieval.lexical import tokenize
 from retrieval.relevance import RelevanceModel
 from retrieval.similar import is_near_copy, shingles
 from retrieval.text import indexed_text
 
 _MAX_CANDIDATES = 2_000
 _SQL_BATCH = 500
+_NAMED_DOCUMENTS = 2_000
+"""Up to so many documents are named to the index itself. More are no rare find: they are picked from its hits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +105,13 @@ class Searcher:
         *,
         candidates: int,
         refusal_threshold: float | None = None,
+        diversity: float = 0.0,
+        reranker: Reranker | None = None,
+        rerank_candidates: int = 30,
     ) -> None:
-        """candidates: taken from each arm. refusal_threshold: overrides the calibrated one."""
+        """candidates: taken from each arm. refusal_threshold: overrides the calibrated one. diversity: see
+        `retrieval.diversity`. reranker: orders the best `rerank_candidates` anew.
+        """
         self._db = db
         self._index = index
         self._embedder = embedder
@@ -107,6 +119,9 @@ class Searcher:
         self._relevance = relevance
         self._candidates = candidates
         self._refusal_threshold = refusal_threshold
+        self._diversity = diversity
+        self._reranker = reranker
+        self._rerank_candidates = rerank_candidates
         self._lock = Lock()
 
     def use_relevance(self, relevance: RelevanceModel) -> None:
@@ -121,38 +136,75 @@ class Searcher:
         limit: int,
         *,
         document_filters: Mapping[str, Any] | None = None,
+        diversity: float | None = None,
     ) -> SearchResult:
         """Best `limit` passages that `access` allows, best first.
 
-        document_filters: all must hold. `document_id` and `filename` match those; any other name matches a key of the
-        document's metadata; a list means any of its values.
+        document_filters: as docs/filters.md says. diversity: in place of the configured one.
+
+        Raises:
+            InvalidInput: `filter_invalid`.
         """
         clock = _Clock()
         relevance = self._relevance
+        with clock.step("filter"):
+            access, wanted = self._filtered(access, document_filters)
         asked = self._encode(query, clock)
-        threshold = relevance.threshold(asked.language) if self._refusal_threshold is None else self._refusal_threshold
-        depth = max(self._candidates, limit)
+        threshold = self._threshold(relevance, asked)
+        if access.document_ids is not None and not access.document_ids:
+            return SearchResult([], clock.finish(), threshold, asked.language)
+        spread = self._diversity if diversity is None else diversity
+        fewest = max(
+            limit, self._rerank_candidates if self._reranker is not None else 0, DIVERSITY_POOL if spread > 0 else 0
+        )
+        depth = max(self._candidates, fewest)
         while True:
             dense, sparse = self._arms(asked, access, depth, clock)
             arms = self._score(asked, dense, sparse, access, clock)
             with clock.step("fuse"):
                 hits = _ranked(arms, relevance.fusion(asked.language) or arms.default)
             with clock.step("load"):
-                loaded = self._load(hits, access, document_filters or {})
-            with clock.step("fuse"):
-                best = _best(hits, loaded, limit)
-            passages = [_passage(asked, relevance, *hits[item.chunk.id], item) for item in best]
+                loaded = self._load(hits, access, wanted)
             exhausted = len(dense) < depth and len(sparse) < depth
-            if len(passages) >= limit or exhausted or depth >= _MAX_CANDIDATES:
-                return SearchResult(passages, clock.finish(), threshold, asked.language)
+            hits = {key: hits[key] for key in hits if key in loaded}
+            with clock.step("fuse"):
+                kept = _without_copies(hits, loaded, fewest)
+            if len(kept) >= limit or exhausted or depth >= _MAX_CANDIDATES:
+                break
             depth = min(depth * 4, _MAX_CANDIDATES)
+        scores = {key: hits[key][0] for key in kept}
+        if self._reranker is not None:
+            with clock.step("rerank"):
+                read = [_whole(loaded[key]) for key in kept]
+                scores = dict(zip(kept, self._reranker.score(query, read), strict=True))
+                kept = sorted(kept, key=lambda key: -scores[key])
+        best = kept[:limit]
+        if spread > 0:
+            with clock.step("diversify"):
+                best = diversify(kept, scores, lambda key: Counter(tokenize(loaded[key].chunk.text)), limit, spread)
+        passages = [_passage(asked, relevance, scores[key], hits[key][1], loaded[key]) for key in best]
+        return SearchResult(passages, clock.finish(), threshold, asked.language)
+
+    def _threshold(self, relevance: RelevanceModel, query: _Query) -> float:
+        return relevance.threshold(query.language) if self._refusal_threshold is None else self._refusal_threshold
+
+    def _filtered(
+        self, access: AccessFilter, filters: Mapping[str, Any] | None
+    ) -> tuple[AccessFilter, frozenset[str] | None]:
+        """The access filter for the index, and the documents that pass where they are too many to name to it."""
+        if not filters:
+            return access, None
+        parsed = parse_filters(filters)
+        with self._db.read() as session:
+            wanted = matching_documents(session, access, parsed)
+        return (narrowed(access, wanted), None) if len(wanted) <= _NAMED_DOCUMENTS else (access, wanted)
 
     def candidates(self, query: str, access: AccessFilter) -> Candidates:
         """What both arms say of a query's candidates, and whose passages they are: for choosing a fusion."""
         clock = _Clock()
         asked = self._encode(query, clock)
         arms = self._score(asked, *self._arms(asked, access, self._candidates, clock), access, clock)
-        loaded = self._load([*arms.bm25, *(arms.similar or {})], access, {})
+        loaded = self._load([*arms.bm25, *(arms.similar or {})], access, None)
         documents = {key: (item.document.id, item.document.filename) for key, item in loaded.items()}
         return Candidates(asked.language, arms, documents)
 
@@ -197,7 +249,7 @@ class Searcher:
         mass = sum(query.sparse.values) if self._lexical.idf else 0.0
         return Arms(similar, bm25, cosines, mass, default_fusion(sentences))
 
-    def _load(self, hits: Iterable[str], access: AccessFilter, filters: Mapping[str, Any]) -> dict[str, _Loaded]:
+    def _load(self, hits: Iterable[str], access: AccessFilter, wanted: frozenset[str] | None) -> dict[str, _Loaded]:
         ids = list(dict.fromkeys(hits))
         loaded: dict[str, _Loaded] = {}
         with self._db.read() as session:
@@ -218,7 +270,7 @@ class Searcher:
                     )
                 )
                 for chunk, document, title in rows:
-                    if _matches(document, filters):
+                    if wanted is None or document.id in wanted:
                         loaded[chunk.id] = _Loaded(chunk, document, title)
         return loaded
 
@@ -229,24 +281,26 @@ def _ranked(arms: Arms, fusion: Fusion) -> dict[str, tuple[float, float | None]]
     return {key: (fused[key], arms.cosines.get(key)) for key in sorted(fused, key=lambda key: (-fused[key], key))}
 
 
-def _best(hits: Mapping[str, tuple[float, float | None]], loaded: Mapping[str, _Loaded], limit: int) -> list[_Loaded]:
-    """First `limit` hits that SQL knows, without near-copies of better ones."""
-    best: list[_Loaded] = []
+def _without_copies(hits: Iterable[str], loaded: Mapping[str, _Loaded], limit: int) -> list[str]:
+    """First `limit` hits without near-copies of better ones."""
+    best: list[str] = []
     kept: list[frozenset[str]] = []
     for key in hits:
         if len(best) == limit:
             break
-        if key in loaded:
-            own = shingles(loaded[key].chunk.text)
-            if not any(is_near_copy(own, other) for other in kept):
-                kept.append(own)
-                best.append(loaded[key])
+        own = shingles(loaded[key].chunk.text)
+        if not any(is_near_copy(own, other) for other in kept):
+            kept.append(own)
+            best.append(key)
     return best
+
+
+def _whole(item: _Loaded) -> str:
+    return indexed_text(item.title or item.document.filename, item.chunk.heading, item.chunk.text)
 
 
 def _passage(query: _Query, model: RelevanceModel, score: float, cosine: float | None, item: _Loaded) -> Passage:
     chunk, document = item.chunk, item.document
-    whole = indexed_text(item.title or document.filename, chunk.heading, chunk.text)
     return Passage(
         chunk_id=chunk.id,
         document_id=chunk.document_id,
@@ -258,17 +312,8 @@ def _passage(query: _Query, model: RelevanceModel, score: float, cosine: float |
         end=chunk.end,
         text=chunk.text,
         score=score,
-        relevance=model.relevance(query.language, cosine, coverage(query.text, whole)),
+        relevance=model.relevance(query.language, cosine, coverage(query.text, _whole(item))),
     )
-
-
-def _matches(document: Document, filters: Mapping[str, Any]) -> bool:
-    own = {"document_id": document.id, "filename": document.filename}
-    for name, wanted in filters.items():
-        value = own[name] if name in own else document.metadata_.get(name)
-        if value not in (wanted if isinstance(wanted, list) else [wanted]):
-            return False
-    return True
 
 
 class _Clock:
@@ -276,7 +321,9 @@ class _Clock:
 
     def __init__(self) -> None:
         self._began = perf_counter()
-        self._spent = dict.fromkeys(("embed", "dense", "sparse", "sentences", "fuse", "load"), 0.0)
+        self._spent = dict.fromkeys(
+            ("filter", "embed", "dense", "sparse", "sentences", "fuse", "load", "rerank", "diversify"), 0.0
+        )
 
     def step(self, name: str) -> _Step:
         return _Step(self._spent, name)

@@ -66,7 +66,13 @@ class FakeSearch:
     seen: list[AccessFilter] = field(default_factory=list)
 
     def search(
-        self, query: str, access: AccessFilter, limit: int, *, document_filters: Mapping[str, Any] | None = None
+        self,
+        query: str,
+        access: AccessFilter,
+        limit: int,
+        *,
+        document_filters: Mapping[str, Any] | None = None,
+        diversity: float | None = None,
     ) -> FoundPassages:
         self.seen.append(access)
         return FoundPassages(self.passages[:limit])

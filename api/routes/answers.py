@@ -34,7 +34,9 @@ def search(body: SearchBody, caller: Caller, services: ServicesOf) -> SearchAnsw
     """Find passages, best first, without asking the generator."""
     check_length(services.settings, body.query, "query")
     access = access_filter(caller, collection_id=find_collection_id(services.db, caller, body.collection))
-    found = services.searcher.search(body.query, access, body.limit, document_filters=body.filters)
+    found = services.searcher.search(
+        body.query, access, body.limit, document_filters=body.filters, diversity=body.diversity
+    )
     return SearchAnswer(
         items=[SearchItem.model_validate(passage) for passage in found.passages],
         timings_ms=found.timings_ms,

@@ -58,7 +58,10 @@ class SearchBody(RequestBody):
     query: str = Field(min_length=1)
     limit: int = Field(5, ge=1, le=100)
     collection: str | None = Field(None, min_length=1, max_length=100)
-    filters: dict[str, Any] | None = None
+    filters: dict[str, Any] | None = Field(None, description="Conditions on documents; docs/filters.md says how.")
+    diversity: float | None = Field(
+        None, ge=0, le=1, description="Maximal marginal relevance in place of the configured one; 0 is off."
+    )
 
 
 class SearchItem(ResponseBody):

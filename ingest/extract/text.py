@@ -1,8 +1,8 @@
 """Plain text. The extracted text is the decoded file itself; blocks are paragraphs, with the headings that are plain.
 
-A line counts as a heading only on strong evidence: a Japanese section mark (■, ◆, 【…】, 第3章, 第2条（…）), capitals
-throughout, an underline of === or ---, or being the short first line of the file. Numbered lines stay paragraphs: more
-often than not they are list items.
+A line counts as a heading only on strong evidence: a Japanese section mark (■, ◆, 【…】, 第3章, 第2条（…）), a wiki's
+`== Heading ==`, capitals throughout, an underline of === or ---, or being the short first line of the file. Numbered
+lines stay paragraphs: more often than not they are list items.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ _MARKED = re.compile(
     r"|第[0-9０-９一二三四五六七八九十百]{1,4}[章節編部条](?:の[0-9０-９一二三四五六七八九十]{1,2})?"
     r"(?:\s*[（(][^（(。]{1,40}[）)]|\s[^。]{1,50})?)$"
 )
+_WIKI = re.compile(r"(=(?: ?=){0,5}) ?([^=\s][^=]{0,76}?) ?\1$")
+"""`== Heading ==`, and the spaced form of text collections, `= = Heading = =`."""
 _CAPITALS = re.compile(r"[A-Z][A-Z0-9 &/,'()\-]{3,58}$")
 _UNDERLINE = re.compile(r"(?:=|-|＝|―|─|━){3,}\s*$")
 _MAX_HEADING = 80
 _MAX_TITLE = 60
+_UNWRAPPED = 240
+"""A line longer than this was not broken to fit a page: in such a stretch every line is a paragraph."""
 _SENTENCE_ENDS = ("。", ".", "!", "?", "！", "？", ",", "、", ":", "：", ";")
 
 
@@ -64,20 +68,24 @@ def _is_title(first: str) -> bool:
 def _add_paragraph(text: str, start: int, end: int, blocks: list[Block]) -> None:
     """One stretch between empty lines: headings at its top, then a block per indented Japanese paragraph."""
     lines = _lines(text, start, end)
+    unwrapped = any(line_end - line_start > _UNWRAPPED for line_start, line_end in lines)
     index = 0
     while index < len(lines):
         line_start, line_end = lines[index]
         line = text[line_start:line_end].strip()
         underlined = index + 1 < len(lines) and _UNDERLINE.match(text[lines[index + 1][0] : lines[index + 1][1]])
         alone = len(lines) == 1 and end < len(text) and _CAPITALS.match(line)
-        if line and len(line) <= _MAX_HEADING and (underlined or alone or _MARKED.match(line)):
+        wiki = _WIKI.match(line)
+        if line and len(line) <= _MAX_HEADING and (underlined or alone or wiki or _MARKED.match(line)):
             level = 1 if underlined and text[lines[index + 1][0]] in "=＝━" else 2
+            level = wiki.group(1).count("=") if wiki else level
             _append(text, line_start, line_end, blocks, BlockKind.HEADING, level=level)
             index += 2 if underlined else 1
             continue
         stop = index + 1
-        while stop < len(lines) and not text[lines[stop][0] : lines[stop][1]].startswith("\u3000"):
-            if _MARKED.match(text[lines[stop][0] : lines[stop][1]].strip()):
+        while stop < len(lines) and not unwrapped and not text[lines[stop][0] : lines[stop][1]].startswith("\u3000"):
+            following = text[lines[stop][0] : lines[stop][1]].strip()
+            if _MARKED.match(following) or _WIKI.match(following):
                 break
             stop += 1
         _append(text, line_start, lines[stop - 1][1], blocks, BlockKind.PARAGRAPH)

@@ -220,6 +220,8 @@ def access_condition(access: AccessFilter, ids: Sequence[str] | None = None) -> 
         must.append(_equals("collection_id", access.collection_id))
     if access.groups is not None:
         must.append(FieldCondition("groups", match=MatchAny(sorted(access.groups))))
+    if access.document_ids is not None:
+        must.append(FieldCondition("document_id", match=MatchAny(sorted(access.document_ids))))
     if ids is not None:
         must.append(HasIdCondition(set(ids)))
     return Filter(must=must)

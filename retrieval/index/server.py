@@ -321,6 +321,8 @@ def access_condition(access: AccessFilter, ids: Sequence[str] | None = None) -> 
         must.append(_equals("collection_id", access.collection_id))
     if access.groups is not None:
         must.append(models.FieldCondition(key="groups", match=models.MatchAny(any=sorted(access.groups))))
+    if access.document_ids is not None:
+        must.append(models.FieldCondition(key="document_id", match=models.MatchAny(any=sorted(access.document_ids))))
     if ids is not None:
         must.append(models.HasIdCondition(has_id=list(ids)))
     return models.Filter(must=must)

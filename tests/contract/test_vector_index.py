@@ -140,6 +140,15 @@ def test_filter_is_tenant_and_any_group_and_collection(index: VectorIndex) -> No
         assert len(index.score_sparse(query, ids, access)) == len(expected)
 
 
+def test_a_filter_on_documents_narrows_what_access_allows(index: VectorIndex) -> None:
+    index.upsert([point(n, terms={1: 1.0}, groups=("hr",) if n == 2 else ("*",)) for n in range(1, 5)])
+    named = frozenset({"d1", "d2", "absent"})
+    for groups, expected in ((None, {"d1", "d2"}), (frozenset({"*"}), {"d1"})):
+        access = AccessFilter("t1", groups, document_ids=named)
+        assert {p.document_id for p in index.search_sparse(SparseVector((1,), (1.0,)), access, 9)} == expected
+        assert {p.document_id for p in index.search_dense(point(1).dense or (), access, 9)} == expected
+
+
 def test_points_sharing_no_term_are_absent_and_an_empty_query_finds_nothing(index: VectorIndex) -> None:
     index.upsert([point(1, terms={1: 1.0}), point(2, terms={2: 1.0})])
     assert [p.document_id for p in index.search_sparse(SparseVector((2,), (1.0,)), ALL, 10)] == ["d2"]

@@ -215,3 +215,15 @@ def test_glyph_repairs_touch_only_what_no_writer_typed() -> None:
 )
 def test_what_cannot_be_read_says_why(data: bytes, filename: str, code: str) -> None:
     assert code_of(data, filename) == code
+
+
+def test_wiki_headings_open_sections_and_long_lines_are_paragraphs() -> None:
+    paragraph = "This line was never broken to fit a page, as wikis and editors write them. " * 4
+    text = f"= Title =\n{paragraph}\n{paragraph}\n== Legacy ==\nshort\nlines\n= = = Music = = =\nx = 1 = y\n"
+    found = extract_document(text.encode(), "a.txt", max_chars=10_000)
+    kinds = [(block.kind.value, block.level, found.text[block.start : block.end][:14]) for block in found.blocks]
+    assert kinds == [
+        ("heading", 1, "= Title ="), ("paragraph", None, paragraph[:14]), ("paragraph", None, paragraph[:14]),
+        ("heading", 2, "== Legacy =="), ("paragraph", None, "short"), ("paragraph", None, "lines"),
+        ("heading", 3, "= = = Music = "), ("paragraph", None, "x = 1 = y"),
+    ]  # fmt: skip
