@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cli.client import ApiProblem, Client, connect
 from cli.output import CommandFailed, DataDirOption, JsonOption, console, errors, print_json, print_rows
+from cli.sources import is_unchanged, known_documents
 
 app = typer.Typer(help="List, look at and delete documents.", no_args_is_help=True)
 
@@ -37,8 +39,13 @@ def ingest(
     results: list[dict[str, Any]] = []
     with connect(data_dir) as client, _progress(quiet=json_output or not wait) as progress:
         bar = progress.add_task("upload", total=len(files))
+        known = known_documents(client, "", collection) if len(files) > 1 and not group else {}
         for path, name in files:
-            results.append(_upload(client, path, external_id or name, collection, group))
+            there = known.get(external_id or name)
+            if there is not None and is_unchanged(there, hashlib.sha256(path.read_bytes()).hexdigest(), path.name):
+                results.append({"path": str(path), "document": there, "job": None, "unchanged": True})
+            else:
+                results.append(_upload(client, path, external_id or name, collection, group))
             progress.advance(bar)
         if wait:
             bar = progress.add_task("ingest", total=len(results))

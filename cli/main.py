@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from cli import adapters, ask, backup, calibrate, demo, doctor, documents, index, jobs, keys, models, tune, up
+from cli import adapters, ask, backup, calibrate, demo, doctor, documents, index, jobs, keys, models, sync, tune, up
 from cli.output import EXIT_FAILED, EXIT_USAGE, CommandFailed, JsonOption, errors, print_json
 from core.errors import DataDirBusy, TsumugiError
 
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.command(epilog="Example: tsumugi up --data-dir ./data --port 8080")(up.up)
 app.command(epilog="Example: tsumugi demo --report demo-report.json")(demo.demo)
 app.command(epilog='Example: tsumugi ingest ./handbook "./price list.pdf"')(documents.ingest)
+app.command(epilog="Example: tsumugi sync ./handbook --source handbook")(sync.sync)
 app.command(epilog='Example: tsumugi ask "How many days of leave are there in the first year?"')(ask.ask)
 app.command(epilog="Example: tsumugi search 有給休暇 --limit 3")(ask.search)
 app.command(epilog="Example: tsumugi tune house --dataset examples/style.jsonl")(tune.tune)

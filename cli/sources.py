@@ -1,0 +1,185 @@
+"""Sources of documents: folders and LlamaIndex readers, fed through the same jobs (docs/connectors.md).
+
+What is there already is asked of the service, so a run that was interrupted goes on where it stopped, from any machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cli.client import ApiProblem, Client
+from cli.output import CommandFailed
+
+_RANDOM_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
+_SETTLED = frozenset({"ready", "queued", "processing"})
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDocument:
+    """One document of a source. `key` is its stable name within the source; `read` gives its bytes."""
+
+    key: str
+    filename: str
+    sha256: str
+    read: Callable[[], bytes]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class FeedReport:
+    """What one run did. `uploaded` holds {document, job} as the service answered."""
+
+    uploaded: list[dict[str, Any]] = field(default_factory=list)
+    unchanged: int = 0
+    deleted: list[str] = field(default_factory=list)
+    refused: list[dict[str, Any]] = field(default_factory=list)
+
+
+def feed_documents(
+    client: Client,
+    documents: Iterable[SourceDocument],
+    *,
+    source: str,
+    collection: str | None = None,
+    groups: Sequence[str] | None = None,
+    delete_gone: bool = False,
+    on_each: Callable[[], None] = lambda: None,
+) -> FeedReport:
+    """Bring the service in line with a source: new and changed documents go up, unchanged ones are skipped.
+
+    Documents are named `SOURCE:KEY`. delete_gone: those of this source that did not come are deleted, unless none came
+    at all: a share that is not mounted looks like an empty folder.
+
+    Raises:
+        CommandFailed: two documents with one key; nothing came and documents would be deleted.
+        ApiProblem: the key may not do this.
+    """
+    prefix = f"{source}:"
+    known = known_documents(client, prefix, collection)
+    report = FeedReport()
+    seen: set[str] = set()
+    for document in documents:
+        external_id = prefix + document.key
+        if external_id in seen:
+            raise CommandFailed(f"two documents of the source are called '{document.key}'")
+        seen.add(external_id)
+        if is_unchanged(known.get(external_id), document.sha256, document.filename):
+            report.unchanged += 1
+        else:
+            _upload(client, document, external_id, collection, groups, report)
+        on_each()
+    gone = sorted(set(known) - seen)
+    if delete_gone and gone:
+        if not seen:
+            raise CommandFailed(
+                f"source '{source}' is empty, {len(gone)} documents would be deleted; delete them by hand"
+            )
+        for external_id in gone:
+            client.delete(f"/v1/documents/{known[external_id]['id']}")
+            report.deleted.append(external_id)
+    return report
+
+
+def known_documents(client: Client, prefix: str, collection: str | None) -> dict[str, dict[str, Any]]:
+    """{external_id: document} of all that the service has under a prefix, those being deleted left out."""
+    found = client.items("/v1/documents", collection=collection or "default")
+    return {
+        item["external_id"]: item
+        for item in found
+        if item["external_id"] is not None and item["external_id"].startswith(prefix) and item["status"] != "deleting"
+    }
+
+
+def is_unchanged(known: Mapping[str, Any] | None, sha256: str, filename: str) -> bool:
+    """Whether the newest generation has these bytes and this name, and is on its way, ready, or failed for good."""
+    if known is None or known["source_sha256"] != sha256 or known["filename"] != filename:
+        return False
+    if known["active_generation"] not in {None, known["generation"]}:
+        return False  # a replacement is under way: the service knows better
+    return known["status"] in _SETTLED or not (known["error"] or {}).get("retryable")
+
+
+def folder_documents(folder: Path) -> Iterator[SourceDocument]:
+    """Every file below a folder, hidden ones left out; keys are paths below it."""
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if not path.is_file() or any(part.startswith(".") for part in relative.parts) or path.stat().st_size == 0:
+            continue
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        yield SourceDocument(relative.as_posix(), path.name, digest, path.read_bytes)
+
+
+def reader_documents(reader: str, arguments: str) -> Iterator[SourceDocument]:
+    """Documents of a LlamaIndex reader. `module:Class`, with JSON {"init": {...}, "load": {...}}, or init alone.
+
+    Keys: the document's own id, unless it is a random one; then `file_path` and `page_label` of its metadata; else a
+    digest of its text. Documents without text are left out.
+
+    Raises:
+        CommandFailed: no such class, or arguments that it does not take.
+    """
+    module_name, _, class_name = reader.partition(":")
+    try:
+        given = json.loads(arguments)
+        parts = given if set(given) <= {"init", "load"} else {"init": given}
+        made = getattr(importlib.import_module(module_name), class_name)(**parts.get("init", {}))
+        documents = made.load_data(**parts.get("load", {}))
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise CommandFailed(f"reader '{reader}' cannot be used: {error}", exit_code=2) from error
+    times: dict[str, int] = {}
+    for document in documents:
+        text = str(document.get_content())
+        if not text.strip():
+            continue
+        metadata = json.loads(json.dumps(dict(document.metadata), default=str))
+        key = _stable_key(str(document.id_), metadata, text)
+        times[key] = times.get(key, 0) + 1
+        if times[key] > 1:
+            key = f"{key}#{times[key]}"
+        data = text.encode("utf-8", "replace")
+        filename = Path(str(metadata.get("file_name") or key)).name[:200] or "document"
+        name = filename if filename.endswith((".md", ".txt")) else f"{filename}.txt"
+        yield SourceDocument(key, name, hashlib.sha256(data).hexdigest(), partial(bytes, data), metadata)
+
+
+def _stable_key(given: str, metadata: Mapping[str, Any], text: str) -> str:
+    if not _RANDOM_ID.match(given):
+        return given
+    if metadata.get("file_path"):
+        page = metadata.get("page_label")
+        return f"{metadata['file_path']}@{page}" if page else str(metadata["file_path"])
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def _upload(
+    client: Client,
+    document: SourceDocument,
+    external_id: str,
+    collection: str | None,
+    groups: Sequence[str] | None,
+    report: FeedReport,
+) -> None:
+    fields: dict[str, str] = {"external_id": external_id}
+    if collection is not None:
+        fields["collection"] = collection
+    if groups:
+        fields["groups"] = json.dumps(list(groups))
+    if document.metadata:
+        fields["metadata"] = json.dumps(document.metadata, ensure_ascii=False)
+    try:
+        answer = client.post("/v1/documents", files={"file": (document.filename, document.read())}, data=fields)
+    except ApiProblem as problem:
+        if problem.status in {401, 403}:
+            raise
+        report.refused.append({"key": document.key, "error": problem.problem})
+        return
+    report.uploaded += answer["items"]
