@@ -24,7 +24,7 @@ def extract_slides(data: bytes, *, max_chars: int) -> ExtractedDocument:
     with open_container(data, "presentation") as archive:
         refuse_doctypes(archive)
     from pptx import Presentation
-    from pptx.enum.shapes import MSO_SHAPE_TYPE
+    from pptx.shapes.picture import Picture
 
     try:
         presentation = Presentation(io.BytesIO(data))
@@ -46,7 +46,7 @@ def extract_slides(data: bytes, *, max_chars: int) -> ExtractedDocument:
         for shape in _in_reading_order(slide.shapes):
             if named is not None and shape.shape_id == named.shape_id:
                 continue
-            pictures += shape.shape_type == MSO_SHAPE_TYPE.PICTURE
+            pictures += isinstance(shape, Picture)
             tables += bool(getattr(shape, "has_table", False))
             try:
                 found |= _write_shape(shape, builder, number)
