@@ -20,9 +20,9 @@ def unpacked(upload: Upload, *, max_bytes: int) -> list[Upload]:
     `external_id` of a member is ARCHIVE!/PATH, where ARCHIVE is the upload's own, else its file name: the same archive
     again replaces its members one by one, and leaves those alone that have not changed. Empty members are left out.
     """
-    if not is_batch_archive(upload.data):
-        return [upload]
     try:
+        if not is_batch_archive(upload.data, upload.filename):
+            return [upload]
         members = read_archive(upload.data)
     except ExtractionFailed:
         return [upload]

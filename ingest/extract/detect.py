@@ -96,9 +96,13 @@ def detect_format(data: bytes, filename: str) -> FileFormat:
     return FileFormat.MARKDOWN if suffix in _MARKDOWN else FileFormat.TEXT
 
 
-def is_batch_archive(data: bytes) -> bool:
-    """Whether the bytes are a ZIP of files, rather than a document whose container is a ZIP."""
-    return data.startswith(_ZIP) and _zip_kind(data, "") is FileFormat.ARCHIVE
+def is_batch_archive(data: bytes, filename: str) -> bool:
+    """Whether the bytes are a ZIP of files, not a document in a ZIP container, and named as nothing else.
+
+    Raises:
+        ExtractionFailed: the name promises what the bytes are not.
+    """
+    return data.startswith(_ZIP) and detect_format(data, filename) is FileFormat.ARCHIVE
 
 
 def _zip_format(data: bytes, filename: str, suffix: str) -> FileFormat:

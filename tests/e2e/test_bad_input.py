@@ -57,12 +57,8 @@ def test_files_that_cannot_be_read(client: Client) -> None:
     for filename in ("empty.txt", "empty.pdf"):
         refused = problem_of(client, "POST", "/v1/documents", files={"file": (filename, b"")})
         assert (refused.status, refused.code) == (422, "empty_file") or refused.code == "empty_file"
-    codes = {
-        ingest_error(client, "locked.pdf", encrypted_pdf()),
-        ingest_error(client, "zip.pdf", zip_of(a__txt=b"x")),
-    }
-    assert len(codes) == 2
-    assert not any("internal" in code for code in codes)
+    assert "encrypted" in ingest_error(client, "locked.pdf", encrypted_pdf())
+    assert ingest_error(client, "zip.pdf", zip_of(a__txt=b"x")) == "not_a_pdf"
 
 
 def test_an_upload_over_the_limit_is_413(service: ServiceProcess) -> None:
