@@ -72,6 +72,10 @@ class ShadowRunner:
         except queue.Full:
             self.dropped += 1
 
+    def wait(self) -> None:
+        """Return when every answer taken so far has its shadow."""
+        self._waiting.join()
+
     def close(self, timeout_s: float = 5.0) -> None:
         """Take no more; what waits is dropped. Call before the engine closes."""
         self._stopping.set()
@@ -87,6 +91,8 @@ class ShadowRunner:
                 self._answer(given)
             except SQLAlchemyError:
                 log.exception("shadow.not_stored", answer_id=given.answer_id)
+            finally:
+                self._waiting.task_done()
 
     def _answer(self, given: ShadowRequest) -> None:
         begun = time.perf_counter()

@@ -199,6 +199,7 @@ def test_a_shadow_answers_unseen(api: Api, admin: TestClient) -> None:
     assert admin.put(f"{HOUSE}/shadow", json={"version": "v2"}).json()["version"] == "v2"
     given = admin.post("/v1/ask", json={"question": "days?", "conversation_id": "c1"}).json()
     assert given["provenance"]["adapter"] == "house@v1"
+    shadows.wait()
     shadows.close()
     with api.database.read() as session:
         shadow = session.scalars(select(ShadowAnswer)).one()
