@@ -131,6 +131,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
         jobs=jobs,
         ingest_pipeline=ingest.pipeline,
         index_builder=ingest.builder,
+        dataset_builder=tuning.builder,
         tuning_runner=tuning.runner,
         schedules=tuning.schedules,
         canaries=generation.canaries,

@@ -9,7 +9,23 @@ from typing import NoReturn
 
 import typer
 
-from cli import adapters, ask, backup, calibrate, demo, doctor, documents, index, jobs, keys, models, sync, tune, up
+from cli import (
+    adapters,
+    ask,
+    backup,
+    builds,
+    calibrate,
+    demo,
+    doctor,
+    documents,
+    index,
+    jobs,
+    keys,
+    models,
+    sync,
+    tune,
+    up,
+)
 from cli.output import EXIT_FAILED, EXIT_USAGE, CommandFailed, JsonOption, errors, print_json
 from core.errors import DataDirBusy, TsumugiError
 
@@ -44,7 +60,7 @@ app.add_typer(documents.app, name="documents")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(index.app, name="index")
-app.add_typer(tune.datasets, name="datasets")
+app.add_typer(builds.datasets, name="datasets")
 app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 

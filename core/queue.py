@@ -41,6 +41,7 @@ class Task(StrEnum):
     TUNING_PREPARE = "tuning.prepare"
     TUNING_TRAIN = "tuning.train"
     INDEX_BUILD = "index.build"
+    DATASET_BUILD = "dataset.build"
     SWEEP = "maintenance.sweep"
     SCHEDULES = "maintenance.schedules"
 
@@ -52,6 +53,8 @@ QUEUE_OF_TASK: dict[Task, Queue] = {
     Task.TUNING_PREPARE: Queue.MAINTENANCE,
     Task.TUNING_TRAIN: Queue.TUNING,
     Task.INDEX_BUILD: Queue.MAINTENANCE,
+    # It asks the index whether a question finds its passage.
+    Task.DATASET_BUILD: Queue.MAINTENANCE,
     Task.SWEEP: Queue.MAINTENANCE,
     Task.SCHEDULES: Queue.MAINTENANCE,
 }
@@ -61,6 +64,7 @@ FIRST_TASK_OF_KIND: dict[JobKind, Task] = {
     JobKind.DELETE: Task.DELETE_DOCUMENT,
     JobKind.TUNING: Task.TUNING_PREPARE,
     JobKind.INDEX: Task.INDEX_BUILD,
+    JobKind.DATASET: Task.DATASET_BUILD,
 }
 
 

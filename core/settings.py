@@ -193,14 +193,25 @@ class GenerationSettings(Section):
     torch_threads: int | None = Field(None, ge=1, description="CPU threads of torch; default: all cores.")
 
 
-class JudgeSettings(Section):
-    """One model of the ensemble that judges answers; any OpenAI-compatible endpoint."""
+class EndpointSettings(Section):
+    """A language model behind any OpenAI-compatible endpoint."""
 
     url: str = Field(pattern=r"^https?://", description="Base of the API, ending before /chat/completions.")
     model: str = Field(min_length=1, max_length=120, description="Name of the model there.")
     family: str = Field(min_length=1, max_length=60, description="Who trained it, such as llama or qwen.")
     api_key: SecretStr | None = Field(None, description="Bearer key of the endpoint.")
-    timeout_s: float = Field(60.0, gt=0, le=600, description="Longest wait for one verdict.")
+    timeout_s: float = Field(60.0, gt=0, le=600, description="Longest wait for one answer.")
+
+
+class JudgeSettings(EndpointSettings):
+    """One model of the ensemble that judges answers."""
+
+
+class TeacherSettings(EndpointSettings):
+    """The larger model that writes and revises training answers."""
+
+    parallel: int = Field(4, ge=1, le=64, description="Requests to it at a time.")
+    max_tokens: int = Field(800, ge=64, le=8192, description="Longest answer asked of it.")
 
 
 class TuningSettings(Section):
@@ -210,6 +221,9 @@ class TuningSettings(Section):
     keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept per run.")
     judges: tuple[JudgeSettings, ...] = Field(
         (), description="Ensemble that judges answers beside the gate's own figures; gates only once calibrated."
+    )
+    teacher: TeacherSettings | None = Field(
+        None, description="Writes training rows from documents and revises those of a set; none is set by default."
     )
     tuned_model_family: str = Field(
         "smollm", description="Model family of the base: never the only one among the judges."

@@ -56,6 +56,7 @@ class JobKind(StrEnum):
     DELETE = "delete"
     TUNING = "tuning"
     INDEX = "index"
+    DATASET = "dataset"
 
 
 class AdapterStatus(StrEnum):

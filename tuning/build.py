@@ -17,6 +17,7 @@ from tuning.negatives import Search
 from tuning.runner import Registry, TuningRunner
 from tuning.schedules import SchedulesService
 from tuning.service import TuningService
+from tuning.teacher.builds import DatasetBuilder
 
 if TYPE_CHECKING:
     from generation.models import BaseModelInfo
@@ -39,6 +40,7 @@ class Tuning:
     service: TuningService
     schedules: SchedulesService
     runner: TuningRunner
+    builder: DatasetBuilder
 
 
 def build_tuning(
@@ -56,15 +58,18 @@ def build_tuning(
     of this data dir.
     """
     service = TuningService(db, jobs, settings)
+    search = None if retrieval is None else retrieval.searcher
     runner = TuningRunner(
         db,
         blobs,
         registry,
         settings,
         base=base_of(settings) if base is None else lambda: base,
-        search=None if retrieval is None else retrieval.searcher,
+        search=search,
     )
-    return Tuning(DatasetService(db, blobs), service, SchedulesService(db, service), runner)
+    datasets = DatasetService(db, blobs)
+    builder = DatasetBuilder(db, datasets, settings.tuning, search)
+    return Tuning(datasets, service, SchedulesService(db, service), runner, builder)
 
 
 def build_runner(settings: Settings, db: Database, jobs: JobStore) -> TuningRunner:

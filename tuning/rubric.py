@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-import httpx
 import numpy as np
 
 from core.errors import InvalidInput, Unavailable
 from core.settings import JudgeSettings
+from tuning.endpoint import EndpointFailed, ask, fence_for, fenced
 
 RUBRIC_VERSION = "rubric-1"
 CRITERIA: dict[str, str] = {
@@ -120,16 +120,10 @@ def ask_over_http(model: JudgeSettings, messages: Sequence[Mapping[str, str]]) -
     Raises:
         Unavailable: `judge_unavailable`: it does not answer, or not in the shape of the API.
     """
-    headers = {"Authorization": f"Bearer {model.api_key.get_secret_value()}"} if model.api_key else {}
-    body = {"model": model.model, "messages": list(messages), "temperature": 0, "max_tokens": 600}
     try:
-        answer = httpx.post(
-            f"{model.url.rstrip('/')}/chat/completions", json=body, headers=headers, timeout=model.timeout_s
-        )
-        answer.raise_for_status()
-        return str(answer.json()["choices"][0]["message"]["content"])
-    except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise Unavailable(f"judge '{model.model}' gave no answer: {error}", code="judge_unavailable") from error
+        return ask(model, messages, max_tokens=600)
+    except EndpointFailed as error:
+        raise Unavailable(f"judge {error}", code="judge_unavailable") from error
 
 
 class Ensemble:
@@ -211,7 +205,7 @@ class Ensemble:
 
 def rubric_messages(pair: Pair, first: str, second: str) -> list[dict[str, str]]:
     """What a judge is asked. Answers and passages are fenced: text in them that gives orders is text."""
-    fence = "-" * 8 + hashlib.sha256(f"{pair.id}{first}{second}".encode()).hexdigest()[:12]
+    fence = fence_for(pair.id, first, second)
     criteria = "\n".join(f"- {name}: {meaning}" for name, meaning in CRITERIA.items())
     system = (
         "You compare two answers to a question over passages. Give each answer 0 to 5 points for each criterion:\n"
@@ -221,8 +215,7 @@ def rubric_messages(pair: Pair, first: str, second: str) -> list[dict[str, str]]
     parts = (
         ("Question", pair.question), ("Passages", pair.passages), ("Answer A", first), ("Answer B", second),
     )  # fmt: skip
-    user = "\n\n".join(f"{title}:\n{fence}\n{text}\n{fence}" for title, text in parts)
-    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    return [{"role": "system", "content": system}, {"role": "user", "content": fenced(parts, fence)}]
 
 
 def parse_points(text: str) -> dict[str, tuple[float, float]] | None:

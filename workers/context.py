@@ -31,6 +31,14 @@ class IndexBuilder(Protocol):
         ...
 
 
+class DatasetBuilder(Protocol):
+    """Works on jobs of the kind DATASET."""
+
+    def run(self, lease: JobLease) -> object:
+        """Have a teacher write or revise training rows."""
+        ...
+
+
 class TuningRunner(Protocol):
     """Works on jobs of the kind TUNING, in two parts."""
 
@@ -67,6 +75,7 @@ class WorkerContext:
     jobs: JobStore
     ingest_pipeline: IngestPipeline | None = None
     index_builder: IndexBuilder | None = None
+    dataset_builder: DatasetBuilder | None = None
     tuning_runner: TuningRunner | None = None
     schedules: Schedules | None = None
     canaries: Canaries | None = None

@@ -1,6 +1,7 @@
 """Tasks of the write side. Acknowledged late: a document lasts seconds, so redelivery is a useful second net.
 
-Building an index may outlast Redis' visibility timeout; it is acknowledged early, and the sweeper looks after it.
+Building an index or a training set may outlast Redis' visibility timeout; both are acknowledged early, and the sweeper
+looks after them.
 """
 
 from __future__ import annotations
@@ -32,3 +33,9 @@ def register(app: Celery) -> None:
         context = get_context()
         assert context.index_builder is not None
         run_job(context.jobs, job_id, context.index_builder.run)
+
+    @app.task(name=Task.DATASET_BUILD.value, acks_late=False, shared=False)  # type: ignore[untyped-decorator]
+    def build_dataset(job_id: str) -> None:
+        context = get_context()
+        assert context.dataset_builder is not None
+        run_job(context.jobs, job_id, context.dataset_builder.run)

@@ -3,6 +3,7 @@
 from api.routes import (
     adapters,
     answers,
+    builds,
     canary,
     curated,
     datasets,
@@ -25,6 +26,7 @@ ROUTERS = (
     openai.router,
     curated.router,
     datasets.router,
+    builds.router,
     tuning.router,
     judge.router,
     adapters.router,

@@ -3,6 +3,7 @@
 from core.tables.adapters import AdapterAlias, AdapterFamily, AdapterVersion, AliasEvent
 from core.tables.answers import Answer, Feedback
 from core.tables.base import Base
+from core.tables.builds import DatasetBuild, DatasetBuildStep
 from core.tables.canary import AnswerFailure, CanaryTrial, FamilyPolicy, ShadowAnswer
 from core.tables.datasets import Dataset, DatasetRow
 from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration, DocumentGroup
@@ -28,6 +29,8 @@ __all__ = [
     "Collection",
     "CuratedAnswer",
     "Dataset",
+    "DatasetBuild",
+    "DatasetBuildStep",
     "DatasetRow",
     "Document",
     "DocumentGeneration",

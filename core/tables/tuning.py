@@ -27,6 +27,8 @@ class TuningRun(Base):
     dataset_ids: Mapped[list[Any]] = mapped_column(default=list)
     dataset_version: Mapped[str | None] = mapped_column(String(64), default=None)
     """sha256 over the row digests that were used, in order."""
+    parent_version_id: Mapped[str | None] = mapped_column(String(48), default=None)
+    """Adapter version whose weights training starts from; None starts from the base."""
     progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
     loss_curve: Mapped[list[Any]] = mapped_column(default=list)
     """[{step, loss, learning_rate, tokens}]"""
