@@ -11,6 +11,8 @@ from cli.client import connect
 from cli.output import CommandFailed, DataDirOption, JsonOption, console, print_json
 from cli.tune import datasets
 
+__all__ = ["datasets"]
+
 
 @datasets.command("distil", epilog="Example: tsumugi datasets distil --questions 200 --collection handbook")
 def distil(
