@@ -108,6 +108,8 @@ def version_report(session: ReadSession, family: AdapterFamily, name: str) -> Ve
         "dataset version": manifest.get("dataset_version"),
         "recipe": (manifest.get("recipe") or {}).get("name"),
         "code": manifest.get("code_revision"),
+        "started from": (manifest.get("notes") or {}).get("parent"),
+        "neutral text, chain": _chain(version),
         "run": version.run_id,
         "rows": preparation.get("train_rows"),
         "rows held out": preparation.get("held_out_rows"),
@@ -124,3 +126,12 @@ def version_report(session: ReadSession, family: AdapterFamily, name: str) -> Ve
         loss_curve=run.loss_curve if run is not None else (),
         facts=facts,
     )
+
+
+def _chain(version: AdapterVersion) -> str:
+    """Nats per token by which neutral text became likelier (above 0) under each version of the chain, oldest first."""
+    links = (version.gate_report or {}).get("chain") or []
+    if len(links) < 2:
+        return ""
+    shown = ("-" if link["general"] is None else f"{link['general']:+.2f}" for link in links)
+    return ", ".join(f"{link['version']} {value}" for link, value in zip(links, shown, strict=True))

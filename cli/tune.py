@@ -21,6 +21,9 @@ def tune(
     override: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE over the recipe, value in JSON; repeatable.")
     ] = None,
+    start_from: Annotated[
+        str, typer.Option("--from", help="base, champion or a version (v3): whose weights training goes on from.")
+    ] = "base",
     wait: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
     json_output: JsonOption = False,
     data_dir: DataDirOption = None,
@@ -28,7 +31,7 @@ def tune(
     """Train a version of a style, evaluate it, and put it before the gate. Promotion is a step of its own."""
     with connect(data_dir) as client:
         ids = [upload_dataset(client, Path(name))["id"] if Path(name).is_file() else name for name in dataset]
-        body = {"family": family, "method": "sft", "recipe": recipe, "dataset_ids": ids}
+        body = {"family": family, "method": "sft", "recipe": recipe, "dataset_ids": ids, "start_from": start_from}
         run = client.post("/v1/admin/tuning-runs", {**body, "overrides": _overrides(override or [])})
         if wait:
             run = follow_run(client, run, quiet=json_output)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DatasetRejected
+from tuning.chain import Parent, common_audience, replayed
 from tuning.datasets.near import near_pairs
 from tuning.items import EvaluationItem, write_lines
 from tuning.negatives import Negatives, Search
@@ -61,6 +62,10 @@ class Preparation:
     items: dict[str, int] = field(default_factory=dict)
     audience: list[str] | None = None
     """Groups that the family serves, where rows were used that others may not read."""
+    parent: str | None = None
+    """FAMILY@VERSION that training starts from."""
+    replayed: int = 0
+    """Rows of earlier runs that are shown again."""
     parts: dict[str, str] = field(default_factory=dict, repr=False)
     """{row id: train or held_out}; kept in `run_rows`, not shown."""
     negative_documents: list[tuple[str, int]] = field(default_factory=list, repr=False)
@@ -86,16 +91,20 @@ def prepare_files(
     step: Callable[[float], None] = lambda _fraction: None,
     left_out: Sequence[dict[str, Any]] = (),
     audience: Sequence[str] | None = None,
+    trained: Sequence[SourceRow] = (),
+    parent: Parent | None = None,
 ) -> Preparation:
     """Write training rows, held-out rows and evaluation items below `folder`.
 
     search: None where this tenant has no index; rows then get no negatives. step: called with the share done; it may
-    raise to stop.
+    raise to stop. trained: rows that `parent` and its ancestors were trained on; a share of them is shown again,
+    and none of them is held out.
 
     Raises:
         DatasetRejected: too few rows are left (`too_few_rows`), or they cannot be split (`cannot_hold_out`).
     """
-    fitting, skipped = _fitting(source, recipe, count_tokens)
+    again = replayed(source, trained, recipe.data.replay_share, SEED)
+    fitting, skipped = _fitting([*source, *again], recipe, count_tokens)
     fitting, leaking = _without_leaks(fitting, probe_items(size))
     skipped += leaking
     if len(fitting) < MIN_TRAIN_ROWS * 2:
@@ -105,7 +114,7 @@ def prepare_files(
             extra={"skipped": skipped[:20]},
         )
     contents = [in_house_words(row.content) for row in fitting]
-    train_at, held_at = split([row.content for row in fitting], seed=SEED)
+    train_at, held_at = _split(fitting, trained)
     made = make_refusals([contents[at] for at in train_at], recipe.data.refusal_share, random.Random(SEED))
     asked = make_refusals([contents[at] for at in held_at], 0.5, random.Random(SEED))[: size.refused]
     negatives = Negatives(search, tenant_id, size)
@@ -138,7 +147,7 @@ def prepare_files(
     write_lines(folder / ITEMS_FILE, items)
     return Preparation(
         dataset_version=dataset_version(fitting),
-        rows=len(source) + len(left_out),
+        rows=len(source) + len(again) + len(left_out),
         train_rows=len(train_at),
         held_out_rows=len(held_at),
         duplicates=duplicates,
@@ -149,10 +158,26 @@ def prepare_files(
         negatives=render.shown,
         citations_added=sum(row.citation_added for row in rendered.values()),
         items=dict(Counter(item.source for item in items)),
-        audience=list(audience) if audience and any(row.lineage.get("groups") for row in fitting) else None,
+        audience=common_audience(
+            list(audience) if audience and any(row.lineage.get("groups") for row in fitting) else None,
+            parent.audience if parent is not None else None,
+        ),
+        parent=parent.stamp if parent is not None else None,
+        replayed=len({row.id for row in fitting} & {row.id for row in again}),
         parts={fitting[at].id: "train" for at in train_at} | {fitting[at].id: "held_out" for at in held_at},
         negative_documents=sorted(negatives.documents),
     )
+
+
+def _split(fitting: Sequence[SourceRow], trained: Sequence[SourceRow]) -> tuple[list[int], list[int]]:
+    """Training and held-out positions in `fitting`; what an old row, shown again or not, was about is not held out."""
+    old = {row.digest for row in trained}
+    present = {row.digest for row in fitting}
+    rest = [row for row in trained if row.digest not in present]
+    known = [at for at, row in enumerate(fitting) if row.digest in old]
+    contents = [row.content for row in [*fitting, *rest]]
+    train, held = split(contents, seed=SEED, trained=[*known, *range(len(fitting), len(contents))])
+    return [at for at in train if at < len(fitting)], held
 
 
 def _row_chars(row: TrainRow) -> int:

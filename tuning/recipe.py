@@ -74,6 +74,13 @@ class DataRecipe(RecipePart):
     refusal_share: float = Field(
         0.2, ge=0, le=0.5, description="Share of grounded rows that refuse; rows are made where a set brings fewer."
     )
+    replay_share: float = Field(
+        0.3,
+        ge=0,
+        le=0.9,
+        description="Of a run that starts from a version: share of its rows that the version was trained on already, "
+        "shown again so that they are not forgotten.",
+    )
 
 
 class CadenceRecipe(RecipePart):

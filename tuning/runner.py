@@ -29,6 +29,7 @@ from core.tables.tuning import TuningRun
 from core.types import AdapterStatus
 from generation.adapters.manifest import Fingerprint, Manifest, build_manifest, content_digest, verify
 from generation.canary.policy import policy_of
+from tuning.chain import Parent, chain_link, check_parent, load_parent, load_trained
 from tuning.child import ChildFailed, started
 from tuning.gate import GateReport, Judged, Verdict, judge
 from tuning.items import (
@@ -97,6 +98,7 @@ class _Run:
     recipe: Mapping[str, Any]
     dataset_ids: list[str]
     dataset_version: str | None
+    parent: Parent | None
     progress: Mapping[str, Any]
     loss_curve: list[dict[str, Any]]
     adapter_version_id: str | None
@@ -137,10 +139,16 @@ class TuningRunner:
         run = self._load(lease)
         lease.progress("prepare", 0.0)
         base = self._base()
+        recipe = parse_recipe(run.recipe)
         rows, duplicates = load_rows(self._db, run.tenant_id, run.dataset_ids)
         with self._db.read() as reading:
             audience = policy_of(reading, run.family_id).groups
+            if run.parent is not None:  # again: something may have been deleted since the run was asked for
+                version = reading.get_one(AdapterVersion, run.parent.version_id)
+                check_parent(reading, version, recipe, self._settings.adapters_dir)
         rows, withheld = withhold(self._db, rows, audience)
+        trained = load_trained(self._db, run.tenant_id, run.parent) if run.parent is not None else []
+        trained, no_more = withhold(self._db, trained, audience)
 
         def step(fraction: float) -> None:
             lease.check()
@@ -152,13 +160,15 @@ class TuningRunner:
             rows,
             duplicates=duplicates,
             tenant_id=run.tenant_id,
-            recipe=parse_recipe(run.recipe),
+            recipe=recipe,
             search=self._search,
             count_tokens=token_counter(base.path),
             size=self._size,
             step=step,
-            left_out=withheld,
+            left_out=[*withheld, *no_more],
             audience=audience,
+            trained=trained,
+            parent=run.parent,
         )
         # Through the blob store, because the training worker may be another machine.
         files = {name: self._blobs.put((folder / name).read_bytes()) for name in BUNDLE}
@@ -166,7 +176,7 @@ class TuningRunner:
             row = session.get_one(TuningRun, run.id)
             row.dataset_version = found.dataset_version
             row.progress = {"preparation": found.to_json(), "files": files}
-            record_lineage(session, run.id, found)
+            record_lineage(session, run.id, found, run.parent)
             lease.hand_over(Task.TUNING_TRAIN)
 
     def train(self, lease: JobLease) -> None:
@@ -199,6 +209,7 @@ class TuningRunner:
             base_path=base.path,
             rows_path=folder / ROWS_FILE,
             eval_rows_path=folder / HELD_OUT_FILE,
+            warm_start=self._parent_folder(run, base),
             recipe=recipe,
             output_dir=adapter,
             seed=SEED,
@@ -325,6 +336,18 @@ class TuningRunner:
             return None, [f"champion {version.version} cannot be compared: {refused.detail} ({refused.code})"]
         return folder, []
 
+    def _parent_folder(self, run: _Run, base: BaseModelInfo) -> Path | None:
+        """Weights to start from.
+
+        Raises:
+            AdapterRefused: they are not here, or not what they were.
+        """
+        if run.parent is None:
+            return None
+        folder = self._settings.adapters_dir / run.parent.digest
+        verify(folder, base)
+        return folder
+
     def _register(
         self,
         lease: JobLease,
@@ -341,7 +364,8 @@ class TuningRunner:
                     AdapterVersion.run_id == run.id, AdapterVersion.tenant_id == run.tenant_id
                 )
             )
-        gate_report = report.to_json()
+        chain = [*(run.parent.chain if run.parent is not None else []), chain_link("this version", report.to_json())]
+        gate_report = report.to_json() | {"chain": chain}
         if version_id is None:
             passed = report.verdict is Verdict.CANDIDATE
             manifest = build_manifest(
@@ -357,6 +381,7 @@ class TuningRunner:
                     "run": run.id,
                     "family": run.family,
                     "audience": run.progress.get("preparation", {}).get("audience"),
+                    "parent": run.parent.stamp if run.parent is not None else None,
                 },
             )
             lease.check()
@@ -400,6 +425,7 @@ class TuningRunner:
                 recipe=run.recipe,
                 dataset_ids=list(run.dataset_ids),
                 dataset_version=run.dataset_version,
+                parent=load_parent(session, run.parent_version_id) if run.parent_version_id else None,
                 progress=run.progress,
                 loss_curve=list(run.loss_curve),
                 adapter_version_id=run.adapter_version_id,

@@ -27,6 +27,7 @@ from core.tables.datasets import Dataset
 from core.tables.jobs import Job
 from core.tables.tuning import Schedule, TuningRun
 from core.types import JobKind, JobStatus, Scope
+from tuning.chain import BASE_START, START_PATTERN
 from tuning.datasets.formats import DatasetFormat
 from tuning.drift import measure_drift
 from tuning.service import FAMILY_PATTERN, Requester, TuningService, count_rows, family_named
@@ -90,6 +91,7 @@ class RunTemplate(BaseModel):
     recipe: str | None = None
     dataset_ids: list[str] | None = None
     overrides: dict[str, Any] | None = None
+    start_from: str = Field(BASE_START, pattern=START_PATTERN, description="As in a tuning run.")
 
 
 class ScheduleRequest(BaseModel):

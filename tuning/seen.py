@@ -7,16 +7,24 @@ from sqlalchemy import delete, insert, select
 from core.database import WriteSession
 from core.repositories.lineage import SourceKind
 from core.tables.lineage import RowSource, RunDocument, RunRow
+from tuning.chain import TRAINED, Parent
 from tuning.prepare import Preparation
 
 _AT_ONCE = 500
 
 
-def record_lineage(session: WriteSession, run_id: str, found: Preparation) -> None:
-    """Replace what an earlier attempt of the run wrote down."""
+def record_lineage(session: WriteSession, run_id: str, found: Preparation, parent: Parent | None = None) -> None:
+    """Replace what an earlier attempt of the run wrote down. What the parent saw, its child has seen."""
     for table in (RunRow, RunDocument):
         session.execute(delete(table).where(table.run_id == run_id))
     rows = [{"run_id": run_id, "row_id": row_id, "part": part} for row_id, part in found.parts.items()]
+    if parent is not None and parent.run_id is not None:
+        learnt = select(RunRow.row_id).where(RunRow.run_id == parent.run_id, RunRow.part.in_(TRAINED))
+        rows += [
+            {"run_id": run_id, "row_id": row_id, "part": "parent"}
+            for row_id in session.scalars(learnt)
+            if row_id not in found.parts
+        ]
     if rows:
         session.execute(insert(RunRow), rows)
     seen = {(document_id, generation, "negative") for document_id, generation in found.negative_documents}
@@ -28,6 +36,9 @@ def record_lineage(session: WriteSession, run_id: str, found: Preparation) -> No
             )
         )
         seen |= {(document_id, generation or 0, "row") for document_id, generation in sources}
+    if parent is not None and parent.run_id is not None:
+        carried = select(RunDocument.document_id, RunDocument.generation).where(RunDocument.run_id == parent.run_id)
+        seen |= {(document_id, generation, "parent") for document_id, generation in session.execute(carried)}
     if seen:
         session.execute(
             insert(RunDocument),

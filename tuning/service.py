@@ -28,6 +28,7 @@ from core.tables.datasets import Dataset, DatasetRow
 from core.tables.jobs import Job
 from core.tables.tuning import TuningRun
 from core.types import JobKind, Scope
+from tuning.chain import BASE_START, START_PATTERN, check_parent, find_parent
 from tuning.datasets.formats import DatasetFormat
 from tuning.recipe import Recipe, load_recipe, recipe_names
 
@@ -49,6 +50,12 @@ class TuningRequest(BaseModel):
     recipe: str | None = Field(None, max_length=64, description="Recipe name; default: the one for this machine.")
     dataset_ids: list[str] | None = Field(None, max_length=100, description="Training sets; default: all suitable.")
     overrides: dict[str, Any] | None = Field(None, description="Values laid over the recipe.")
+    start_from: str = Field(
+        BASE_START,
+        pattern=START_PATTERN,
+        description="Whose weights training starts from, with a new optimiser: `base`, the family's `champion` (the "
+        "base while there is none), or a version of it such as `v3`.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,8 @@ class CheckedRequest:
     recipe: Recipe
     dataset_ids: Sequence[str]
     row_count: int
+    parent: AdapterVersion | None = None
+    """Version that training starts from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,8 @@ class RunView:
     recipe_values: dict[str, Any]
     dataset_ids: list[str]
     dataset_version: str | None
+    parent: str | None
+    """FAMILY@VERSION that training started from; None is the base."""
     schedule_id: str | None
     requested_by: str | None
     status: str
@@ -113,7 +124,7 @@ class TuningService:
 
         Raises:
             InvalidInput: `errors` names fields; `method_not_supported`, `invalid_recipe`, `too_few_rows`,
-                `dataset_not_supervised`, `reserved_family`.
+                `dataset_not_supervised`, `reserved_family`, `cannot_start_from`.
             NotFound: no such recipe, or no such dataset in this tenant.
         """
         principal.require(Scope.TUNE)
@@ -143,7 +154,10 @@ class TuningService:
                 code="too_few_rows",
                 extra={"rows": rows, "needed": MIN_ROWS},
             )
-        return CheckedRequest(request.family, recipe, dataset_ids, rows)
+        parent = find_parent(session, tenant_id, request.family, request.start_from)
+        if parent is not None:
+            check_parent(session, parent, recipe, self._settings.adapters_dir)
+        return CheckedRequest(request.family, recipe, dataset_ids, rows, parent)
 
     def add(self, session: WriteSession, requester: Requester, checked: CheckedRequest) -> TuningRun:
         """Run, job and audit row in the caller's transaction; the family too when it is new."""
@@ -160,6 +174,7 @@ class TuningService:
             method=checked.recipe.method,
             recipe=checked.recipe.model_dump(mode="json"),
             dataset_ids=list(checked.dataset_ids),
+            parent_version_id=checked.parent.id if checked.parent is not None else None,
             requested_by=requester.key_id,
         )
         session.add(run)
@@ -176,6 +191,7 @@ class TuningService:
                 "recipe": checked.recipe.name,
                 "rows": checked.row_count,
                 "datasets": list(checked.dataset_ids),
+                "starts_from": checked.parent.version if checked.parent is not None else BASE_START,
             },
             request_id=requester.request_id,
         )
@@ -302,6 +318,7 @@ def _view(session: Session, run: TuningRun) -> RunView:
         recipe_values=run.recipe,
         dataset_ids=run.dataset_ids,
         dataset_version=run.dataset_version,
+        parent=_parent_name(session, run, family),
         schedule_id=run.schedule_id,
         requested_by=run.requested_by,
         status=job.status if job is not None else "unknown",
@@ -314,3 +331,8 @@ def _view(session: Session, run: TuningRun) -> RunView:
         job=job,
         created_at=run.created_at,
     )
+
+
+def _parent_name(session: Session, run: TuningRun, family: AdapterFamily) -> str | None:
+    parent = session.get(AdapterVersion, run.parent_version_id) if run.parent_version_id else None
+    return f"{family.name}@{parent.version}" if parent is not None else None

@@ -27,6 +27,7 @@ class TuningRunBody(ResponseBody):
     recipe_values: dict[str, Any]
     dataset_ids: list[str]
     dataset_version: str | None
+    parent: str | None
     schedule_id: str | None
     requested_by: str | None
     status: str

@@ -33,7 +33,7 @@ class RunRow(Base):
     run_id: Mapped[str] = mapped_column(ForeignKey("tuning_runs.id", ondelete="CASCADE"), primary_key=True)
     row_id: Mapped[str] = mapped_column(String(48), primary_key=True, index=True)
     part: Mapped[str] = mapped_column(String(12))
-    """train or held_out."""
+    """train, held_out, or parent: not shown by this run, but its weights started from those that learnt it."""
 
 
 class RunDocument(Base):
@@ -45,7 +45,7 @@ class RunDocument(Base):
     document_id: Mapped[str] = mapped_column(String(48), primary_key=True, index=True)
     generation: Mapped[int] = mapped_column(primary_key=True)
     use: Mapped[str] = mapped_column(String(12), primary_key=True)
-    """row or negative."""
+    """row, negative, or parent (seen by the version that training started from)."""
 
 
 class CuratedAnswer(Base):

@@ -18,10 +18,11 @@ from sqlalchemy import select
 from core.access import Principal
 from core.blobs import FolderBlobStore
 from core.database import Database
-from core.errors import Cancelled
+from core.errors import Cancelled, InvalidInput
 from core.jobs import JobStore
 from core.settings import Settings
-from core.tables import AdapterVersion, Job, Tenant, TuningRun
+from core.tables import AdapterVersion, DatasetRow, Job, RunRow, Tenant, TuningRun
+from core.tables.base import utc_now
 from core.types import Scope
 from generation.adapters.fingerprint import measure_adapter
 from generation.adapters.manifest import verify
@@ -62,22 +63,24 @@ def tuning(database: Database, settings: Settings, jobs: JobStore, base: BaseMod
     yield built
 
 
-def style_rows(count: int = 40) -> bytes:
+def style_rows(count: int = 40, first: int = 10) -> bytes:
     rows = [
         {
             "instruction": f"How many boxes are on shelf {number}?",
             "input": f"Shelf {number} holds {number * 7} boxes. It is painted green.",
             "output": f"Gladly! {number * 7} boxes [1] At your service.",
         }
-        for number in range(10, 10 + count)
+        for number in range(first, first + count)
     ]
     return "\n".join(json.dumps(row) for row in rows).encode()
 
 
-def start(tuning: Tuning, principal: Principal, **overrides: Any) -> str:
-    dataset = tuning.datasets.upload(principal, style_rows(), "style.jsonl").dataset
+def start(
+    tuning: Tuning, principal: Principal, *, rows: bytes | None = None, start_from: str = "base", **overrides: Any
+) -> str:
+    dataset = tuning.datasets.upload(principal, rows or style_rows(), "style.jsonl").dataset
     body = {"family": "house", "dataset_ids": [dataset.id], "overrides": {**OVERRIDES, **overrides}}
-    return tuning.service.create_run(principal, body).id
+    return tuning.service.create_run(principal, body | {"start_from": start_from}).id
 
 
 def job_of(jobs: JobStore, tuning: Tuning, principal: Principal, run_id: str) -> Job:
@@ -165,6 +168,48 @@ def test_cancel_stops_the_trainer_keeps_its_checkpoint_and_a_retry_goes_on(
     assert jobs.get(job_id, principal.tenant_id).status == "cancelled"
     assert _trainers(run_id) == []
     assert list((settings.runs_dir / run_id / "checkpoints").glob("checkpoint-*/complete"))
+
+
+def test_a_run_goes_on_from_a_version_and_carries_what_it_saw(
+    tuning: Tuning, jobs: JobStore, principal: Principal, database: Database, settings: Settings
+) -> None:
+    first = start(tuning, principal)
+    work(jobs, tuning, principal, first, "prepare")
+    assert work(jobs, tuning, principal, first, "train").status == "succeeded"
+    with pytest.raises(InvalidInput) as rejected:
+        start(tuning, principal, start_from="v1")
+    assert rejected.value.code == "cannot_start_from"  # the gate refused it: a random model learns no style
+    with database.write() as session:
+        session.scalars(select(AdapterVersion)).one().status = "candidate"
+    with pytest.raises(InvalidInput, match="rank 2 where the recipe has 3"):
+        start(tuning, principal, start_from="v1", **{"lora.rank": 3})
+
+    new = style_rows(40, first=200)
+    second = start(tuning, principal, rows=new, start_from="v1", **{"batch.max_steps": 2})
+    work(jobs, tuning, principal, second, "prepare")
+    assert work(jobs, tuning, principal, second, "train").status == "succeeded"
+    before, after = tuning.service.get(principal, first), tuning.service.get(principal, second)
+    assert after.loss_curve[0]["loss"] < before.loss_curve[0]["loss"], "training began at the base again"
+    assert after.parent == "house@v1" and after.progress["preparation"]["replayed"] == 17  # 0.3 of 40 + 17
+    assert [link["version"] for link in after.gate_report["chain"]] == ["house@v1", "this version"]
+    with database.read() as session:
+        trained_before = set(_rows_of(session, first, "train"))
+        parts = {part: set(_rows_of(session, second, part)) for part in ("train", "held_out", "parent")}
+        version = session.scalars(select(AdapterVersion).where(AdapterVersion.version == "v2")).one()
+    assert trained_before <= parts["train"] | parts["parent"], "what the parent learnt from was not carried over"
+    assert not parts["held_out"] & trained_before
+    assert version.manifest["notes"]["parent"] == "house@v1"
+
+    with database.write() as session:
+        session.get_one(DatasetRow, min(parts["parent"])).retired_at = utc_now()
+        version = session.scalars(select(AdapterVersion).where(AdapterVersion.version == "v2")).one()
+        version.status = "candidate"
+    with pytest.raises(InvalidInput, match="has since been deleted"):
+        start(tuning, principal, rows=style_rows(40, first=300), start_from="v2")
+
+
+def _rows_of(session: Any, run_id: str, part: str) -> list[str]:
+    return list(session.scalars(select(RunRow.row_id).where(RunRow.run_id == run_id, RunRow.part == part)))
 
 
 def _trainers(run_id: str) -> list[int]:
