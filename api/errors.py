@@ -37,6 +37,7 @@ STATUS_OF_ERROR: Final[Mapping[type[TsumugiError], int]] = {
     core_errors.Unavailable: 503,
     core_errors.Cancelled: 409,
     core_errors.Interrupted: 503,
+    core_errors.Postponed: 503,
     core_errors.LeaseLost: 409,
     core_errors.DataDirBusy: 503,
     TsumugiError: 500,

@@ -150,6 +150,13 @@ class Interrupted(TsumugiError):
     retryable = True
 
 
+class Postponed(TsumugiError):
+    """Something that the work needs is taken now. The work goes back to the queue for a while and costs no attempt."""
+
+    default_code = "postponed"
+    retryable = True
+
+
 class LeaseLost(TsumugiError):
     """Another attempt owns the job now; the holder must stop writing."""
 

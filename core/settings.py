@@ -193,6 +193,21 @@ class GenerationSettings(Section):
     torch_threads: int | None = Field(None, ge=1, description="CPU threads of torch; default: all cores.")
 
 
+class GpuSettings(Section):
+    """Memory of GPUs that serve and train."""
+
+    devices: tuple[int, ...] = Field(
+        (), description="GPUs of this machine that training may use; default: all of them."
+    )
+    serving_share: float = Field(
+        0.5, ge=0, lt=1, description="Share of each GPU's memory that serving keeps while others train beside it."
+    )
+    while_training: Literal["share", "sleep"] = Field(
+        "share",
+        description="Serve beside a training, or give the generator's memory to it and refuse questions meanwhile.",
+    )
+
+
 class EndpointSettings(Section):
     """A language model behind any OpenAI-compatible endpoint."""
 
@@ -255,6 +270,7 @@ class Settings(BaseSettings):
     qdrant: QdrantSettings = QdrantSettings()
     rerank: RerankSettings = RerankSettings()
     generation: GenerationSettings = GenerationSettings()
+    gpu: GpuSettings = GpuSettings()
     tuning: TuningSettings = TuningSettings()
 
     @classmethod

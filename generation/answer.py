@@ -6,6 +6,7 @@ answer is stamped with; the refusal comes before the model, so that nothing is i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,11 +16,12 @@ from sqlalchemy import select
 
 from core.access import Principal, access_filter
 from core.database import Database
-from core.errors import InvalidInput, NotFound, TsumugiError
+from core.errors import InvalidInput, NotFound, TsumugiError, Unavailable
+from core.gpu import serving_pause
 from core.ports import Engine, GenerationHandle
 from core.settings import Settings
 from core.tables import Answer, AnswerFailure, Collection, DocumentGroup, Feedback
-from core.tables.base import new_id
+from core.tables.base import new_id, utc_now
 from core.types import AccessFilter, AdapterRef, Citation, GenerationRequest, Message, Passage
 from generation.adapters.routing import Route
 from generation.canary.shadow import ShadowRequest
@@ -166,7 +168,7 @@ class AnswerService:
         Raises:
             InvalidInput: the question is empty.
             NotFound: unknown collection, family or version.
-            Unavailable: the generator's queue is full.
+            Unavailable: the generator's queue is full, or `serving_paused`: its memory is lent to a training.
         """
         options = options or AskOptions()
         question = question.strip()
@@ -178,6 +180,9 @@ class AnswerService:
         access = access_filter(principal, collection_id=self._collection_id(principal, options.collection))
         with self._db.read() as session:
             curated = find_curated(session, principal, question, route.version_id)
+            pause = None
+            if self._settings.gpu.while_training == "sleep":
+                pause = serving_pause(session, utc_now())
         found = self._search.search(question, access, self._settings.retrieval.passages)
         retrieved = time.perf_counter()
         override = self._settings.retrieval.refusal_threshold
@@ -191,6 +196,12 @@ class AnswerService:
         if curated is not None:
             reason = None
         elif reason is None:
+            if pause is not None:
+                raise Unavailable(
+                    "the generator's memory is lent to a training; it answers again afterwards",
+                    code="serving_paused",
+                    extra={"retry_after_s": math.ceil(pause)},
+                )
             request = self._request(question, found.passages, adapter, options)
             handle = self._engine.submit(request)
         return AnswerStream(

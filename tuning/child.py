@@ -17,12 +17,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import TsumugiError
+from core.gpu import MEMORY_SHARE_VARIABLE
 
 TAIL_LINES = 40
 TAIL_CHARS = 4_000
@@ -153,9 +154,13 @@ def started(
     *,
     folder: Path,
     memory_bytes: int | None = None,
+    environment: Mapping[str, str] | None = None,
     grace_s: float = GRACE_S,
 ) -> Iterator[Child]:
-    """Run `python -m MODULE ARGUMENTS` for the length of the block; leaving it by an exception stops the child."""
+    """Run `python -m MODULE ARGUMENTS` for the length of the block; leaving it by an exception stops the child.
+
+    environment: variables of the child beside ours.
+    """
     limit = [] if memory_bytes is None else ["--memory-bytes", str(memory_bytes)]
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
         [sys.executable, "-m", "tuning.child", "--parent", str(os.getpid()), *limit, module, *arguments],
@@ -167,7 +172,7 @@ def started(
         errors="replace",
         cwd=folder,
         start_new_session=True,
-        env=_environment(),
+        env=_environment() | dict(environment or {}),
     )
     child = Child(process)
     try:
@@ -184,6 +189,14 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{known}" if known else root, "PYTHONUNBUFFERED": "1"}
 
 
+def _cap_gpu_memory(share: float) -> None:
+    """Make torch fail in this process, rather than in the one that serves, when the lent memory is full."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share))
+
+
 def main() -> None:
     """The child's side: bind to the parent, take the memory limit, become MODULE."""
     from core.processes import end_with_parent
@@ -197,6 +210,9 @@ def main() -> None:
     if "--memory-bytes" in options:
         limit = int(options["--memory-bytes"])
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    share = os.environ.get(MEMORY_SHARE_VARIABLE)
+    if share is not None:
+        _cap_gpu_memory(float(share))
     os.nice(5)  # the service answers people on the same cores
     sys.argv = [arguments[0], *arguments[1:]]
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

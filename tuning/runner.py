@@ -11,6 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +21,7 @@ from sqlalchemy import select
 
 from core.database import Database
 from core.errors import AdapterRefused, NotFound, TsumugiError
+from core.gpu import GpuLeases
 from core.jobs import JobLease
 from core.ports import BlobStore
 from core.queue import Task
@@ -121,6 +123,7 @@ class TuningRunner:
         base: Callable[[], BaseModelInfo],
         search: Search | None = None,
         size: RunSize | None = None,
+        gpus: GpuLeases | None = None,
     ) -> None:
         self._db = db
         self._blobs = blobs
@@ -128,6 +131,7 @@ class TuningRunner:
         self._settings = settings
         self._base = base
         self._search = search
+        self._gpus = gpus or GpuLeases(db, settings.gpu)
         self._size = size or (LARGE if has_gpu(settings) else SMALL)
 
     def prepare(self, lease: JobLease) -> None:
@@ -183,6 +187,7 @@ class TuningRunner:
         """Train, evaluate, judge, register. Safe to repeat after any death.
 
         Raises:
+            Postponed: `gpu_busy`: the memory of the GPU is lent to others.
             ChildFailed: `out_of_memory`, `train_failed`, `train_killed`, `evaluate_failed`, ...; `extra` holds stderr.
             DatasetRejected: the trainer's audit refused the rows.
         """
@@ -192,17 +197,27 @@ class TuningRunner:
         base = self._base()
         folder = self._fetch(run)
         adapter = folder / "adapter"
-        if not (folder / "trained").exists():
-            self._train(lease, run, base, folder, adapter)
-            (folder / "trained").write_text(content_digest(adapter), encoding="utf-8")
-        evaluation, notes = self._evaluate(lease, run, base, folder, adapter)
+        with self._gpus.held(lease) if has_gpu(self._settings) else nullcontext() as grant:
+            environment = grant.environment if grant is not None else {}
+            if not (folder / "trained").exists():
+                self._train(lease, run, base, folder, adapter, environment)
+                (folder / "trained").write_text(content_digest(adapter), encoding="utf-8")
+            evaluation, notes = self._evaluate(lease, run, base, folder, adapter, environment)
         items = read_items(folder / ITEMS_FILE)
         verdicts = self._ask_judges(run, items, evaluation, notes)
         report = judge(items, evaluation, notes=notes, judged=verdicts)
         lease.progress("register", EVALUATE_SHARE[1])
         self._register(lease, run, base, folder, adapter, report)
 
-    def _train(self, lease: JobLease, run: _Run, base: BaseModelInfo, folder: Path, adapter: Path) -> None:
+    def _train(
+        self,
+        lease: JobLease,
+        run: _Run,
+        base: BaseModelInfo,
+        folder: Path,
+        adapter: Path,
+        environment: Mapping[str, str],
+    ) -> None:
         recipe = parse_recipe(run.recipe)
         spec = TrainSpec(
             run_dir=folder,
@@ -221,7 +236,11 @@ class TuningRunner:
         told = 0.0
         error: TsumugiError | None = None
         with started(
-            "tuning.train", [str(path)], folder=folder, memory_bytes=self._settings.tuning.worker_memory_bytes
+            "tuning.train",
+            [str(path)],
+            folder=folder,
+            memory_bytes=self._settings.tuning.worker_memory_bytes,
+            environment=environment,
         ) as child:
             for line in child.lines(lease.check):
                 event = parse_event(line)
@@ -253,7 +272,13 @@ class TuningRunner:
             lease.progress("train", first + (last - first) * curve.fraction)
 
     def _evaluate(
-        self, lease: JobLease, run: _Run, base: BaseModelInfo, folder: Path, adapter: Path
+        self,
+        lease: JobLease,
+        run: _Run,
+        base: BaseModelInfo,
+        folder: Path,
+        adapter: Path,
+        environment: Mapping[str, str],
     ) -> tuple[Evaluation, list[str]]:
         """Outputs of base, candidate and champion; and what to note beside them."""
         champion, notes = self._champion(run, base)
@@ -282,7 +307,7 @@ class TuningRunner:
         first, last = EVALUATE_SHARE
         lease.progress("evaluate", first)
         error: TsumugiError | None = None
-        with started("tuning.evaluate", [str(path)], folder=folder, grace_s=2.0) as child:
+        with started("tuning.evaluate", [str(path)], folder=folder, environment=environment, grace_s=2.0) as child:
             for line in child.lines(lease.check):
                 event = _json_object(line)
                 if event.get("event") == "progress" and event.get("total"):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from core.errors import Cancelled, Interrupted, LeaseLost, TsumugiError
+from core.errors import Cancelled, Interrupted, LeaseLost, Postponed, TsumugiError
 from core.jobs import JobLease, JobStore
 from core.log import bound
 
@@ -47,6 +47,9 @@ def _work_and_end(lease: JobLease, work: Callable[[JobLease], object]) -> None:
     except Interrupted:
         log.info("job.interrupted", stage=lease.stage)
         lease.release()
+    except Postponed as reason:
+        log.info("job.postponed", code=reason.code, detail=reason.detail)
+        lease.postpone(reason)
     except TsumugiError as error:
         log.warning("job.error", code=error.code, detail=error.detail, retryable=error.retryable, stage=lease.stage)
         lease.fail(error)

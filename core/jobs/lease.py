@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.database import Database, WriteSession
-from core.errors import Cancelled, Interrupted, LeaseLost, TsumugiError
+from core.errors import Cancelled, Interrupted, LeaseLost, Postponed, TsumugiError
 from core.jobs.machine import JobMachine
 from core.queue import Task
 from core.settings import JobSettings
@@ -127,6 +127,11 @@ class JobLease:
     def release(self) -> None:
         """Back to the queue because this process stops; costs no attempt."""
         self._end(self._machine.release)
+
+    def postpone(self, reason: Postponed) -> None:
+        """Back to the queue for as long as the reason says; costs no attempt."""
+        delay_s = float(reason.extra.get("retry_after_s", 30))
+        self._end(lambda session, job: self._machine.postpone(session, job, reason.code, reason.detail, delay_s))
 
     def fail(self, error: BaseException) -> None:
         """End the attempt with an error.

@@ -118,6 +118,12 @@ class JobMachine:
         self._log_attempt(job, "interrupted", "interrupted")
         self.enqueue(session, job)
 
+    def postpone(self, session: WriteSession, job: Job, code: str, detail: str, delay_s: float) -> None:
+        """Put it back for a while because something that it needs is taken: costs no budget, and says why it waits."""
+        self._log_attempt(job, "postponed", code)
+        job.error = {"code": code, "detail": detail, "retryable": True}
+        self.enqueue(session, job, delay_s=delay_s)
+
     def hand_over(self, session: WriteSession, job: Job, task: Task) -> None:
         """Queue the next part of the job, for another worker."""
         self._log_attempt(job, "handed_over", task.value)

@@ -7,6 +7,7 @@ from core.tables.builds import DatasetBuild, DatasetBuildStep
 from core.tables.canary import AnswerFailure, CanaryTrial, FamilyPolicy, ShadowAnswer
 from core.tables.datasets import Dataset, DatasetRow
 from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration, DocumentGroup
+from core.tables.gpu import GpuLease
 from core.tables.jobs import Job, OutboxMessage
 from core.tables.lineage import CuratedAnswer, JudgeCalibration, RowSource, RunDocument, RunRow
 from core.tables.operations import AuditEntry, Calibration, IdempotencyRecord, IndexContent, IndexVersion
@@ -37,6 +38,7 @@ __all__ = [
     "DocumentGroup",
     "FamilyPolicy",
     "Feedback",
+    "GpuLease",
     "IdempotencyRecord",
     "IndexContent",
     "IndexVersion",
