@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from generation.adapters.registry import AdapterRegistry
 from generation.models import BaseModelInfo
 from tests.tiny_llama import build_tiny_llama
 from tuning.build import Tuning, build_tuning
+from tuning.runner import TuningRunner
 from tuning.sizes import RunSize
 from workers.base import run_job
 
@@ -58,9 +60,10 @@ def jobs(database: Database, settings: Settings) -> JobStore:
 @pytest.fixture
 def tuning(database: Database, settings: Settings, jobs: JobStore, base: BaseModelInfo) -> Iterator[Tuning]:
     registry = AdapterRegistry(database, settings, None, base=base)
-    built = build_tuning(settings, database, FolderBlobStore(settings.blobs_dir), jobs, registry, None, base)
-    built.runner._size = SMALLEST
-    yield built
+    blobs = FolderBlobStore(settings.blobs_dir)
+    built = build_tuning(settings, database, blobs, jobs, registry, None, base)
+    runner = TuningRunner(database, blobs, registry, settings, base=lambda: base, size=SMALLEST)
+    yield replace(built, runner=runner)
 
 
 def style_rows(count: int = 40, first: int = 10) -> bytes:
