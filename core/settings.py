@@ -188,6 +188,9 @@ class GenerationSettings(Section):
     max_queue: int = Field(64, ge=1, description="Requests waiting; more are answered 429.")
     max_adapters: int = Field(8, ge=1, description="Adapter versions kept in memory (least recently used goes).")
     max_tokens: int = Field(256, ge=1, description="Default bound on generated tokens.")
+    leave_out_orders: bool = Field(
+        True, description="Keep sentences of retrieved passages that give orders to the model out of the prompt."
+    )
     context_tokens: int = Field(8192, ge=256, description="Context window used.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
     torch_threads: int | None = Field(None, ge=1, description="CPU threads of torch; default: all cores.")

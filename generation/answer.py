@@ -27,6 +27,7 @@ from generation.adapters.routing import Route
 from generation.canary.shadow import ShadowRequest
 from generation.citations import cite
 from generation.curated import Curated, find_curated
+from generation.orders import without_orders
 from generation.prompt import PROMPT_VERSION, PromptPassage, is_not_found, not_found_text, render_grounded
 
 NO_PASSAGES = "no_passages"
@@ -270,6 +271,8 @@ class AnswerService:
     ) -> GenerationRequest:
         limits = self._settings.generation
         shown = [PromptPassage(passage.text, passage.heading or passage.filename) for passage in passages]
+        if limits.leave_out_orders:
+            shown = [PromptPassage(without_orders(one.text).text, _title(one.title)) for one in shown]
         return GenerationRequest(
             messages=render_grounded(question, shown, history=options.history),
             adapter=adapter,
@@ -287,7 +290,18 @@ class AnswerService:
             "index_version": found.index_version or self._stamp.index_version,
             "embedder": found.embedder or self._stamp.embedder,
             "prompt_version": PROMPT_VERSION,
-        }
+        } | self._left_out(found)
+
+    def _left_out(self, found: SearchResult) -> dict[str, int]:
+        """How many sentences of the passages were kept from the model, where there are any."""
+        if not self._settings.generation.leave_out_orders:
+            return {}
+        count = sum(without_orders(passage.text).left_out for passage in found.passages)
+        return {"orders_left_out": count} if count else {}
+
+
+def _title(title: str | None) -> str | None:
+    return without_orders(title).text if title else title
 
 
 @dataclass(frozen=True, slots=True)
