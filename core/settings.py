@@ -62,6 +62,9 @@ class IngestSettings(Section):
     extract_cpu_s: int = Field(100, ge=1, description="CPU limit of one extraction.")
     extract_memory_bytes: int = Field(3 * 2**30, ge=2**28, description="Address-space limit of one extraction.")
     extract_max_chars: int = Field(20_000_000, ge=1_000, description="Longest extracted text; more is failed, not cut.")
+    ocr_s: float = Field(
+        60.0, ge=0, description="Wall time for OCR in one document; pages beyond it are reported as not read."
+    )
     chunk_tokens: int = Field(160, ge=32, le=2048, description="Token budget of a chunk, by the embedder's tokenizer.")
     chunk_chars: int = Field(
         1200, ge=64, description="Character cap of a chunk, for scripts the tokenizer does not know."

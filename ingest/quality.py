@@ -59,12 +59,16 @@ def with_quality(document: ExtractedDocument) -> ExtractedDocument:
 def quality_score(facts: Mapping[str, Any], page_count: int | None) -> float:
     """How much of the document arrived, 0 to 1: share of readable characters, of pages read, of attachments read.
 
-    A page without text may be an empty one: it counts half, a page that failed counts whole.
+    A page without text may be an empty one: it counts half; one that failed, or is a picture that was not read, counts
+    whole. Pages read by OCR count as far as the engine was sure of them.
     """
     score = 1.0 - float(facts["garbled_share"])
     if page_count:
-        lost = len(facts.get("pages_failed") or ()) + len(facts.get("sheets_failed") or ())
-        score *= max(0.0, 1.0 - (lost + 0.5 * len(facts.get("pages_without_text") or ())) / page_count)
+        not_read = set(facts.get("pages_not_read") or ())
+        lost = len(facts.get("pages_failed") or ()) + len(facts.get("sheets_failed") or ()) + len(not_read)
+        empty = len(set(facts.get("pages_without_text") or ()) - not_read)
+        unsure = len(facts.get("pages_by_ocr") or ()) * (1.0 - float(facts.get("ocr_confidence") or 1.0))
+        score *= max(0.0, 1.0 - (lost + 0.5 * empty + unsure) / page_count)
     attachments = facts.get("attachments") or ()
     if attachments:
         lost = sum(item["error"] not in {None, "no_text", "empty_file"} for item in attachments)

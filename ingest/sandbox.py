@@ -92,6 +92,7 @@ class Sandbox:
             "cpu_s": settings.extract_cpu_s,
             "memory_bytes": settings.extract_memory_bytes,
             "max_chars": settings.extract_max_chars,
+            "ocr_s": settings.ocr_s,
             "output_bytes": settings.extract_max_chars * 4 + 2**26,
         }
         outcome = self._alive().run(request, settings.extract_timeout_s + GRACE_S, poll)

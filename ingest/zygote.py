@@ -19,12 +19,14 @@ import resource
 import selectors
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ingest.landlock import landlock_version, write_only_below
+from ingest.mounts import OWN_TMP, may_need_converter, mount_over_tmp
 
 OUT_OF_MEMORY_STATUS = 86
 _CLONE_NEWUSER = 0x10000000
@@ -101,9 +103,13 @@ def _take(request: dict[str, Any], children: dict[int, _Child]) -> None:
 
 def _reap(children: dict[int, _Child]) -> None:
     while children:
-        pid, status, usage = os.wait4(-1, os.WNOHANG)
-        if pid == 0:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
             return
+        # What it started, such as a converter that took too long, ends with it: while it is not reaped its number
+        # stands for this group and no other.
+        _kill(ended.si_pid)
+        pid, status, usage = os.wait4(ended.si_pid, 0)
         child = children.pop(pid, None)
         if child is not None:
             _answer(
@@ -130,7 +136,13 @@ def _run_child(request: dict[str, Any]) -> NoReturn:
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
         folder = Path(request["folder"])
+        data = (folder / "input").read_bytes()
+        if may_need_converter(data) and mount_over_tmp(folder):
+            folder = OWN_TMP
         os.chdir(folder)
+        # For programs that are started: Tesseract's threads wait for one another longer than they save.
+        os.environ.update(HOME=str(folder), TMPDIR=str(folder), OMP_THREAD_LIMIT="1")
+        tempfile.tempdir = str(folder)
         os.nice(5)
         _limit(resource.RLIMIT_CORE, 0)
         # The soft limit says SIGXCPU, which names the cause; the hard one, a little later, cannot be caught.
@@ -139,7 +151,7 @@ def _run_child(request: dict[str, Any]) -> NoReturn:
         _limit(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
         _limit(resource.RLIMIT_AS, int(request["memory_bytes"]))
         write_only_below(folder)
-        status = _extract(folder, request)
+        status = _extract(folder, data, request)
     except MemoryError:
         status = OUT_OF_MEMORY_STATUS
     except BaseException:  # noqa: BLE001 - the only way out is _exit; the parent reports `extraction_crashed`
@@ -148,13 +160,14 @@ def _run_child(request: dict[str, Any]) -> NoReturn:
         os._exit(status)
 
 
-def _extract(folder: Path, request: dict[str, Any]) -> int:
+def _extract(folder: Path, data: bytes, request: dict[str, Any]) -> int:
     from core.errors import TsumugiError
     from ingest.extract import extract_document
+    from ingest.extract.ocr import allow_seconds
     from ingest.wire import write_document, write_error
 
     try:
-        data = (folder / "input").read_bytes()
+        allow_seconds(float(request["ocr_s"]))
         write_document(extract_document(data, request["filename"], max_chars=int(request["max_chars"])), folder)
     except TsumugiError as error:
         write_error(error.code, error.detail, folder, retryable=error.retryable)
@@ -208,6 +221,7 @@ def _preload() -> None:
     import lxml.etree
     import lxml.html  # noqa: F401
     import pdfminer.high_level  # noqa: F401
+    import PIL.Image  # noqa: F401
     import pptx  # noqa: F401
     import pypdfium2  # noqa: F401
     import python_calamine  # noqa: F401
@@ -217,6 +231,7 @@ def _preload() -> None:
     import ingest.extract.docx
     import ingest.extract.epub
     import ingest.extract.html
+    import ingest.extract.legacy
     import ingest.extract.mail
     import ingest.extract.markdown
     import ingest.extract.ocr

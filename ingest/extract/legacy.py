@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from core.errors import ExtractionFailed
+from ingest.mounts import OWN_TMP
 
 _TIMEOUT_S = 90.0
 
@@ -19,7 +21,8 @@ def convert(data: bytes, suffix: str, target: str) -> bytes:
     """Convert an old Office file; `suffix` and `target` are like `.doc` and `docx`.
 
     Raises:
-        ExtractionFailed: `converter_missing` (retryable), `broken_document`, `extraction_timeout`.
+        ExtractionFailed: `converter_missing` or `converter_unusable` (both retryable), `broken_document`,
+            `extraction_timeout`.
     """
     program = shutil.which("soffice") or shutil.which("libreoffice")
     if program is None:
@@ -30,11 +33,18 @@ def convert(data: bytes, suffix: str, target: str) -> bytes:
             retryable=True,
         )
     folder = Path.cwd()  # the child's own, removed afterwards
+    if not _can_write(OWN_TMP):
+        raise ExtractionFailed(
+            "LibreOffice needs a /tmp to write to, and this kernel gives the extractor none of its own: it allows no"
+            f" mount namespace. Allow one and retry, or save the file as {target.upper()}",
+            code="converter_unusable",
+            retryable=True,
+        )
     source = folder / f"source{suffix}"
     source.write_bytes(data)
     command = [program, f"-env:UserInstallation=file://{folder}/profile", "--headless", "--norestore", "--convert-to"]
     try:
-        subprocess.run(  # noqa: S603 - no shell, and no part of the command comes from the file
+        ended = subprocess.run(  # noqa: S603 - no shell, and no part of the command comes from the file
             [*command, target, "--outdir", str(folder), str(source)],
             check=False,
             capture_output=True,
@@ -44,5 +54,16 @@ def convert(data: bytes, suffix: str, target: str) -> bytes:
         raise ExtractionFailed("the converter took too long", code="extraction_timeout") from error
     made = folder / f"source.{target}"
     if not made.exists():
-        raise ExtractionFailed("the converter could not read the file", code="broken_document")
+        raise ExtractionFailed(
+            f"the converter could not read the file (it ended with {ended.returncode})", code="broken_document"
+        )
     return made.read_bytes()
+
+
+def _can_write(folder: Path) -> bool:
+    """Tried, not asked: Landlock is no part of what `os.access` answers."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False

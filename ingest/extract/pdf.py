@@ -3,7 +3,8 @@
 Neither engine is right alone. pypdfium2 is ten times faster, but says nothing when it leaves text out (a page of 880
 characters came back as 262). The sign is text objects that yield no text; such a page is read by pdfminer.six too, and
 its text is taken when it holds character sequences that the other one lacks. Doubled text, which some writers print to
-look bold, adds none and so does not count. A page without text is read by OCR where there is an engine, else reported.
+look bold, adds none and so does not count. A page that is a picture (no text, noise, or a stamp over a scan) is read by
+OCR where there is an engine; one that was not read is reported under `pages_not_read`, apart from empty ones.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from core.errors import ExtractionFailed
 from core.types import BlockKind, ExtractedDocument
 from ingest.extract.builder import TextBuilder
-from ingest.extract.ocr import ocr_languages, read_image
+from ingest.extract.ocr import Budget, new_budget, ocr_languages, read_picture
 from ingest.extract.pdf_lines import Line, Paragraph, heading_sizes, kind_of, paragraphs_of
 from ingest.extract.pdf_miner import miner_lines
 from ingest.extract.repair import repair_text
@@ -32,10 +33,16 @@ _MIN_NEW_SHARE = 0.1
 _MAX_GARBLED = 0.05
 _SECOND_READING_S = 40.0
 """CPU time for second readings of one document; pages beyond it keep their first reading, and are counted."""
-_OCR_S = 60.0
-"""Wall time for OCR of one document; pages beyond it are reported as not read."""
-_OCR_SCALE = 200 / 72
+_OCR_DPI = 200
 _OCR_MAX_PIXELS = 30_000_000
+_OCR_GARBLED = 0.3
+"""Share of unreadable characters from which the text layer is worth less than a picture of the page."""
+_STAMP_CHARS = 60
+"""So few characters over a picture are a stamp or a page number, not the page's text."""
+_PICTURE_SHARE = 0.5
+"""Share of a page from which a picture on it is taken for a scan of the page."""
+_WHITE = 200
+"""Grey value of 255 above which nothing can be read: a blank scan has specks, but no ink."""
 _REPEATS = re.compile(r"(.)\1+")
 _SPACES = re.compile(r"\s+")
 _BOLD = re.compile(r"bold|black|heavy|demi|-W[6-9]\b", re.IGNORECASE)
@@ -51,8 +58,9 @@ class _Facts:
     pages_failed: list[int] = field(default_factory=list)
     pages_by_pdfminer: list[int] = field(default_factory=list)
     pages_by_ocr: list[int] = field(default_factory=list)
+    pages_not_read: list[int] = field(default_factory=list)
     pages_not_checked: int = 0
-    ocr_s: float = 0.0
+    ocr: Budget = field(default_factory=new_budget)
     repaired: dict[str, int] = field(default_factory=dict)
     second_reading_s: float = 0.0
     fruitless_readings: int = 0
@@ -76,11 +84,7 @@ def extract_pdf(data: bytes, *, max_chars: int) -> ExtractedDocument:
     if not any(pages):
         if len(facts.pages_failed) == len(pages):
             raise ExtractionFailed("no page of the PDF can be read", code="broken_pdf")
-        raise ExtractionFailed(
-            f"none of the {len(pages)} pages has a text layer: they are empty, or images, and no OCR engine read them."
-            " Install Tesseract and the extra `ocr`, or upload a file with text",
-            code="no_text_layer",
-        )
+        raise _no_text(len(pages), facts)
     builder = TextBuilder(max_chars=max_chars)
     body, larger, body_is_bold = heading_sizes([paragraph for page in pages for paragraph in page])
     for number, page in enumerate(pages, start=1):
@@ -99,6 +103,8 @@ def extract_pdf(data: bytes, *, max_chars: int) -> ExtractedDocument:
             "pages_failed": facts.pages_failed,
             "pages_by_pdfminer": facts.pages_by_pdfminer,
             "pages_by_ocr": facts.pages_by_ocr,
+            "pages_not_read": facts.pages_not_read,
+            "ocr_confidence": facts.ocr.confidence,
             "pages_not_checked": facts.pages_not_checked,
             "repaired": facts.repaired,
         },
@@ -128,8 +134,8 @@ def _pages(data: bytes, facts: _Facts) -> Iterator[Sequence[Line]]:
             lines = list(_pdfium_lines(text_page))
             if _looks_short(page, text_page, lines, facts):
                 lines = _second_reading(data, index, lines, facts)
-            if not lines:
-                lines = _ocr_lines(page, index, facts)
+            if _is_picture(page, lines):
+                lines = _read_by_ocr(page, index, lines, facts)
             yield lines
             text_page.close()
             page.close()
@@ -137,19 +143,67 @@ def _pages(data: bytes, facts: _Facts) -> Iterator[Sequence[Line]]:
         document.close()
 
 
-def _ocr_lines(page: Any, index: int, facts: _Facts) -> list[Line]:
-    """Lines of a page that is a picture; none without an engine, or when the time for it is spent."""
+def _no_text(count: int, facts: _Facts) -> ExtractionFailed:
+    """Why a PDF has no text at all: another try helps where an engine was missing, or its time was up."""
+    if not facts.pages_not_read:
+        return ExtractionFailed(f"the {count} pages of the PDF are empty", code="no_text_layer")
+    if ocr_languages() is None:
+        return ExtractionFailed(
+            f"none of the {count} pages has a text layer: they are pictures, and there is no OCR engine."
+            " Install Tesseract and the extra `ocr` and retry, or upload a file with text",
+            code="no_text_layer",
+            retryable=True,
+        )
+    return ExtractionFailed(
+        f"none of the {count} pages has a text layer: they are pictures, and the OCR engine found no readable text"
+        " in them",
+        code="no_text_layer",
+    )
+
+
+def _is_picture(page: Any, lines: Sequence[Line]) -> bool:
+    """Whether the page shows something that its text layer does not say."""
+    import pypdfium2.raw as pdfium
+
+    text = "".join(line.text for line in lines)
+    visible = len(_SPACES.sub("", text))
+    if visible and garbled_share(text) > _OCR_GARBLED:
+        return True
+    if visible > _STAMP_CHARS:
+        return False
+    if not visible:
+        return next(iter(page.get_objects(max_depth=3)), None) is not None
     width, height = page.get_size()
-    scale = min(_OCR_SCALE, (_OCR_MAX_PIXELS / max(1.0, width * height)) ** 0.5)
-    if ocr_languages() is None or facts.ocr_s > _OCR_S:
-        return []
-    started = time.monotonic()
-    text = read_image(page.render(scale=scale).to_pil())
-    facts.ocr_s += time.monotonic() - started
-    lines = [Line(line, 0, 0, 1, 1, 0) for line in text.split("\n") if line.strip()]
-    if lines:
-        facts.pages_by_ocr.append(index + 1)
-    return lines
+    for item in page.get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE], max_depth=3):
+        left, bottom, right, top = item.get_bounds()
+        if (right - left) * (top - bottom) >= _PICTURE_SHARE * width * height:
+            return True
+    return False
+
+
+def _read_by_ocr(page: Any, index: int, lines: list[Line], facts: _Facts) -> list[Line]:
+    """Lines of a page that is a picture; those of its text layer without an engine, time left, or a better reading."""
+    if ocr_languages() is None or not facts.ocr.left:
+        facts.pages_not_read.append(index + 1)
+        return lines
+    width, height = page.get_size()
+    scale = min(_OCR_DPI / 72, (_OCR_MAX_PIXELS / max(1.0, width * height)) ** 0.5)
+    image = page.render(scale=scale).to_pil()
+    if image.convert("L").getextrema()[0] > _WHITE:
+        return lines  # nothing is printed on it
+    try:
+        reading = read_picture(image, dpi=scale * 72, budget=facts.ocr)
+    except ExtractionFailed as error:
+        if error.code != "extraction_timeout":
+            raise
+        facts.pages_not_read.append(index + 1)  # this page only; the others may be easier
+        return lines
+    if sum(len(line.text) for line in reading.lines) <= sum(len(line.text) for line in lines):
+        if not lines:
+            facts.pages_not_read.append(index + 1)
+        return lines
+    facts.pages_by_ocr.append(index + 1)
+    return list(reading.lines)
 
 
 def _looks_short(page: Any, text_page: Any, lines: Sequence[Line], facts: _Facts) -> bool:

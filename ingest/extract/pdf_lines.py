@@ -16,7 +16,7 @@ from core.types import BlockKind
 
 _ENDED = re.compile(r"[。｡．.！？!?：:][」』）)”’\"']*\s*\Z")
 _ITEM = re.compile(r"\s*(?:[•●○◦▪■□◆・※✓–\-*]\s|[(（]?[0-9０-９]{1,3}[.)）．、]\s?|[①-⑳㋐-㋾]|[a-z][.)]\s)")
-_WIDE = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
+WIDE = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
 """Scripts written without spaces between words; Korean is not one of them."""
 _CHAPTER = re.compile(r"\s*第\s*[0-9０-９一二三四五六七八九十百]{1,4}\s*[章節編部条](?:\s|[（(]|\Z)")
 _WORD = re.compile(r"[^\W\d_]{2}")
@@ -178,6 +178,6 @@ def _joined(text: str, more: str) -> str:
         return text[:-1] + more
     if last == "-" and len(text) > 1 and text[-2].isalpha() and following.islower():
         return text[:-1] + more
-    if _WIDE.match(last) or _WIDE.match(following):
+    if WIDE.match(last) or WIDE.match(following):
         return text + more
     return f"{text} {more}"

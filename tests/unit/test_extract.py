@@ -14,7 +14,9 @@ from reportlab.pdfgen.canvas import Canvas
 from core.errors import ExtractionFailed, UnsupportedFormat
 from core.types import BlockKind, ExtractedDocument
 from ingest.extract import extract_document
+from ingest.extract.ocr import installed_languages
 from ingest.extract.repair import repair_text
+from tests.scans import joined_pdf, picture, scanned_pdf
 
 
 def read(data: bytes | str, filename: str) -> ExtractedDocument:
@@ -177,12 +179,26 @@ def test_japanese_pdf_lines_are_joined_without_a_space() -> None:
     )
 
 
-def test_pdf_pages_without_text_are_named_and_a_pdf_of_images_fails() -> None:
+def test_pdf_pages_without_text_are_named_and_a_pdf_of_empty_pages_fails_for_good() -> None:
     document = read(pdf([[(72, 700, 12, "Only the first page has text.")], [], []]), "a.pdf")
     assert document.quality["pages_without_text"] == [2, 3] and document.page_count == 3
-    with pytest.raises(ExtractionFailed, match="OCR") as caught:
+    with pytest.raises(ExtractionFailed, match="empty") as caught:
         read(pdf([[], []]), "scan.pdf")
     assert (caught.value.code, caught.value.retryable) == ("no_text_layer", False)
+
+
+def test_scanned_pages_without_an_ocr_engine_are_reported_and_can_be_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    installed_languages.cache_clear()
+    scan = scanned_pdf([picture(("Scanned",)), picture(("Scanned",))])
+    with pytest.raises(ExtractionFailed, match="OCR") as caught:
+        read(scan, "scan.pdf")
+    assert (caught.value.code, caught.value.retryable) == ("no_text_layer", True)
+    document = read(joined_pdf([pdf([[(72, 700, 12, "Only the first page has text.")], []]), scan]), "mixed.pdf")
+    assert document.quality["pages_not_read"] == [3, 4], "apart from the empty page"
+    assert document.quality["pages_without_text"] == [2, 3, 4]
+    assert document.quality["score"] < 0.5
+    installed_languages.cache_clear()
 
 
 def test_offsets_point_into_the_text() -> None:
