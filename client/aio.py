@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import httpx
 
+from client.calls import Call, SendingAsync, Surface, T, document_page, streamed
 from client.errors import Unreachable
-from client.models import Answer, Document, Job, Passage, StreamEvent, Uploaded
-from client.wire import (
-    Call,
-    EventReader,
-    ask_call,
-    checked,
-    feedback_call,
-    idempotent,
-    page_call,
-    pause_before_repeat,
-    search_call,
-    upload_call,
-)
+from client.models import Document, Job, StreamEvent
+from client.wire import EventReader, checked, pause_before_repeat
 
 POLL_S = 0.5
 
 
-class AsyncTsumugi:
-    """One service, as one key sees it."""
+class AsyncTsumugi(Surface, SendingAsync):
+    """One service, as one key sees it. The calls that are one request and one answer are those of `Surface`."""
 
     def __init__(
         self, url: str, key: str, *, timeout_s: float = 60.0, transport: httpx.AsyncBaseTransport | None = None
@@ -55,35 +44,6 @@ class AsyncTsumugi:
         """Close the connections."""
         await self._http.aclose()
 
-    async def search(
-        self, query: str, *, limit: int = 5, collection: str | None = None, filters: Mapping[str, Any] | None = None
-    ) -> list[Passage]:
-        """Passages, best first.
-
-        Raises:
-            Unreachable: no answer came.
-            Refused: the service refuses.
-        """
-        found = await self._send(search_call(query, limit, collection, filters))
-        return [Passage.parse(item) for item in found["items"]]
-
-    async def ask(
-        self,
-        question: str,
-        *,
-        collection: str | None = None,
-        conversation_id: str | None = None,
-        adapter: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-    ) -> Answer:
-        """A whole answer, with citations."""
-        options = {
-            "collection": collection, "conversation_id": conversation_id, "adapter": adapter,
-            "max_tokens": max_tokens, "temperature": temperature,
-        }  # fmt: skip
-        return Answer.parse(await self._send(ask_call(question, False, options)))
-
     async def stream(self, question: str, **options: Any) -> AsyncIterator[StreamEvent]:
         """Events of an answer as they come; options as those of `ask`.
 
@@ -91,7 +51,7 @@ class AsyncTsumugi:
             Unreachable: the connection broke; what came before was right.
             Refused: the service refuses, or gave up half-way.
         """
-        call = ask_call(question, True, options)
+        call = streamed(question, options)
         reader = EventReader()
         try:
             async with self._http.stream(call.method, call.path, **call.arguments()) as response:
@@ -104,46 +64,15 @@ class AsyncTsumugi:
         except httpx.TransportError as error:
             raise Unreachable(f"the answer broke off: {error}") from error
 
-    async def upload(
-        self,
-        source: Path | bytes,
-        *,
-        filename: str | None = None,
-        collection: str | None = None,
-        external_id: str | None = None,
-        groups: Sequence[str] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> Uploaded:
-        """Take a document in. The same `external_id` replaces; the same bytes again change nothing."""
-        options = {
-            "collection": collection, "external_id": external_id,
-            "groups": list(groups) if groups is not None else None,
-            "metadata": dict(metadata) if metadata is not None else None,
-        }  # fmt: skip
-        return Uploaded.parse((await self._send(upload_call(source, filename, options)))["items"][0])
-
     async def documents(self, *, status: str | None = None, collection: str | None = None) -> AsyncIterator[Document]:
         """All documents that the key may see, newest first."""
         cursor = None
         while True:
-            page = await self._send(page_call("/v1/documents", cursor, {"status": status, "collection": collection}))
-            for item in page["items"]:
-                yield Document.parse(item)
-            cursor = page["next_cursor"]
+            found, cursor = await self._send(document_page(cursor, status=status, collection=collection))
+            for document in found:
+                yield document
             if cursor is None:
                 return
-
-    async def document(self, document_id: str) -> Document:
-        """One document."""
-        return Document.parse(await self._send(Call("GET", f"/v1/documents/{document_id}")))
-
-    async def delete(self, document_id: str) -> Uploaded:
-        """Delete a document: no search sees it from now on; its job removes the rest."""
-        return Uploaded.parse(await self._send(Call("DELETE", f"/v1/documents/{document_id}", headers=idempotent())))
-
-    async def job(self, job_id: str) -> Job:
-        """One job."""
-        return Job.parse(await self._send(Call("GET", f"/v1/jobs/{job_id}")))
 
     async def wait(self, job_id: str, *, timeout_s: float = 600.0) -> Job:
         """Wait for a job to end, and return it as it is then or when the time is up."""
@@ -154,19 +83,7 @@ class AsyncTsumugi:
                 return job
             await asyncio.sleep(POLL_S)
 
-    async def feedback(
-        self,
-        answer_id: str,
-        rating: Literal["up", "down"],
-        *,
-        correction: str | None = None,
-        comment: str | None = None,
-        consent: bool = False,
-    ) -> None:
-        """Rate an answer; only with `consent` may it be learnt from."""
-        await self._send(feedback_call(answer_id, rating, correction, comment, consent))
-
-    async def _send(self, call: Call) -> Any:
+    async def _send(self, call: Call[T]) -> T:
         attempt = 0
         while True:
             try:
@@ -178,6 +95,6 @@ class AsyncTsumugi:
             else:
                 pause = pause_before_repeat(call, response, attempt)
                 if pause is None:
-                    return checked(response)
+                    return call.parse(checked(response))
             attempt += 1
             await asyncio.sleep(pause)

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import httpx
 
+from client.calls import Call, Sending, Surface, T, document_page, streamed
 from client.errors import Unreachable
-from client.models import Answer, Document, Job, Passage, StreamEvent, Uploaded
-from client.wire import (
-    Call,
-    EventReader,
-    ask_call,
-    checked,
-    feedback_call,
-    idempotent,
-    page_call,
-    pause_before_repeat,
-    search_call,
-    upload_call,
-)
+from client.models import Document, Job, StreamEvent
+from client.wire import EventReader, checked, pause_before_repeat
 
 POLL_S = 0.5
 
 
-class Tsumugi:
-    """One service, as one key sees it."""
+class Tsumugi(Surface, Sending):
+    """One service, as one key sees it. The calls that are one request and one answer are those of `Surface`."""
 
     def __init__(
         self, url: str, key: str, *, timeout_s: float = 60.0, transport: httpx.BaseTransport | None = None
@@ -54,35 +43,6 @@ class Tsumugi:
         """Close the connections."""
         self._http.close()
 
-    def search(
-        self, query: str, *, limit: int = 5, collection: str | None = None, filters: Mapping[str, Any] | None = None
-    ) -> list[Passage]:
-        """Passages, best first.
-
-        Raises:
-            Unreachable: no answer came.
-            Refused: the service refuses.
-        """
-        found = self._send(search_call(query, limit, collection, filters))
-        return [Passage.parse(item) for item in found["items"]]
-
-    def ask(
-        self,
-        question: str,
-        *,
-        collection: str | None = None,
-        conversation_id: str | None = None,
-        adapter: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-    ) -> Answer:
-        """A whole answer, with citations."""
-        options = {
-            "collection": collection, "conversation_id": conversation_id, "adapter": adapter,
-            "max_tokens": max_tokens, "temperature": temperature,
-        }  # fmt: skip
-        return Answer.parse(self._send(ask_call(question, False, options)))
-
     def stream(self, question: str, **options: Any) -> Iterator[StreamEvent]:
         """Events of an answer as they come; options as those of `ask`.
 
@@ -90,7 +50,7 @@ class Tsumugi:
             Unreachable: the connection broke; what came before was right.
             Refused: the service refuses, or gave up half-way.
         """
-        call = ask_call(question, True, options)
+        call = streamed(question, options)
         reader = EventReader()
         try:
             with self._http.stream(call.method, call.path, **call.arguments()) as response:
@@ -102,45 +62,14 @@ class Tsumugi:
         except httpx.TransportError as error:
             raise Unreachable(f"the answer broke off: {error}") from error
 
-    def upload(
-        self,
-        source: Path | bytes,
-        *,
-        filename: str | None = None,
-        collection: str | None = None,
-        external_id: str | None = None,
-        groups: Sequence[str] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> Uploaded:
-        """Take a document in. The same `external_id` replaces; the same bytes again change nothing."""
-        options = {
-            "collection": collection, "external_id": external_id,
-            "groups": list(groups) if groups is not None else None,
-            "metadata": dict(metadata) if metadata is not None else None,
-        }  # fmt: skip
-        return Uploaded.parse(self._send(upload_call(source, filename, options))["items"][0])
-
     def documents(self, *, status: str | None = None, collection: str | None = None) -> Iterator[Document]:
         """All documents that the key may see, newest first."""
         cursor = None
         while True:
-            page = self._send(page_call("/v1/documents", cursor, {"status": status, "collection": collection}))
-            yield from (Document.parse(item) for item in page["items"])
-            cursor = page["next_cursor"]
+            found, cursor = self._send(document_page(cursor, status=status, collection=collection))
+            yield from found
             if cursor is None:
                 return
-
-    def document(self, document_id: str) -> Document:
-        """One document."""
-        return Document.parse(self._send(Call("GET", f"/v1/documents/{document_id}")))
-
-    def delete(self, document_id: str) -> Uploaded:
-        """Delete a document: no search sees it from now on; its job removes the rest."""
-        return Uploaded.parse(self._send(Call("DELETE", f"/v1/documents/{document_id}", headers=idempotent())))
-
-    def job(self, job_id: str) -> Job:
-        """One job."""
-        return Job.parse(self._send(Call("GET", f"/v1/jobs/{job_id}")))
 
     def wait(self, job_id: str, *, timeout_s: float = 600.0) -> Job:
         """Wait for a job to end, and return it as it is then or when the time is up."""
@@ -151,19 +80,7 @@ class Tsumugi:
                 return job
             time.sleep(POLL_S)
 
-    def feedback(
-        self,
-        answer_id: str,
-        rating: Literal["up", "down"],
-        *,
-        correction: str | None = None,
-        comment: str | None = None,
-        consent: bool = False,
-    ) -> None:
-        """Rate an answer; only with `consent` may it be learnt from."""
-        self._send(feedback_call(answer_id, rating, correction, comment, consent))
-
-    def _send(self, call: Call) -> Any:
+    def _send(self, call: Call[T]) -> T:
         attempt = 0
         while True:
             try:
@@ -175,6 +92,6 @@ class Tsumugi:
             else:
                 pause = pause_before_repeat(call, response, attempt)
                 if pause is None:
-                    return checked(response)
+                    return call.parse(checked(response))
             attempt += 1
             time.sleep(pause)

@@ -11,36 +11,35 @@ get it with the switch. So neither version is ever read by someone it was not me
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from core import audit
-from core.access import PUBLIC_GROUP, Principal, access_filter, documents_visible, stored_groups
+from core.access import Principal, access_filter, documents_visible, stored_groups
 from core.database import Database, WriteSession
-from core.errors import Conflict, InvalidInput, NotFound, TooLarge
+from core.errors import Conflict, TooLarge
 from core.jobs import JobStore
-from core.paging import Page, after_cursor, checked_limit, cut_page
 from core.ports import BlobStore
 from core.repositories.documents import (
     collection_named,
     follow_jobs,
     groups_of,
     hold_blobs,
-    serving_chunk_set,
     set_groups,
     visible_document,
 )
 from core.repositories.lineage import SourceKind, retire_curated, retire_rows
 from core.settings import Settings
 from core.tables.base import utc_now
-from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration
+from core.tables.documents import Collection, Document, DocumentGeneration
 from core.tables.jobs import Job
 from core.types import DocumentStatus, JobKind, JobStatus, Scope
 from ingest.batch import unpacked
+from ingest.catalogue import DocumentCatalogue
+from ingest.pending import groups_to_be, metadata_to_be, narrowed, set_metadata
 from ingest.upload import Upload, checked_upload
 
 _UNFINISHED = {JobStatus.QUEUED.value, JobStatus.RUNNING.value}
@@ -56,23 +55,11 @@ class Accepted:
     unchanged: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
-    """Source bytes, or extracted text as UTF-8, of the generation that serves."""
-
-    data: bytes
-    media_type: str
-    encoding: str | None
-    filename: str
-    generation: int
-
-
-class IngestService:
-    """Documents of one database, for one process. Thread-safe."""
+class IngestService(DocumentCatalogue):
+    """Takes documents in and deletes them, for one process. Thread-safe."""
 
     def __init__(self, db: Database, blobs: BlobStore, jobs: JobStore, settings: Settings) -> None:
-        self._db = db
-        self._blobs = blobs
+        super().__init__(db, blobs)
         self._jobs = jobs
         self._settings = settings
         follow_jobs(jobs)
@@ -80,7 +67,7 @@ class IngestService:
     def accept(
         self, principal: Principal, uploads: Sequence[Upload], *, request_id: str | None = None
     ) -> list[Accepted]:
-        """Take uploads, all or none; answers in their order. A ZIP of files is taken as its files.
+        """Take uploads, all or none; answers in their order. A ZIP or TAR is taken as its files.
 
         Raises:
             Forbidden: the key lacks `ingest`.
@@ -108,75 +95,6 @@ class IngestService:
                 if attempt == _ACCEPT_ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
-
-    def get(self, principal: Principal, document_id: str) -> Document:
-        """One document; NotFound unless it is there for this principal."""
-        with self._db.read() as session:
-            return visible_document(session, access_filter(principal), document_id)
-
-    def list(
-        self,
-        principal: Principal,
-        *,
-        limit: int = 50,
-        cursor: str | None = None,
-        collection: str | None = None,
-        status: DocumentStatus | None = None,
-        external_id: str | None = None,
-        error_code: str | None = None,
-        retryable: bool | None = None,
-    ) -> Page[Document]:
-        """Documents that the principal may see, newest first.
-
-        `status=failed` is the failed inbox; `retryable` parts what may pass by itself from what never will.
-        """
-        query = select(Document).where(documents_visible(access_filter(principal)))
-        if collection is not None:
-            query = query.join(Collection, Collection.id == Document.collection_id).where(Collection.name == collection)
-        if status is not None:
-            query = query.where(Document.status == status.value)
-        if external_id is not None:
-            query = query.where(Document.external_id == external_id)
-        if error_code is not None:
-            query = query.where(Document.error["code"].as_string() == error_code)
-        if retryable is not None:
-            query = query.where(Document.error["retryable"].as_boolean().is_(retryable))
-        behind = after_cursor(Document.created_at, Document.id, cursor)
-        if behind is not None:
-            query = query.where(behind)
-        query = query.order_by(Document.created_at.desc(), Document.id.desc()).limit(checked_limit(limit) + 1)
-        with self._db.read() as session:
-            return cut_page(session.scalars(query).all(), limit)
-
-    def chunks(
-        self, principal: Principal, document_id: str, *, limit: int = 50, cursor: str | None = None
-    ) -> Page[ChunkRow]:
-        """Chunks of the generation that serves, in reading order; the cursor holds across a replacement or refuses."""
-        with self._db.read() as session:
-            document = visible_document(session, access_filter(principal), document_id)
-            query = select(ChunkRow).where(
-                ChunkRow.document_id == document.id,
-                ChunkRow.generation == document.active_generation,
-                ChunkRow.chunk_set == serving_chunk_set(session),
-            )
-            if cursor is not None:
-                query = query.where(ChunkRow.ordinal > _ordinal_behind(cursor, document.active_generation))
-            rows = list(session.scalars(query.order_by(ChunkRow.ordinal).limit(checked_limit(limit) + 1)))
-        more = len(rows) > limit
-        rows = rows[:limit]
-        return Page(rows, f"{rows[-1].generation}.{rows[-1].ordinal}" if more else None)
-
-    def content(self, principal: Principal, document_id: str, *, as_text: bool = False) -> Content:
-        """Source bytes, or the extracted text, of the generation that serves (else of the newest).
-
-        Raises:
-            NotFound: no such document for this principal, or it has no text yet.
-        """
-        try:
-            return self._content(principal, document_id, as_text)
-        except NotFound:
-            # A replacement may have switched, and dropped the old blobs, between the row and the bytes: look once more.
-            return self._content(principal, document_id, as_text)
 
     def delete(self, principal: Principal, document_id: str, *, request_id: str | None = None) -> Accepted:
         """Make a document invisible now, and have a job remove all of it. Deleting twice gives the same job.
@@ -244,7 +162,7 @@ class IngestService:
         newest = session.get(DocumentGeneration, (found.id, found.latest_generation))
         assert newest is not None
         pending = self._latest_job(session, found, JobKind.INGEST)
-        groups, metadata = _groups_to_be(session, found, pending), _metadata_to_be(found, pending)
+        groups, metadata = groups_to_be(session, found, pending), metadata_to_be(found, pending)
         upload = replace(
             upload,
             groups=groups if upload.groups is None else stored_groups(list(upload.groups)),
@@ -254,7 +172,7 @@ class IngestService:
             return self._replace(session, principal, found, upload, digest, request_id)
         changed = metadata != upload.metadata
         if changed:  # in no vector and no point: the row is all of it
-            _set_metadata(found, pending, upload.metadata or {})
+            set_metadata(found, pending, upload.metadata or {})
         retried = self._retry_failed(session, found, pending)
         job = pending if pending is not None and pending.status in _UNFINISHED else None
         return Accepted(found, job, unchanged=not changed and not retried)
@@ -336,7 +254,7 @@ class IngestService:
             document.filename = upload.filename
             document.metadata_ = dict(upload.metadata or {})
         else:
-            set_groups(session, document.id, _narrowed(groups_of(session, document.id), upload.groups or ()))
+            set_groups(session, document.id, narrowed(groups_of(session, document.id), upload.groups or ()))
         audit.record(
             session,
             tenant_id=document.tenant_id,
@@ -394,58 +312,3 @@ class IngestService:
             .order_by(Job.created_at.desc(), Job.id.desc())
             .limit(1)
         ).one_or_none()
-
-    def _content(self, principal: Principal, document_id: str, as_text: bool) -> Content:
-        with self._db.read() as session:
-            document = visible_document(session, access_filter(principal), document_id)
-            serving = document.active_generation or document.latest_generation
-            generation = session.get(DocumentGeneration, (document.id, serving))
-        if generation is None or document.status == DocumentStatus.DELETING.value:
-            raise NotFound(f"no content of document '{document_id}'")
-        if not as_text:
-            data = self._blobs.get(generation.source_sha256)
-            media_type = generation.media_type or "application/octet-stream"
-            return Content(data, media_type, generation.encoding, generation.filename, serving)
-        if generation.text_sha256 is None:
-            raise NotFound(f"document '{document_id}' has no extracted text (status: {document.status})")
-        data = self._blobs.get(generation.text_sha256)
-        return Content(data, "text/plain", "utf-8", generation.filename, serving)
-
-
-def _ordinal_behind(cursor: str, generation: int | None) -> int:
-    of_generation, _, ordinal = cursor.partition(".")
-    if not (of_generation.isascii() and of_generation.isdigit() and ordinal.isascii() and ordinal.isdigit()):
-        raise InvalidInput("`cursor` must be the `next_cursor` of an earlier page", code="invalid_cursor")
-    if int(of_generation) != generation:
-        raise Conflict("the document was replaced since the first page; read from the start", code="cursor_outdated")
-    return int(ordinal)
-
-
-def _groups_to_be(session: WriteSession, document: Document, job: Job | None) -> tuple[str, ...]:
-    """Groups that the newest generation asked for: with its job while that has not switched, else as stored."""
-    if job is not None and document.active_generation != document.latest_generation and "groups" in job.arguments:
-        return tuple(job.arguments["groups"])
-    return groups_of(session, document.id)
-
-
-def _metadata_to_be(document: Document, job: Job | None) -> dict[str, Any]:
-    if job is not None and document.active_generation != document.latest_generation and "metadata" in job.arguments:
-        return dict(job.arguments["metadata"])
-    return dict(document.metadata_)
-
-
-def _set_metadata(document: Document, job: Job | None, metadata: Mapping[str, Any]) -> None:
-    if job is not None and document.active_generation != document.latest_generation:
-        job.arguments = {**job.arguments, "metadata": dict(metadata)}
-    if document.active_generation is None or document.active_generation == document.latest_generation:
-        document.metadata_ = dict(metadata)
-    document.updated_at = utc_now()
-
-
-def _narrowed(present: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
-    """Groups that may read both the version that serves and the one that is coming."""
-    if PUBLIC_GROUP in wanted:
-        return tuple(present)
-    if PUBLIC_GROUP in present:
-        return tuple(wanted)
-    return tuple(sorted(set(present) & set(wanted)))

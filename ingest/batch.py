@@ -1,4 +1,4 @@
-"""A ZIP upload as the uploads of its members, each a document of its own with a stable name.
+"""A ZIP or TAR upload as the uploads of its members, each a document of its own with a stable name.
 
 An archive that cannot be taken apart stays one upload: its job then fails with the code that says why, and it waits in
 the failed inbox like any other file, instead of refusing the files that came with it.

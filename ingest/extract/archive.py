@@ -1,18 +1,22 @@
-"""ZIP archives as batches: each member becomes a document of its own when the archive is uploaded.
+"""Archives as batches: each member of a ZIP, TAR or TAR.GZ becomes a document of its own when the archive is uploaded.
 
-Members are named, never written: a path in an archive is a label here, whatever it says. Archives inside archives are
-not opened; they become documents that fail with `nested_archive`, so that a quine unpacks once and no further.
+Members are named, never written: a path in an archive is a label here, whatever it says, and an archive with a link or
+a device in it is refused. Archives inside archives are not opened; they become documents that fail with
+`nested_archive`, so that a quine unpacks once and no further.
 """
 
 from __future__ import annotations
 
 import io
+import stat
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
 from core.errors import ExtractionFailed
+from ingest.extract.tar import TAR_ERRORS, bomb, is_tar, tar_members, unsafe
 
 MAX_ARCHIVE_MEMBERS = 2_000
 MAX_ARCHIVE_BYTES = 512 * 2**20
@@ -33,31 +37,21 @@ def read_archive(data: bytes) -> list[Member]:
     """Unpack an archive in memory.
 
     Raises:
-        ExtractionFailed: `broken_archive`, `encrypted_archive`, `zip_bomb`, `empty_archive`.
+        ExtractionFailed: `broken_archive`, `encrypted_archive`, `unsafe_archive`, `zip_bomb`, `empty_archive`.
     """
     members: list[Member] = []
     left = MAX_ARCHIVE_BYTES
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-            if len(entries) > MAX_ARCHIVE_MEMBERS:
-                raise _bomb(f"it holds {len(entries)} files; {MAX_ARCHIVE_MEMBERS} are taken")
-            if sum(entry.file_size for entry in entries) > MAX_ARCHIVE_BYTES:
-                raise _bomb(f"it unpacks to more than {MAX_ARCHIVE_BYTES} bytes")
-            for entry in entries:
-                name = _name(entry)
-                if name.startswith(_JUNK) or name.rpartition("/")[2].startswith("."):
-                    continue
-                if entry.flag_bits & 0x1:
-                    raise ExtractionFailed("the archive has a password", code="encrypted_archive")
-                if entry.file_size > max(_RATIO_FREE_BYTES, MAX_MEMBER_RATIO * entry.compress_size):
-                    raise _bomb(f"'{name}' unpacks more than {MAX_MEMBER_RATIO} to 1")
-                with archive.open(entry) as part:
-                    content = part.read(left + 1)
-                left -= len(content)
-                if left < 0:
-                    raise _bomb(f"it unpacks to more than {MAX_ARCHIVE_BYTES} bytes")
-                members.append(Member(_label(name, len(members)), content))
+        unpacked = tar_members(data, MAX_ARCHIVE_BYTES) if is_tar(data) else _zip_members(data)
+        for name, content in unpacked:
+            left -= len(content)
+            if left < 0:
+                raise bomb(f"it unpacks to more than {MAX_ARCHIVE_BYTES} bytes")
+            if name.startswith(_JUNK) or name.rpartition("/")[2].startswith("."):
+                continue
+            if len(members) == MAX_ARCHIVE_MEMBERS:
+                raise bomb(f"it holds more than {MAX_ARCHIVE_MEMBERS} files")
+            members.append(Member(_label(name, len(members)), content))
     except (
         zipfile.BadZipFile,
         zipfile.LargeZipFile,
@@ -67,6 +61,7 @@ def read_archive(data: bytes) -> list[Member]:
         OSError,
         ValueError,
         RuntimeError,
+        *TAR_ERRORS,
     ) as error:
         raise ExtractionFailed(f"the archive cannot be read: {error}", code="broken_archive") from error
     if not any(member.data for member in members):
@@ -86,6 +81,25 @@ def refuse_archive(data: bytes) -> NoReturn:
     )
 
 
+def _zip_members(data: bytes) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        if len(entries) > MAX_ARCHIVE_MEMBERS:
+            raise bomb(f"it holds {len(entries)} files; {MAX_ARCHIVE_MEMBERS} are taken")
+        if sum(entry.file_size for entry in entries) > MAX_ARCHIVE_BYTES:
+            raise bomb(f"it unpacks to more than {MAX_ARCHIVE_BYTES} bytes")
+        for entry in entries:
+            name = _name(entry)
+            if entry.flag_bits & 0x1:
+                raise ExtractionFailed("the archive has a password", code="encrypted_archive")
+            if stat.S_ISLNK(entry.external_attr >> 16):
+                raise unsafe(name)
+            if entry.file_size > max(_RATIO_FREE_BYTES, MAX_MEMBER_RATIO * entry.compress_size):
+                raise bomb(f"'{name}' unpacks more than {MAX_MEMBER_RATIO} to 1")
+            with archive.open(entry) as part:
+                yield name, part.read(MAX_ARCHIVE_BYTES + 1)
+
+
 def _name(entry: zipfile.ZipInfo) -> str:
     """Names without the UTF-8 flag are CP932 on Japanese machines; zipfile has read them as CP437."""
     if entry.flag_bits & 0x800:
@@ -103,7 +117,3 @@ def _name(entry: zipfile.ZipInfo) -> str:
 def _label(name: str, index: int) -> str:
     parts = [part for part in name.replace("\\", "/").split("/") if part.strip() not in {"", ".", ".."}]
     return "/".join(parts) or f"member-{index + 1}"
-
-
-def _bomb(detail: str) -> ExtractionFailed:
-    return ExtractionFailed(f"the archive is not taken: {detail}", code="zip_bomb")

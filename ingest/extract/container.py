@@ -24,16 +24,20 @@ RATIO_FREE_BYTES = 16 * 2**20
 
 
 @contextmanager
-def open_container(data: bytes, what: str) -> Iterator[zipfile.ZipFile]:
-    """Open and check a container; `what` names the format in errors.
+def open_container(
+    data: bytes, what: str, *, broken: str = "broken_document", encrypted: str = "encrypted_document"
+) -> Iterator[zipfile.ZipFile]:
+    """Open and check a container; `what` names the format in errors, `broken` and `encrypted` are their codes.
 
     Raises:
-        ExtractionFailed: `broken_document`, `zip_bomb` or `encrypted_document`.
+        ExtractionFailed: `broken`, `encrypted` or `zip_bomb`.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            _check(archive, what)
+            _check(archive, what, encrypted)
             yield archive
+    except RecursionError:
+        raise  # a RuntimeError too, with a code of its own
     except (
         zipfile.BadZipFile,
         zipfile.LargeZipFile,
@@ -43,8 +47,9 @@ def open_container(data: bytes, what: str) -> Iterator[zipfile.ZipFile]:
         OSError,
         KeyError,
         ValueError,
+        RuntimeError,
     ) as error:
-        raise ExtractionFailed(f"the {what} container cannot be read: {error}", code="broken_document") from error
+        raise ExtractionFailed(f"the {what} container cannot be read: {error}", code=broken) from error
 
 
 def read_part(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -56,11 +61,11 @@ def read_part(archive: zipfile.ZipFile, name: str) -> bytes:
     return data
 
 
-def read_xml(archive: zipfile.ZipFile, name: str) -> Any:
+def read_xml(archive: zipfile.ZipFile, name: str, *, broken: str = "broken_document") -> Any:
     """Parse one part without entities, DTD or network.
 
     Raises:
-        ExtractionFailed: `unsafe_xml` or `broken_document`.
+        ExtractionFailed: `unsafe_xml`, `zip_bomb` or `broken`.
     """
     from lxml import etree
 
@@ -72,7 +77,7 @@ def read_xml(archive: zipfile.ZipFile, name: str) -> Any:
         root = etree.fromstring(data, parser)
     except etree.XMLSyntaxError as error:
         unsafe = b"<!DOCTYPE" in data[:4096].upper() or b"<!ENTITY" in data[:65536].upper()
-        code = "unsafe_xml" if unsafe else "broken_document"
+        code = "unsafe_xml" if unsafe else broken
         raise ExtractionFailed(f"'{name}' cannot be parsed: {error}", code=code) from error
     if root.getroottree().docinfo.doctype:
         raise ExtractionFailed(f"'{name}' declares a DOCTYPE; no office program writes one", code="unsafe_xml")
@@ -98,14 +103,14 @@ def refuse_doctypes(archive: zipfile.ZipFile) -> None:
             )
 
 
-def _check(archive: zipfile.ZipFile, what: str) -> None:
+def _check(archive: zipfile.ZipFile, what: str, encrypted: str) -> None:
     members = archive.infolist()
     total = sum(member.file_size for member in members)
     if len(members) > MAX_MEMBERS or total > MAX_TOTAL_BYTES:
         raise ExtractionFailed(f"the {what} unpacks to more than this service takes", code="zip_bomb")
     for member in members:
         if member.flag_bits & 0x1:
-            raise ExtractionFailed(f"the {what} is encrypted; save it without a password", code="encrypted_document")
+            raise ExtractionFailed(f"the {what} is encrypted; save it without a password", code=encrypted)
         ratio = member.file_size / max(1, member.compress_size)
         if member.file_size > RATIO_FREE_BYTES and ratio > MAX_RATIO:
             raise ExtractionFailed(f"'{member.filename}' unpacks {ratio:.0f} to 1", code="zip_bomb")

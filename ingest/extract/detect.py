@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 
 from core.errors import ExtractionFailed, UnsupportedFormat
+from ingest.extract.tar import is_tar
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -29,6 +30,7 @@ _HTML = frozenset({".html", ".htm", ".xhtml"})
 _CSV = frozenset({".csv", ".tsv", ".tab"})
 _MAIL = frozenset({".eml", ".mht", ".mhtml"})
 _IMAGES = frozenset({"image/png", "image/jpeg", "image/tiff", "image/gif", "image/bmp", "image/webp"})
+_TAR = (".tar", ".tar.gz", ".tgz")
 _NAMED = {
     ".docx": "a DOCX",
     ".pptx": "a presentation",
@@ -38,7 +40,7 @@ _NAMED = {
     ".msg": "a MSG",
 }
 _MAX_CONTROL_SHARE = 0.05
-_TAKEN = "PDF, Office, OpenDocument, EPUB, RTF, mail, HTML, Markdown, CSV, text and images are taken"
+_TAKEN = "PDF, Office, OpenDocument, EPUB, RTF, mail, HTML, Markdown, CSV, text, images, ZIP, TAR and TAR.GZ are taken"
 
 
 class FileFormat(StrEnum):
@@ -85,6 +87,8 @@ def detect_format(data: bytes, filename: str) -> FileFormat:
     if suffix in _NAMED:
         code = "not_a_docx" if suffix == ".docx" else "broken_document"
         raise ExtractionFailed(f"'{filename}' does not hold {_NAMED[suffix]}", code=code)
+    if is_tar(data) or filename.lower().endswith(_TAR):
+        return FileFormat.ARCHIVE
     if suffix in _MAIL or _MAIL_START.match(data):
         return FileFormat.EML
     if _refuse_binary(data, filename):
@@ -97,12 +101,12 @@ def detect_format(data: bytes, filename: str) -> FileFormat:
 
 
 def is_batch_archive(data: bytes, filename: str) -> bool:
-    """Whether the bytes are a ZIP of files, not a document in a ZIP container, and named as nothing else.
+    """Whether the bytes are a ZIP or TAR of files, not a document in a ZIP container, and named as nothing else.
 
     Raises:
         ExtractionFailed: the name promises what the bytes are not.
     """
-    return data.startswith(_ZIP) and detect_format(data, filename) is FileFormat.ARCHIVE
+    return (data.startswith(_ZIP) or is_tar(data)) and detect_format(data, filename) is FileFormat.ARCHIVE
 
 
 def _zip_format(data: bytes, filename: str, suffix: str) -> FileFormat:

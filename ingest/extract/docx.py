@@ -1,12 +1,10 @@
 """DOCX to text, straight from its XML. Headings by style or outline level, lists, tables as rows of `cell | cell`.
 
-The container is checked before anything is unpacked: members, total size and ratio. XML with a DOCTYPE is refused (no
-word processor writes one), so entities have nowhere to be declared.
+Comes in two dialects: strict Open XML has other namespaces for the same elements, and is turned into the usual one.
 """
 
 from __future__ import annotations
 
-import io
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -16,18 +14,13 @@ from typing import Any
 from core.errors import ExtractionFailed
 from core.types import BlockKind, ExtractedDocument
 from ingest.extract.builder import TextBuilder
+from ingest.extract.container import open_container, read_part, read_xml
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _W_STRICT = "{http://purl.oclc.org/ooxml/wordprocessingml/main}"
 _MC_FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _OFFICE_DOCUMENT = re.compile(rb"Target=\"/?([^\"]+)\"")
 _MAX_HEADING_CHARS = 300
-_MAX_MEMBERS = 20_000
-_MAX_PART_BYTES = 256 * 2**20
-_MAX_TOTAL_BYTES = 2 * 2**30
-_MAX_RATIO = 400
-_RATIO_FREE_BYTES = 16 * 2**20
-"""Small parts may be of any ratio: empty tables compress 1000 to 1, and are harmless at that size."""
 _NOT_TEXT = {_W + name for name in ("p", "tbl", "del", "moveFrom", "rt", "pPr", "instrText")} | {_MC_FALLBACK}
 _MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 
@@ -38,19 +31,13 @@ def extract_docx(data: bytes, *, max_chars: int) -> ExtractedDocument:
     Raises:
         ExtractionFailed: `broken_docx`, `zip_bomb`, `unsafe_xml`, `encrypted_docx` or `text_too_long`.
     """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            _check_container(archive)
-            main = _main_part(archive)
-            body = _read_xml(archive, main)
-            folder = main.rpartition("/")[0]
-            styles = _read_styles(archive, f"{folder}/styles.xml")
-            title = _core_title(archive)
-            notes = [_read_optional(archive, f"{folder}/{name}.xml") for name in ("footnotes", "endnotes")]
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:
-        raise ExtractionFailed(f"the DOCX container cannot be read: {error}", code="broken_docx") from error
-    except (KeyError, RuntimeError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
-        raise ExtractionFailed(f"the DOCX container cannot be read: {error}", code="broken_docx") from error
+    with open_container(data, "DOCX", broken="broken_docx", encrypted="encrypted_docx") as archive:
+        main = _main_part(archive)
+        body = _read_xml(archive, main)
+        folder = main.rpartition("/")[0]
+        styles = _read_styles(archive, f"{folder}/styles.xml")
+        title = _core_title(archive)
+        notes = [_read_optional(archive, f"{folder}/{name}.xml") for name in ("footnotes", "endnotes")]
     builder = TextBuilder(max_chars=max_chars)
     first_heading = _write_body(body, styles, builder)
     for note in notes:
@@ -63,34 +50,12 @@ def extract_docx(data: bytes, *, max_chars: int) -> ExtractedDocument:
     )
 
 
-def _check_container(archive: zipfile.ZipFile) -> None:
-    members = archive.infolist()
-    total = sum(member.file_size for member in members)
-    if len(members) > _MAX_MEMBERS or total > _MAX_TOTAL_BYTES:
-        raise ExtractionFailed("the DOCX unpacks to more than this service takes", code="zip_bomb")
-    for member in members:
-        if member.flag_bits & 0x1:
-            raise ExtractionFailed("the DOCX is encrypted; save it without a password", code="encrypted_docx")
-        ratio = member.file_size / max(1, member.compress_size)
-        if member.file_size > _RATIO_FREE_BYTES and ratio > _MAX_RATIO:
-            raise ExtractionFailed(f"'{member.filename}' unpacks {ratio:.0f} to 1", code="zip_bomb")
-
-
-def _read_part(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Unpack one part, counting: the size written in the directory may be a lie."""
-    with archive.open(name) as part:
-        data = part.read(_MAX_PART_BYTES + 1)
-    if len(data) > _MAX_PART_BYTES:
-        raise ExtractionFailed(f"'{name}' unpacks to more than {_MAX_PART_BYTES} bytes", code="zip_bomb")
-    return data
-
-
 def _main_part(archive: zipfile.ZipFile) -> str:
     names = set(archive.namelist())
     if "word/document.xml" in names:
         return "word/document.xml"
     if "_rels/.rels" in names:
-        for target in _OFFICE_DOCUMENT.findall(_read_part(archive, "_rels/.rels")):
+        for target in _OFFICE_DOCUMENT.findall(read_part(archive, "_rels/.rels")):
             name = target.decode("utf-8", errors="replace")
             if name.endswith(".xml") and "document" in name and name in names:
                 return str(name)
@@ -98,20 +63,8 @@ def _main_part(archive: zipfile.ZipFile) -> str:
 
 
 def _read_xml(archive: zipfile.ZipFile, name: str) -> Any:
-    from lxml import etree
-
-    data = _read_part(archive, name)
-    parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True
-    )
-    try:
-        root = etree.fromstring(data, parser)
-    except etree.XMLSyntaxError as error:
-        unsafe = b"<!DOCTYPE" in data[:4096].upper() or b"<!ENTITY" in data[:65536].upper()
-        code = "unsafe_xml" if unsafe else "broken_docx"
-        raise ExtractionFailed(f"'{name}' cannot be parsed: {error}", code=code) from error
-    if root.getroottree().docinfo.doctype:
-        raise ExtractionFailed(f"'{name}' declares a DOCTYPE; no word processor writes one", code="unsafe_xml")
+    """A part, with the names of strict Open XML turned into those that everyone writes."""
+    root = read_xml(archive, name, broken="broken_docx")
     if root.tag.startswith(_W_STRICT):
         for element in root.iter():
             if isinstance(element.tag, str) and element.tag.startswith(_W_STRICT):
@@ -248,16 +201,7 @@ def _paragraph_text(paragraph: Any) -> str:
             parts.append("\n")
         elif tag == _W + "noBreakHyphen":
             parts.append("-")
-        elif tag in {
-            _W + "p",
-            _W + "tbl",
-            _W + "del",
-            _W + "moveFrom",
-            _W + "rt",
-            _W + "pPr",
-            _W + "instrText",
-            _MC_FALLBACK,
-        }:
+        elif tag in _NOT_TEXT:
             continue
         else:
             stack.extend(reversed(element))

@@ -141,10 +141,8 @@ def extract_image(data: bytes, *, max_chars: int) -> ExtractedDocument:
             if image.width * image.height > _MAX_PIXELS:
                 raise ExtractionFailed(f"the image has more than {_MAX_PIXELS} pixels", code="too_many_pixels")
             media_type = Image.MIME.get(image.format or "", "application/octet-stream")
-            frames = ImageSequence.Iterator(image)
-            if image.format not in {"TIFF", "MPO"}:
-                frames = islice(frames, 1)  # frames of an animation are no pages
-            for pages, frame in enumerate(frames, start=1):
+            paged = image.format in {"TIFF", "MPO"}  # frames of an animation are no pages
+            for pages, frame in enumerate(islice(ImageSequence.Iterator(image), None if paged else 1), start=1):
                 if not budget.left:
                     out_of_time.append(pages)
                     continue

@@ -1,0 +1,236 @@
+"""The calls of the API, each described once: how it is asked, and what its answer means. Both clients send these.
+
+A method of a client is a `Method` of the common `Surface`: on `Tsumugi` it gives the value, on `AsyncTsumugi` an
+awaitable of it, and type checkers know which.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+
+from client.models import Answer, Document, Job, Passage, Uploaded
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request, ready to be sent any number of times."""
+
+    method: str
+    path: str
+    parse: Callable[[Any], T]
+    """What its JSON means."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    json: Any = None
+    data: Mapping[str, str] | None = None
+    files: list[tuple[str, tuple[str, bytes]]] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    repeatable: bool = True
+    """Whether it may be sent again when the service may have worked on it already."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of httpx."""
+        given = {"params": dict(self.params), "json": self.json, "data": self.data, "files": self.files}
+        return {name: value for name, value in given.items() if value is not None} | {"headers": dict(self.headers)}
+
+
+class Sending:
+    """A client that sends and waits."""
+
+    def _send(self, call: Call[T]) -> T:
+        raise NotImplementedError
+
+
+class SendingAsync:
+    """A client that is awaited."""
+
+    async def _send(self, call: Call[T]) -> T:
+        raise NotImplementedError
+
+
+class Method(Generic[P, T]):
+    """A call as a method of both clients."""
+
+    def __init__(self, describe: Callable[P, Call[T]]) -> None:
+        self._describe = describe
+        functools.update_wrapper(self, describe)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
+        """The call alone, not sent."""
+        return self._describe(*args, **kwargs)
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Method[P, T]: ...
+    @overload
+    def __get__(self, instance: Sending, owner: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, instance: SendingAsync, owner: type) -> Callable[P, Awaitable[T]]: ...
+    def __get__(self, instance: Sending | SendingAsync | None, owner: type) -> Any:
+        if instance is None:
+            return self
+
+        @functools.wraps(self._describe)
+        def send(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return instance._send(self._describe(*args, **kwargs))
+
+        return send
+
+
+@Method
+def search(
+    query: str,
+    *,
+    limit: int = 5,
+    collection: str | None = None,
+    filters: Mapping[str, Any] | None = None,
+    diversity: float | None = None,
+) -> Call[list[Passage]]:
+    """Passages, best first. filters and diversity: as the service documents them.
+
+    Raises:
+        Unreachable: no answer came.
+        Refused: the service refuses.
+    """
+    body = {
+        "query": query, "limit": limit, "collection": collection, "filters": dict(filters) if filters else None,
+        "diversity": diversity,
+    }  # fmt: skip
+    return Call("POST", "/v1/search", lambda found: [Passage.parse(item) for item in found["items"]], json=_given(body))
+
+
+@Method
+def ask(
+    question: str,
+    *,
+    collection: str | None = None,
+    conversation_id: str | None = None,
+    adapter: str | None = None,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+) -> Call[Answer]:
+    """A whole answer, with citations. Generating takes seconds, so it is repeated only if the service has not begun."""
+    options = {
+        "collection": collection, "conversation_id": conversation_id, "adapter": adapter, "max_tokens": max_tokens,
+        "temperature": temperature,
+    }  # fmt: skip
+    return Call("POST", "/v1/ask", Answer.parse, json=_given({"question": question, **options}), repeatable=False)
+
+
+@Method
+def upload(
+    source: Path | bytes,
+    *,
+    filename: str | None = None,
+    collection: str | None = None,
+    external_id: str | None = None,
+    groups: Sequence[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Call[Uploaded]:
+    """Take a document in. The same `external_id` replaces; the same bytes again change nothing.
+
+    Raises:
+        ValueError: bytes without a file name.
+        OSError: the file cannot be read.
+    """
+    name = filename or (source.name if isinstance(source, Path) else None)
+    if name is None:
+        raise ValueError("bytes need a filename: its ending says how they are read")
+    data = source.read_bytes() if isinstance(source, Path) else source
+    form = _given({"collection": collection, "external_id": external_id})
+    if groups is not None:
+        form["groups"] = json.dumps(list(groups))
+    if metadata is not None:
+        form["metadata"] = json.dumps(dict(metadata))
+    return Call(
+        "POST",
+        "/v1/documents",
+        lambda taken: Uploaded.parse(taken["items"][0]),
+        data=form,
+        files=[("file", (name, data))],
+        headers=_idempotent(),
+    )
+
+
+@Method
+def document(document_id: str) -> Call[Document]:
+    """One document."""
+    return Call("GET", f"/v1/documents/{document_id}", Document.parse)
+
+
+@Method
+def delete(document_id: str) -> Call[Uploaded]:
+    """Delete a document: no search sees it from now on; its job removes the rest."""
+    return Call("DELETE", f"/v1/documents/{document_id}", Uploaded.parse, headers=_idempotent())
+
+
+@Method
+def job(job_id: str) -> Call[Job]:
+    """One job."""
+    return Call("GET", f"/v1/jobs/{job_id}", Job.parse)
+
+
+@Method
+def feedback(
+    answer_id: str,
+    rating: Literal["up", "down"],
+    *,
+    correction: str | None = None,
+    comment: str | None = None,
+    consent: bool = False,
+) -> Call[None]:
+    """Rate an answer; only with `consent` may it be learnt from."""
+    body = _given({"rating": rating, "correction": correction, "comment": comment})
+    return Call(
+        "POST",
+        f"/v1/answers/{answer_id}/feedback",
+        lambda _: None,
+        json={**body, "consent": consent},
+        headers=_idempotent(),
+    )
+
+
+def document_page(
+    cursor: str | None, *, status: str | None, collection: str | None
+) -> Call[tuple[list[Document], str | None]]:
+    """One page of a list of documents, and the cursor of the next."""
+    params = _given({"limit": 100, "cursor": cursor, "status": status, "collection": collection})
+
+    def parse(page: Any) -> tuple[list[Document], str | None]:
+        return [Document.parse(item) for item in page["items"]], page["next_cursor"]
+
+    return Call("GET", "/v1/documents", parse, params=params)
+
+
+def streamed(question: str, options: Mapping[str, Any]) -> Call[Answer]:
+    """`ask` with its answer as events."""
+    call = ask(question, **options)
+    return Call(call.method, call.path, call.parse, json={**call.json, "stream": True}, repeatable=False)
+
+
+class Surface:
+    """Every call that is one request and one answer."""
+
+    search = search
+    ask = ask
+    upload = upload
+    document = document
+    delete = delete
+    job = job
+    feedback = feedback
+
+
+def _idempotent() -> dict[str, str]:
+    """Header that makes a write safe to repeat."""
+    return {"Idempotency-Key": uuid.uuid4().hex}
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
