@@ -24,7 +24,10 @@ from core.tables.datasets import DatasetRow
 from core.tables.documents import Document
 from core.tables.lineage import RunDocument, RunRow
 from core.types import AdapterStatus, DocumentStatus
+from generation.adapters.forms import BOTTLENECK, is_bottleneck
+from tuning.kinds import CONVERTED_KINDS, VIRTUAL_KINDS, AdapterKind, Method
 from tuning.recipe import Recipe
+from tuning.recipe_parts import ALL_LINEAR
 from tuning.sources import SourceRow
 
 BASE_START = "base"
@@ -95,14 +98,30 @@ def check_parent(session: Session, version: AdapterVersion, recipe: Recipe, adap
 
 def shape_mismatch(recipe: Recipe, config: Mapping[str, Any]) -> str | None:
     """How an adapter differs from those the recipe makes, in words; None where its weights fit."""
-    wanted = {
-        "rank": (recipe.lora.rank, config.get("r")),
-        "alpha": (float(recipe.lora.alpha), float(config.get("lora_alpha") or 0)),
-        "rank_stabilised": (recipe.lora.rank_stabilised, bool(config.get("use_rslora"))),
-        "targets": (sorted(recipe.lora.targets), sorted(config.get("target_modules") or [])),
+    kind = recipe.adapter
+    if recipe.method is Method.REWARD or kind in CONVERTED_KINDS or kind in VIRTUAL_KINDS:
+        return f"no weights that '{recipe.method}' of '{kind}' could start from"
+    trained = AdapterKind.BOTTLENECK if is_bottleneck(config) else AdapterKind.LORA
+    if config.get("use_dora"):
+        trained = AdapterKind.DORA
+    alike = {AdapterKind.RSLORA: AdapterKind.LORA, AdapterKind.QLORA: AdapterKind.LORA}.get(kind, kind)
+    stored = str(config.get("peft_type"))
+    if alike is not trained or stored.upper() not in {"LORA", BOTTLENECK}:
+        return f"another kind of adapter ({trained if stored == 'LORA' else stored})"
+    if recipe.bottleneck is not None and kind is AdapterKind.BOTTLENECK:
+        part = recipe.bottleneck
+        rank, alpha, stabilised, targets = part.width, part.scale * part.width, False, part.targets
+    else:
+        lora = recipe.factors
+        rank, alpha, targets = lora.rank, lora.alpha, lora.targets
+        stabilised = lora.rank_stabilised or kind is AdapterKind.RSLORA
+    wanted: dict[str, tuple[Any, Any]] = {
+        "rank": (rank, config.get("r")),
+        "alpha": (float(alpha), float(config.get("lora_alpha") or 0)),
+        "rank_stabilised": (stabilised, bool(config.get("use_rslora"))),
     }
-    if config.get("peft_type") != "LORA":
-        return f"another kind of adapter ({config.get('peft_type')})"
+    if targets != ALL_LINEAR:  # the trainer, which knows the base's layers, compares those
+        wanted["targets"] = (sorted(targets), sorted(config.get("target_modules") or []))
     differing = [
         f"{name} {theirs} where the recipe has {ours}" for name, (ours, theirs) in wanted.items() if ours != theirs
     ]

@@ -19,6 +19,7 @@ from tuning.items import BASE, CANDIDATE, CHAMPION, EvaluateSpec, Evaluation, Ev
 from tuning.judging import may_gate, pairs_of
 from tuning.prepare import ITEMS_FILE, token_counter
 from tuning.questions import answer_limit
+from tuning.recipe import parse_recipe
 from tuning.rubric import Ensemble
 from tuning.run import Run, keep_error
 from tuning.sizes import LARGE, RunSize
@@ -53,7 +54,9 @@ class Comparison:
         Raises:
             ChildFailed: `evaluate_failed`, `evaluate_killed`, `out_of_memory` ...
         """
-        champion, notes = self._champion(run, base)
+        export = parse_recipe(run.recipe).export
+        # What is exported is not compared with what serves: it never stands in for it.
+        champion, notes = (None, ["exported: serves nobody"]) if export else self._champion(run, base)
         systems = {CANDIDATE: adapter} | ({CHAMPION: champion} if champion is not None else {})
         key = {name: content_digest(path) for name, path in systems.items()}
         done = folder / "evaluated.json"
@@ -68,7 +71,7 @@ class Comparison:
             items_path=folder / ITEMS_FILE,
             adapters=systems,
             result_path=result_path,
-            fingerprint_path=folder / FINGERPRINT_FILE,
+            fingerprint_path=None if export else folder / FINGERPRINT_FILE,
             read_only=tuple(held_out[self._size.answered :]),
             max_new_tokens=limit,
             batch=64 if self._size is LARGE else 12,

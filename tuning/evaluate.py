@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.errors import InvalidInput, TsumugiError
+from generation.adapters.forms import load_adapter
 from generation.adapters.manifest import Fingerprint
 from tuning.items import BASE, CANDIDATE, FEW_SHOT, EvaluateSpec, Evaluation, EvaluationItem, SystemOutput, read_items
 
@@ -30,7 +31,6 @@ Report = Callable[[int, int], None]
 def evaluate(spec: EvaluateSpec, report: Report) -> Evaluation:
     """Answer and read all items with every system; writes `spec.result_path` and returns what it holds."""
     import torch
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     started = time.monotonic()
@@ -45,10 +45,7 @@ def evaluate(spec: EvaluateSpec, report: Report) -> Evaluation:
     model = AutoModelForCausalLM.from_pretrained(spec.base_path, dtype=dtype, attn_implementation="sdpa").to(device)
     adapted: Any = None
     for name, folder in spec.adapters.items():
-        if adapted is None:
-            adapted = PeftModel.from_pretrained(model, folder, adapter_name=name, use_safetensors=True)
-        else:
-            adapted.load_adapter(folder, adapter_name=name, use_safetensors=True)
+        adapted = load_adapter(model if adapted is None else adapted, folder, name)
     model = (adapted if adapted is not None else model).eval()
 
     read_only = set(spec.read_only)

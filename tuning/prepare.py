@@ -13,6 +13,7 @@ from core.errors import DatasetRejected
 from tuning.chain import Parent, common_audience, replayed
 from tuning.datasets.near import near_pairs
 from tuning.items import EvaluationItem, write_lines
+from tuning.judged import as_answered, is_shown, judged_refusal, render_judged
 from tuning.negatives import Negatives, Search
 from tuning.questions import (
     conflict_items,
@@ -104,7 +105,7 @@ def prepare_files(
         DatasetRejected: too few rows are left (`too_few_rows`), or they cannot be split (`cannot_hold_out`).
     """
     again = replayed(source, trained, recipe.data.replay_share, SEED)
-    fitting, skipped = _fitting([*source, *again], recipe, count_tokens)
+    fitting, skipped = _fitting([as_answered(row) for row in [*source, *again]], recipe, count_tokens)
     fitting, leaking = _without_leaks(fitting, probe_items(size))
     skipped += leaking
     if len(fitting) < MIN_TRAIN_ROWS * 2:
@@ -125,20 +126,29 @@ def prepare_files(
         step(len(rendered) / (len(fitting) + 1))
 
     def refused(part: Sequence[int], found: Sequence[MadeRefusal]) -> list[RenderedRow]:
-        return [render(one.content, contents[part[one.of]], f"refused:{fitting[part[one.of]].digest}") for one in found]
+        return [
+            render(
+                judged_refusal(one, contents[part[one.of]]),
+                contents[part[one.of]],
+                f"refused:{fitting[part[one.of]].digest}",
+            )
+            for one in found
+        ]
 
     made_rows, asked_rows = refused(train_at, made), refused(held_at, asked)
     step(1.0)
-    held_out = held_out_items([(fitting[at], rendered[at]) for at in held_at], size, count_tokens)
+    shown_train = [at for at in train_at if is_shown(contents[at])]
+    shown_held = [at for at in held_at if is_shown(contents[at])]
+    held_out = held_out_items([(fitting[at], rendered[at]) for at in shown_held], size, count_tokens)
     # Short ones: the base is to be shown the style, and its prompt has to stay within what it was made for.
-    examples = sorted((rendered[at].row for at in train_at if not rendered[at].refusal), key=_row_chars)
+    examples = sorted((rendered[at].row for at in shown_train if not rendered[at].refusal), key=_row_chars)
     items = [
         *with_examples(held_out[: size.answered], examples, size.examples),
         *held_out[size.answered :],
         *neutral_items(),
         *refused_items(asked_rows),
-        *leak_items([(fitting[at], rendered[at]) for at in train_at], size),
-        *conflict_items([(fitting[at], rendered[at]) for at in train_at], size),
+        *leak_items([(fitting[at], rendered[at]) for at in shown_train], size),
+        *conflict_items([(fitting[at], rendered[at]) for at in shown_train], size),
         *probe_items(size),
     ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -197,10 +207,10 @@ class _Renderer:
         """The row for `content`, with passages that do not answer `origin`."""
         generator = random.Random(f"{SEED}:{seed}")
         found = self._negatives.of(origin, generator)
-        row = render_row(content, found, generator)
+        row = render_judged(content, found, generator)
         while found and _tokens(row.row, self._count_tokens) > self._max_tokens:
             found = found[:-1]
-            row = render_row(content, found, generator)
+            row = render_judged(content, found, generator)
         self.shown += len(found)
         return row
 
@@ -225,9 +235,9 @@ def _fitting(
                 {"row": row.id, "dataset": row.dataset_id, "line": row.line, "code": "tool_calls", "detail": detail}
             )
             continue
-        tokens = _tokens(render_row(row.content, [], random.Random(0)).row, count_tokens)
+        tokens = _tokens(render_judged(row.content, [], random.Random(0)).row, count_tokens)
         problem = None
-        if "<|" in answer_of(row.content):
+        if "<|" in answer_of(row.content) + row.content.get("rejected", ""):
             problem = ("special_token_in_row", "the answer holds '<|', which opens a special token")
         elif tokens > recipe.batch.max_tokens:
             problem = ("too_long", f"{tokens} tokens; the recipe takes {recipe.batch.max_tokens}")
@@ -262,5 +272,6 @@ def _without_leaks(
 
 
 def _tokens(row: TrainRow, count_tokens: Callable[[str], int]) -> int:
-    texts = [*(turn.content for turn in row.prompt), row.completion]
+    longest = max(row.completion, row.rejected or "", key=len)
+    texts = [*(turn.content for turn in row.prompt), longest]
     return sum(count_tokens(text) + _TURN_TOKENS for text in texts)

@@ -38,11 +38,21 @@ class LossCurve:
                 "grad_norm": event.grad_norm,
                 "tokens": event.tokens,
             }
+            point |= {
+                name: value
+                for name in ("preference_accuracy", "reward", "stage")
+                if (value := getattr(event, name)) is not None
+            }
             self._points[event.step] = {**self._points.get(event.step, {}), **point}
         elif event.event == "eval" and event.step is not None:
-            self._points.setdefault(event.step, {"step": event.step})["eval_loss"] = event.loss
+            point = self._points.setdefault(event.step, {"step": event.step})
+            point["eval_loss"] = event.loss
+            if event.preference_accuracy is not None:
+                point["eval_preference_accuracy"] = event.preference_accuracy
         elif event.event == "done":
             self._facts["seconds"] = event.seconds
+            if event.kept is not None:
+                self._facts["kept"] = event.kept
 
     @property
     def fraction(self) -> float:

@@ -1,114 +1,147 @@
 """Recipes: how an adapter is trained, as YAML in which every number carries a comment with its effect.
 
-A recipe is data, never code: it holds no import path, so an uploaded or edited one cannot run anything.
+One format for all methods, told apart by `method`. A recipe is data, never code: it holds no import path, so an
+uploaded or edited one cannot run anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import resources
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from core.errors import FieldError, InvalidInput, NotFound
-
-
-class RecipePart(BaseModel):
-    """Base of recipe sections: an unknown name is an error, because a misspelt number would silently not count."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LoraRecipe(RecipePart):
-    """The adapter itself."""
-
-    rank: int = Field(ge=1, le=256, description="Columns of each low-rank factor: capacity and file size.")
-    alpha: float = Field(gt=0, description="Numerator of the scale on the adapter's output.")
-    rank_stabilised: bool = Field(True, description="Scale alpha/sqrt(rank) instead of alpha/rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
-    targets: tuple[Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], ...] = Field(
-        min_length=1, description="Linear layers that get factors."
-    )
-
-    @property
-    def scale(self) -> float:
-        """Factor on the adapter's output."""
-        return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
-
-
-class OptimiserRecipe(RecipePart):
-    """AdamW and its schedule."""
-
-    learning_rate: float = Field(gt=0, le=0.1, description="Peak learning rate.")
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = Field("cosine", description="Shape after warm-up.")
-    warmup_share: float = Field(0.05, ge=0, lt=1, description="Share of all steps spent rising to the peak.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled decay of the factors.")
-    beta2: float = Field(0.999, gt=0, lt=1, description="Memory of the squared gradient.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")
-
-
-class BatchRecipe(RecipePart):
-    """What one optimiser step sees, and how many there are."""
-
-    rows: int = Field(ge=1, description="Rows of one optimiser step on one process.")
-    accumulation: int = Field(1, ge=1, description="Parts that the step is computed in; `rows` must divide by it.")
-    epochs: float = Field(1.0, gt=0, description="Passes over the rows.")
-    max_steps: int | None = Field(None, ge=1, description="Stops here even inside a pass; and sets the schedule's end.")
-    max_seconds: float | None = Field(
-        None, gt=0, description="Ends by the clock, loading included; the schedule is then stretched over the time."
-    )
-    max_tokens: int = Field(ge=16, le=8192, description="Longest row. A longer one is an error, never cut.")
-    tokens: int | None = Field(
-        None,
-        ge=1024,
-        description="On a GPU: tokens of one part on one process, padding included, instead of `rows`. Short rows then "
-        "come in larger batches, and every part keeps the GPU as busy.",
-    )
-    group_by_length: bool = Field(False, description="Batches of like length: less padding, less mixing.")
-
-
-class DataRecipe(RecipePart):
-    """What rows are made of beside those that a dataset brings."""
-
-    refusal_share: float = Field(
-        0.2, ge=0, le=0.5, description="Share of grounded rows that refuse; rows are made where a set brings fewer."
-    )
-    replay_share: float = Field(
-        0.3,
-        ge=0,
-        le=0.9,
-        description="Of a run that starts from a version: share of its rows that the version was trained on already, "
-        "shown again so that they are not forgotten.",
-    )
-
-
-class CadenceRecipe(RecipePart):
-    """How often things are said and saved."""
-
-    log_steps: int = Field(1, ge=1, description="Steps between loss lines.")
-    checkpoint_steps: int = Field(50, ge=1, description="Steps between checkpoints: work lost at most by a crash.")
-    eval_steps: int | None = Field(
-        None, ge=1, description="Steps between evaluations; None evaluates once, at the end."
-    )
+from tuning.kinds import CONVERTED_KINDS, LORA_KINDS, VIRTUAL_KINDS, AdapterKind, Method
+from tuning.recipe_parts import (
+    SECTION_OF_KIND,
+    BatchRecipe,
+    BottleneckRecipe,
+    CadenceRecipe,
+    DataRecipe,
+    DistillRecipe,
+    DpoRecipe,
+    FullRecipe,
+    KtoRecipe,
+    LoraRecipe,
+    OnlineRecipe,
+    OptimiserRecipe,
+    OrpoRecipe,
+    RecipePart,
+    RewardRecipe,
+    Stage,
+    VirtualRecipe,
+)
 
 
 class Recipe(RecipePart):
-    """One way to train."""
+    """One way to train; what every method has."""
 
     name: str
-    method: Literal["sft"] = "sft"
+    method: Method
+    adapter: AdapterKind = Field(AdapterKind.LORA, description="What is trained.")
     precision: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="Of the frozen base and the arithmetic; the factors are always float32."
+    )
+    export: bool = Field(
+        False, description="Train for download: the adapter is kept with the run, and is no version that can serve."
     )
     compile_layers: bool = Field(
         False, description="On a GPU, fuse the small kernels of each layer: about a minute at the start of a run."
     )
-    lora: LoraRecipe
+    lora: LoraRecipe | None = None
+    virtual: VirtualRecipe | None = None
+    bottleneck: BottleneckRecipe | None = None
+    full: FullRecipe | None = None
     optimiser: OptimiserRecipe
     batch: BatchRecipe
     data: DataRecipe = DataRecipe()
     cadence: CadenceRecipe = CadenceRecipe()
+
+    @property
+    def factors(self) -> LoraRecipe:
+        """The section `lora`, of a kind that has one."""
+        if self.lora is None:
+            raise TypeError(f"'{self.adapter}' has no low-rank factors")
+        return self.lora
+
+
+class SftRecipe(Recipe):
+    """Imitate answers."""
+
+    method: Literal[Method.SFT] = Method.SFT
+
+
+class DpoMethod(Recipe):
+    """Prefer one answer of a pair over the other."""
+
+    method: Literal[Method.DPO]
+    dpo: DpoRecipe
+
+
+class KtoMethod(Recipe):
+    """Learn from answers judged good or bad."""
+
+    method: Literal[Method.KTO]
+    kto: KtoRecipe
+
+
+class OrpoMethod(Recipe):
+    """Imitate and prefer at once."""
+
+    method: Literal[Method.ORPO]
+    orpo: OrpoRecipe
+
+
+class RewardMethod(Recipe):
+    """Learn to score answers."""
+
+    method: Literal[Method.REWARD]
+    reward: RewardRecipe = RewardRecipe()
+
+
+class GrpoMethod(Recipe):
+    """Answer, and move towards the better ones of a group."""
+
+    method: Literal[Method.GRPO]
+    online: OnlineRecipe
+
+
+class RlooMethod(Recipe):
+    """The same with a leave-one-out baseline."""
+
+    method: Literal[Method.RLOO]
+    online: OnlineRecipe
+
+
+class DistillMethod(Recipe):
+    """Answer, and move towards what a larger model would have said."""
+
+    method: Literal[Method.DISTILL]
+    distill: DistillRecipe
+
+
+class StagedMethod(Recipe):
+    """Methods one after another on one adapter. Its own numbers are those of every stage that does not say otherwise."""
+
+    method: Literal[Method.STAGED]
+    stages: tuple[Stage, ...] = Field(min_length=2, max_length=6)
+
+
+AnyRecipe = Annotated[
+    SftRecipe
+    | DpoMethod
+    | KtoMethod
+    | OrpoMethod
+    | RewardMethod
+    | GrpoMethod
+    | RlooMethod
+    | DistillMethod
+    | StagedMethod,
+    Field(discriminator="method"),
+]
+_ADAPTER: TypeAdapter[AnyRecipe] = TypeAdapter(AnyRecipe)
 
 
 def recipe_names() -> list[str]:
@@ -139,22 +172,83 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
 
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:
-    """A recipe from plain values.
+    """A recipe from plain values; without a `method` it is SFT.
 
     Raises:
         InvalidInput: see `load_recipe`.
     """
     try:
-        recipe = Recipe.model_validate(values)
+        recipe = _ADAPTER.validate_python({"method": Method.SFT.value, **values})
     except ValidationError as error:
-        errors = [FieldError(".".join(map(str, e["loc"])), e["msg"], e["type"]) for e in error.errors()]
+        methods = {method.value for method in Method}
+        errors = []
+        for found in error.errors():
+            place = [str(part) for part in found["loc"]]
+            where = place[1:] if len(place) > 1 and place[0] in methods else place  # the union puts its branch in front
+            errors.append(FieldError(".".join(where), found["msg"], found["type"]))
         raise InvalidInput(
             "The recipe or its overrides cannot be used", code="invalid_recipe", errors=errors
         ) from error
-    if recipe.batch.rows % recipe.batch.accumulation:
-        problem = FieldError("batch.accumulation", f"must divide batch.rows ({recipe.batch.rows})", "not_a_divisor")
-        raise InvalidInput("The recipe cannot be used", code="invalid_recipe", errors=[problem])
+    problems = list(_contradictions(recipe))
+    if problems:
+        raise InvalidInput(
+            f"The recipe cannot be used: {problems[0].location} {problems[0].detail}",
+            code="invalid_recipe",
+            errors=problems,
+        )
     return recipe
+
+
+def stages_of(recipe: Recipe) -> list[Recipe]:
+    """The recipes that are trained one after another: the recipe itself, or those of its stages.
+
+    Raises:
+        InvalidInput: a stage cannot be used, or cannot follow.
+    """
+    if not isinstance(recipe, StagedMethod):
+        return [recipe]
+    found = []
+    for number, stage in enumerate(recipe.stages):
+        values = recipe.model_dump(mode="json", exclude={"stages"})
+        for key, value in stage.overrides.items():
+            _lay_over(values, key.split("."), value)
+        if stage.method in {Method.STAGED, Method.REWARD} or values["adapter"] in CONVERTED_KINDS:
+            detail = f"'{stage.method}' with '{values['adapter']}' cannot be trained on from what it writes"
+            problem = FieldError(f"stages.{number}", detail, "not_a_stage")
+            raise InvalidInput("The stages do not fit one another", code="invalid_recipe", errors=[problem])
+        for section in ("adapter", "export", "lora", "virtual", "bottleneck"):
+            if values[section] != recipe.model_dump(mode="json")[section]:
+                problem = FieldError(f"stages.{number}.overrides", f"'{section}' is of all stages", "not_a_stage")
+                raise InvalidInput("The stages do not fit one another", code="invalid_recipe", errors=[problem])
+        found.append(parse_recipe({**values, "method": stage.method.value}))
+    return found
+
+
+def _contradictions(recipe: Recipe) -> list[FieldError]:
+    """What no single field shows."""
+    problems = []
+    batch = recipe.batch
+    if batch.rows % batch.accumulation:
+        problems.append(FieldError("batch.accumulation", f"must divide batch.rows ({batch.rows})", "not_a_divisor"))
+    section = SECTION_OF_KIND.get(recipe.adapter, "lora")
+    if getattr(recipe, section) is None:
+        problems.append(FieldError(section, f"is missing; adapter '{recipe.adapter}' needs it", "missing"))
+    if recipe.adapter in VIRTUAL_KINDS and recipe.method is not Method.SFT:
+        problems.append(FieldError("adapter", "virtual tokens are trained by 'sft' alone", "not_supported"))
+    if recipe.method is Method.REWARD and recipe.adapter not in LORA_KINDS - CONVERTED_KINDS:
+        problems.append(FieldError("adapter", "a reward model is trained with LoRA or one of its kin", "not_supported"))
+    if isinstance(recipe, GrpoMethod | RlooMethod):
+        if batch.rows % recipe.online.answers:
+            detail = f"must divide batch.rows ({batch.rows})"
+            problems.append(FieldError("online.answers", detail, "not_a_divisor"))
+        for number, reward in enumerate(recipe.online.rewards):
+            if (reward.kind == "reward_model") != (reward.run is not None):
+                problems.append(FieldError(f"online.rewards.{number}.run", "goes with reward_model", "missing"))
+            if (reward.kind == "length") != (reward.max_chars is not None):
+                problems.append(FieldError(f"online.rewards.{number}.max_chars", "goes with length", "missing"))
+    if isinstance(recipe, KtoMethod) and batch.rows // batch.accumulation < 2:
+        problems.append(FieldError("batch.rows", "KTO compares answers within a part: at least 2", "too_small"))
+    return problems
 
 
 def _lay_over(values: dict[str, Any], path: list[str], value: Any) -> None:

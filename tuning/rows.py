@@ -12,7 +12,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -124,14 +123,10 @@ def audit_rows(encoded: Sequence[EncodedRow], *, stop_id: int, max_tokens: int) 
         )
 
 
-def order_by_length(rows: Sequence[EncodedRow], batch_rows: int, *, seed: int) -> list[EncodedRow]:
-    """Rows in batches of like length, batches in random order; an incomplete batch goes last.
-
-    Lengths are jittered by a tenth before sorting, so the same rows do not always meet.
-    """
-    random = Random(seed)
-    ranked = sorted(rows, key=lambda row: len(row.input_ids) * random.uniform(0.95, 1.05))
-    batches = [ranked[start : start + batch_rows] for start in range(0, len(ranked), batch_rows)]
-    rest = batches.pop() if len(batches[-1]) < batch_rows else []
-    random.shuffle(batches)
-    return [row for batch in batches for row in batch] + rest
+def histogram(encoded: Sequence[EncodedRow]) -> dict[str, int]:
+    """How many rows have how many supervised tokens: {"<=16": 3, "<=32": 40, ...}, bounds are powers of two."""
+    counts: dict[int, int] = {}
+    for row in encoded:
+        bound = 1 << max(0, row.supervised_tokens - 1).bit_length()
+        counts[bound] = counts.get(bound, 0) + 1
+    return {f"<={bound}": counts[bound] for bound in sorted(counts)}

@@ -29,22 +29,25 @@ from core.tables.tuning import TuningRun
 from core.types import AdapterStatus
 from generation.adapters.manifest import Fingerprint, Manifest, build_manifest, content_digest, verify
 from generation.canary.policy import policy_of
+from tuning.artefacts import keep_artefact, unpack_artefact
 from tuning.chain import chain_link, check_parent, load_trained
 from tuning.child import started
 from tuning.comparison import EVALUATE_SHARE, FINGERPRINT_FILE, Comparison
 from tuning.gate import GateReport, Verdict, judge
 from tuning.items import read_items
+from tuning.kinds import Method
 from tuning.negatives import Search
 from tuning.prepare import BUNDLE, HELD_OUT_FILE, ITEMS_FILE, ROWS_FILE, SEED, prepare_files, token_counter
 from tuning.progress import LossCurve
-from tuning.recipe import parse_recipe
+from tuning.recipe import DistillMethod, GrpoMethod, Recipe, RlooMethod, parse_recipe, stages_of
+from tuning.requirements import teacher_folder
 from tuning.revision import code_revision
 from tuning.run import Run, fetch_files, folder_of, keep_error, load_run
 from tuning.seen import record_lineage
 from tuning.service import has_gpu
 from tuning.sizes import LARGE, SMALL, RunSize
 from tuning.sources import load_rows, withhold
-from tuning.spec import TrainSpec, parse_event
+from tuning.spec import RewardSource, TrainSpec, parse_event
 
 if TYPE_CHECKING:
     from generation.models import BaseModelInfo
@@ -162,8 +165,9 @@ class TuningRunner:
             DatasetRejected: the trainer's audit refused the rows.
         """
         run = load_run(self._db, lease)
-        if run.adapter_version_id is not None:
+        if run.adapter_version_id is not None or "artefact" in run.progress:
             return  # died between registering and saying so
+        recipe = parse_recipe(run.recipe)
         base = self._base()
         folder = fetch_files(run, self._settings.runs_dir, self._blobs)
         adapter = folder / "adapter"
@@ -172,12 +176,43 @@ class TuningRunner:
             if not (folder / "trained").exists():
                 self._train(lease, run, base, folder, adapter, environment)
                 (folder / "trained").write_text(content_digest(adapter), encoding="utf-8")
+            if recipe.method is Method.REWARD:
+                self._keep(lease, run, folder, adapter, "reward_model", None)
+                return
             evaluation, notes = self._comparison.evaluate(lease, run, base, folder, adapter, environment)
         items = read_items(folder / ITEMS_FILE)
         verdicts = self._comparison.ask_judges(run, items, evaluation, notes)
         report = judge(items, evaluation, notes=notes, judged=verdicts)
         lease.progress("register", EVALUATE_SHARE[1])
+        if recipe.export:
+            self._keep(lease, run, folder, adapter, recipe.adapter.value, report)
+            return
         self._register(lease, run, base, folder, adapter, report)
+
+    def _keep(
+        self, lease: JobLease, run: Run, folder: Path, adapter: Path, kind: str, report: GateReport | None
+    ) -> None:
+        """The end of a run whose result is no version: its files become an artefact of the run."""
+        artefact = keep_artefact(self._blobs, adapter, kind)
+        with lease.write() as session:
+            row = session.get_one(TuningRun, run.id)
+            row.gate_report = report.to_json() if report is not None else None
+            row.progress = {**row.progress, "artefact": artefact}
+            lease.succeed()
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        log.info("tuning.kept", run_id=run.id, family=run.family, kind=kind)
+
+    def _reward_sources(self, recipe: Recipe, folder: Path) -> tuple[RewardSource, ...]:
+        """Reward models that the recipe's stages name, unpacked in the run's folder."""
+        found = []
+        for stage in stages_of(recipe):
+            rewards = stage.online.rewards if isinstance(stage, GrpoMethod | RlooMethod) else ()
+            for run_id in dict.fromkeys(reward.run for reward in rewards if reward.run is not None):
+                with self._db.read() as session:
+                    artefact = session.get_one(TuningRun, run_id).progress["artefact"]
+                path = unpack_artefact(self._blobs, artefact, folder / "rewards" / run_id)
+                found.append(RewardSource(run=run_id, path=path))
+        return tuple(found)
 
     def _train(
         self,
@@ -195,6 +230,15 @@ class TuningRunner:
             rows_path=folder / ROWS_FILE,
             eval_rows_path=folder / HELD_OUT_FILE,
             warm_start=self._parent_folder(run, base),
+            reward_sources=self._reward_sources(recipe, folder),
+            teacher_path=next(
+                (
+                    teacher_folder(self._settings, stage)
+                    for stage in stages_of(recipe)
+                    if isinstance(stage, DistillMethod)
+                ),
+                None,
+            ),
             recipe=recipe,
             output_dir=adapter,
             seed=SEED,

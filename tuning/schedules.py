@@ -87,7 +87,7 @@ class RunTemplate(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: str = "sft"
+    method: str | None = None
     recipe: str | None = None
     dataset_ids: list[str] | None = None
     overrides: dict[str, Any] | None = None

@@ -30,12 +30,13 @@ from core.tables.tuning import TuningRun
 from core.types import JobKind, Scope
 from tuning.chain import BASE_START, START_PATTERN, check_parent, find_parent
 from tuning.datasets.formats import DatasetFormat
-from tuning.recipe import Recipe, load_recipe, recipe_names
+from tuning.kinds import Method
+from tuning.recipe import Recipe, load_recipe, recipe_names, stages_of
+from tuning.requirements import require_parts, require_served, serving_of
 
 FAMILY_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 """No ':' and no '@': they separate the parts of a model name."""
 RESERVED_FAMILIES = frozenset({"base"})
-METHODS = frozenset({"sft"})
 MIN_ROWS = 24
 """Fewer cannot be split into something to learn from and something to be judged on."""
 
@@ -46,8 +47,9 @@ class TuningRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     family: str = Field(pattern=FAMILY_PATTERN, description="Style the new version belongs to; made when absent.")
-    method: str = Field("sft", description="How to train.")
-    recipe: str | None = Field(None, max_length=64, description="Recipe name; default: the one for this machine.")
+    method: str | None = Field(None, max_length=20, description="How to train; default: as the recipe says, or `sft`.")
+    recipe: str | None = Field(None, max_length=64, description="Recipe name; default: the one of the method.")
+    export: bool = Field(False, description="Train for download instead of serving; needed for kinds not served here.")
     dataset_ids: list[str] | None = Field(None, max_length=100, description="Training sets; default: all suitable.")
     overrides: dict[str, Any] | None = Field(None, description="Values laid over the recipe.")
     start_from: str = Field(
@@ -124,8 +126,9 @@ class TuningService:
 
         Raises:
             InvalidInput: `errors` names fields; `method_not_supported`, `invalid_recipe`, `too_few_rows`,
-                `dataset_not_supervised`, `reserved_family`, `cannot_start_from`.
-            NotFound: no such recipe, or no such dataset in this tenant.
+                `dataset_not_supervised`, `dataset_wrong_format`, `reserved_family`, `adapter_kind_not_served`,
+                `cannot_start_from`.
+            NotFound: no such recipe, or no such dataset, reward model or teacher for this tenant.
         """
         principal.require(Scope.TUNE)
         requester = Requester(principal.tenant_id, principal.actor, principal.key_id, request_id=request_id)
@@ -139,14 +142,13 @@ class TuningService:
         request = parse_request(body)
         if request.family in RESERVED_FAMILIES:
             raise InvalidInput(f"'{request.family}' is not a family's name", code="reserved_family")
-        if request.method not in METHODS:
-            raise InvalidInput(
-                f"method '{request.method}' is not supported; there are: {', '.join(sorted(METHODS))}",
-                code="method_not_supported",
-                errors=[FieldError("method", "not supported", "method_not_supported")],
-            )
-        recipe = load_recipe(request.recipe or self.default_recipe(), request.overrides)
-        dataset_ids = self._datasets(session, tenant_id, request.dataset_ids)
+        recipe = self._recipe(request)
+        stages = stages_of(recipe)
+        require_served(recipe, serving_of(self._settings))
+        for stage in stages:
+            require_parts(session, self._settings, tenant_id, stage)
+        formats = frozenset[DatasetFormat]().union(*(stage.method.formats for stage in stages))
+        dataset_ids = self._datasets(session, tenant_id, request.dataset_ids, formats)
         rows = count_rows(session, tenant_id, dataset_ids)
         if rows < MIN_ROWS:
             raise InvalidInput(
@@ -196,6 +198,28 @@ class TuningService:
             request_id=requester.request_id,
         )
         return run
+
+    def _recipe(self, request: TuningRequest) -> Recipe:
+        """The recipe that a request names, or the one of its method."""
+        if request.method is not None and request.method not in set(Method):
+            raise InvalidInput(
+                f"method '{request.method}' is not supported; there are: {', '.join(Method)}",
+                code="method_not_supported",
+                errors=[FieldError("method", "not supported", "method_not_supported")],
+            )
+        name = request.recipe
+        if name is None:
+            named = request.method not in {None, Method.SFT.value}
+            name = str(request.method) if named else self.default_recipe()
+        overrides = {**(request.overrides or {}), **({"export": True} if request.export else {})}
+        recipe = load_recipe(name, overrides)
+        if request.method is not None and recipe.method != request.method:
+            raise InvalidInput(
+                f"recipe '{name}' trains by '{recipe.method}', not by '{request.method}'",
+                code="invalid_recipe",
+                errors=[FieldError("method", f"the recipe says '{recipe.method}'", "other_method")],
+            )
+        return recipe
 
     def default_recipe(self) -> str:
         """`style` where there is a GPU to train on, else `style-cpu`."""
@@ -247,22 +271,25 @@ class TuningService:
                 raise NotFound(f"no tuning run '{run_id}'")
             return _view(session, run)
 
-    def _datasets(self, session: Session, tenant_id: str, wanted: Sequence[str] | None) -> Sequence[str]:
-        """Ids in a fixed order; by default every set that shows answers to imitate."""
+    def _datasets(
+        self, session: Session, tenant_id: str, wanted: Sequence[str] | None, formats: frozenset[DatasetFormat]
+    ) -> Sequence[str]:
+        """Ids in a fixed order; by default every set that the method can learn from."""
         query = select(Dataset).where(Dataset.tenant_id == tenant_id).order_by(Dataset.created_at, Dataset.id)
         if wanted is None:
-            return [dataset.id for dataset in session.scalars(query) if DatasetFormat(dataset.format).supervised]
+            return [dataset.id for dataset in session.scalars(query) if DatasetFormat(dataset.format) in formats]
         if not wanted:
             raise InvalidInput("'dataset_ids' is empty; leave it out to take all", code="no_datasets")
         found = {dataset.id: dataset for dataset in session.scalars(query.where(Dataset.id.in_(wanted)))}
         for dataset_id in wanted:
             if dataset_id not in found:
                 raise NotFound(f"no dataset '{dataset_id}'", code="dataset_not_found")
-            if not DatasetFormat(found[dataset_id].format).supervised:
+            if DatasetFormat(found[dataset_id].format) not in formats:
+                supervised = all(shape.supervised for shape in formats)
                 raise InvalidInput(
-                    f"dataset '{dataset_id}' is '{found[dataset_id].format}'; this method learns from answers, not "
-                    "from preferences",
-                    code="dataset_not_supervised",
+                    f"dataset '{dataset_id}' is '{found[dataset_id].format}'; this method learns from "
+                    f"{'answers, not from preferences' if supervised else ' and '.join(sorted(formats))}",
+                    code="dataset_not_supervised" if supervised else "dataset_wrong_format",
                 )
         return list(found)
 

@@ -13,13 +13,22 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.errors import DatasetRejected, InvalidInput
-from tuning.recipe import Recipe
+from tuning.recipe import AnyRecipe
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 75
 """SIGTERM or SIGINT arrived, a checkpoint is on disk, and the same spec run again continues from it (EX_TEMPFAIL)."""
+
+
+class RewardSource(BaseModel):
+    """A reward model that answers are scored by."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str
+    path: Path = Field(description="Folder with the reward model's adapter and score head.")
 
 
 class TrainSpec(BaseModel):
@@ -34,7 +43,9 @@ class TrainSpec(BaseModel):
     warm_start: Path | None = Field(
         None, description="Folder of an adapter whose weights training starts from, with a new optimiser."
     )
-    recipe: Recipe = Field(description="How to train.")
+    reward_sources: tuple[RewardSource, ...] = Field((), description="Reward models by the run that trained them.")
+    teacher_path: Path | None = Field(None, description="Folder of the larger model, for distillation.")
+    recipe: AnyRecipe = Field(description="How to train.")
     output_dir: Path = Field(description="Where the finished adapter goes, in PEFT's format. Replaced when done.")
     seed: int = Field(17, description="Seeds data order, LoRA initialisation and dropout.")
 
@@ -61,12 +72,21 @@ class TrainMessage(BaseModel):
 
 
 class TrainRow(BaseModel):
-    """One example: what the model is shown, and what it must say. Only `completion` and its stop token carry loss."""
+    """One example: what the model is shown, and what it must say. Only `completion` and its stop token carry loss.
+
+    `rejected` makes it a pair, of which `completion` is the better half; `label` makes it a judged answer. `facts`,
+    `gold` and `refusal` are what the rules of GRPO and RLOO reward.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     prompt: tuple[TrainMessage, ...] = Field(min_length=1)
     completion: str = Field(min_length=1)
+    rejected: str | None = None
+    label: bool | None = None
+    facts: tuple[str, ...] = ()
+    gold: tuple[int, ...] = ()
+    refusal: bool = False
 
 
 def read_rows(path: Path) -> list[TrainRow]:
@@ -102,6 +122,11 @@ class TrainEvent(BaseModel):
     learning_rate: float | None = None
     grad_norm: float | None = None
     token_accuracy: float | None = Field(None, description="Share of supervised tokens that are the most likely one.")
+    preference_accuracy: float | None = Field(None, description="Share of pairs whose better half scores higher.")
+    reward: float | None = Field(None, description="Mean reward of the answers written in this step.")
+    stage: str | None = Field(None, description="Stage of a staged recipe, such as `2-dpo`.")
+    kept: float | None = Field(None, description="Share of a full fine-tuning's change that its rank keeps.")
+    supervised_histogram: dict[str, int] | None = Field(None, description="Rows by their count of supervised tokens.")
     tokens: int | None = Field(None, description="Tokens seen so far, prompts included, padding not.")
     rows: int | None = None
     supervised_tokens: int | None = Field(None, description="Tokens with loss in one pass over the rows.")

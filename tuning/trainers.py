@@ -7,12 +7,10 @@ large GPU is waiting: for Python between kernels, for a gather after every part,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from random import Random
 from typing import Any
 
 from tuning.rows import IGNORED
 
-_MOST_ROWS = 256
 _LOADERS = 4
 
 
@@ -20,7 +18,8 @@ def cpu_trainer() -> Any:
     """SFTTrainer whose loss unembeds the supervised positions only.
 
     TRL's loss unembeds every position, in float32: on a CPU that was most of a step for rows of which one token in
-    seven is supervised.
+    seven is supervised. The output layer is given those positions alone, so whatever a family does to its logits
+    afterwards (scales them, caps them) is done to them too.
     """
     import torch
     from trl import SFTTrainer
@@ -31,14 +30,25 @@ def cpu_trainer() -> Any:
         def compute_loss(
             self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            causal = self.accelerator.unwrap_model(model).get_base_model()
             labels = inputs["labels"][:, 1:]
             supervised = labels != IGNORED
+            width = inputs["labels"].shape[1]
+
+            def select(_layer: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+                # Trained tokens before the prompt make the row longer at its start.
+                return (given[0][:, -width:][:, :-1][supervised],)
+
+            head = self.accelerator.unwrap_model(model).get_output_embeddings()
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(self.args.bf16)):
-                hidden = causal.model(input_ids=inputs["input_ids"]).last_hidden_state[:, :-1]
-                logits = causal.lm_head(hidden[supervised])
+                hook = head.register_forward_pre_hook(select)
+                try:
+                    logits = model(input_ids=inputs["input_ids"], use_cache=False).logits
+                finally:
+                    hook.remove()
             total = torch.nn.functional.cross_entropy(logits.float(), labels[supervised], reduction="sum")
             loss = total / (supervised.sum() if num_items_in_batch is None else num_items_in_batch)
+            if num_items_in_batch is not None:
+                loss = loss * self.accelerator.num_processes  # the count is of all processes, gradients are averaged
             return (loss, {"loss": loss.detach()}) if return_outputs else loss
 
     return CpuTrainer
@@ -99,30 +109,3 @@ def gpu_trainer(batches: Sequence[list[int]] | None) -> Any:
             return 0
 
     return GpuTrainer
-
-
-def batches_by_tokens(lengths: Sequence[int], budget: int, *, processes: int, rank: int, seed: int) -> list[list[int]]:
-    """Row numbers of each batch of process `rank`: rows of like length, rows times the longest within `budget`.
-
-    All processes get as many batches, and those of one step are of like length, since a step lasts as long as its
-    longest part. Lengths are jittered by a tenth before sorting, so the same rows do not always meet; up to one batch
-    a process of the longest rows is left out.
-    """
-    random = Random(seed)
-    ranked = sorted(range(len(lengths)), key=lambda row: lengths[row] * random.uniform(0.95, 1.05))
-    batches: list[list[int]] = [[]]
-    longest = 0
-    for row in ranked:
-        longest = max(longest, lengths[row])
-        if batches[-1] and (longest * (len(batches[-1]) + 1) > budget or len(batches[-1]) == _MOST_ROWS):
-            batches.append([])
-            longest = lengths[row]
-        batches[-1].append(row)
-    steps = [batches[at : at + processes] for at in range(0, len(batches) - processes + 1, processes)]
-    random.shuffle(steps)
-    return [step[rank] for step in steps]
-
-
-def drop_attention_mask(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Forward pre-hook. Padding is on the right, so causal attention alone keeps it out: flash kernel."""
-    return args, {**kwargs, "attention_mask": None}

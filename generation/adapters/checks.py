@@ -1,7 +1,8 @@
 """Which adapters the in-process engine can serve, decided from file headers before anything is loaded.
 
-Adapters of several versions share one batch; PEFT's mixed forward pass knows plain LoRA on linear layers only. What it
-does not know is refused here with the reason, at registration, so that nothing unservable enters the registry.
+Adapters of several versions share one batch: what serves is a function of a layer's input and output, row by row. LoRA
+is one, DoRA with its magnitudes folded into a scale per output, and a bottleneck. Everything else is refused here with
+the reason, at registration, so that nothing unservable enters the registry.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import AdapterRefused
+from generation.adapters.forms import BOTTLENECK
 from generation.adapters.manifest import WEIGHTS_FILE, read_config, tensor_shapes
 
 MAX_RANK = 256
+MAGNITUDE = "magnitude"
+"""DoRA's third part of a layer: one number per output."""
 _OFF = {
-    "use_dora": "DoRA",
     "modules_to_save": "modules saved beside the adapter",
     "layers_to_transform": None,
     "layer_replication": "replicated layers",
@@ -32,7 +35,9 @@ _OFF = {
     "velora_config": "VeLoRA",
     "monteclora_config": "MonteCLoRA",
 }
-_WEIGHT = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
+_WEIGHT = re.compile(
+    r"^base_model\.model\.(?P<module>.+)\.lora_(?:(?P<side>[AB])\.weight|(?P<magnitude>magnitude_vector)(?:\.weight)?)$"
+)
 
 
 def check_servable(folder: Path, base_path: Path) -> dict[str, tuple[int, ...]]:
@@ -54,12 +59,16 @@ def check_servable(folder: Path, base_path: Path) -> dict[str, tuple[int, ...]]:
         match = _WEIGHT.match(name)
         if match is None:
             raise AdapterRefused(f"'{name}' is not the weight of a LoRA layer", code="adapter_unsupported")
-        module, side = match["module"], match["side"]
+        module, side = match["module"], match["side"] or MAGNITUDE
         _check_shape(module, side, shape, base, _rank_of(config, module))
         sides.setdefault(module, set()).add(side)
+    whole = {"A", "B", MAGNITUDE} if config.get("use_dora") else {"A", "B"}
     for module, found in sides.items():
-        if found != {"A", "B"}:
-            raise AdapterRefused(f"'{module}' has only one half of its LoRA weights", code="adapter_bad_config")
+        if found != whole:
+            raise AdapterRefused(
+                f"'{module}' has {', '.join(sorted(found))} where its kind has {', '.join(sorted(whole))}",
+                code="adapter_bad_config",
+            )
     _check_targets(config, set(sides))
     return tensors
 
@@ -67,8 +76,11 @@ def check_servable(folder: Path, base_path: Path) -> dict[str, tuple[int, ...]]:
 def check_config(config: Mapping[str, Any]) -> None:
     """The part of `check_servable` that needs no weights."""
     kind = str(config.get("peft_type", "")).upper()
-    if kind != "LORA":
-        raise AdapterRefused(f"'{kind or 'unknown'}' adapters are not served, only LORA", code="adapter_unsupported")
+    if kind not in {"LORA", BOTTLENECK}:
+        detail = f"'{kind or 'unknown'}' adapters are not served, only LORA and {BOTTLENECK}"
+        raise AdapterRefused(detail, code="adapter_unsupported")
+    if kind == BOTTLENECK and config.get("use_dora"):
+        raise AdapterRefused("a bottleneck has no magnitudes", code="adapter_bad_config")
     for key, what in _OFF.items():
         if what is not None and config.get(key):
             raise AdapterRefused(f"{what} ('{key}') cannot be mixed with others in a batch", code="adapter_unsupported")
@@ -95,9 +107,9 @@ def _check_shape(
     weight = base.get(f"{module}.weight")
     if weight is None or len(weight) != 2:
         raise AdapterRefused(f"the base has no layer '{module}'", code="adapter_wrong_base", extra={"module": module})
-    expected = (rank, weight[1]) if side == "A" else (weight[0], rank)
+    expected = {"A": (rank, weight[1]), "B": (weight[0], rank)}.get(side, (weight[0],))
     if shape != expected:
-        code = "adapter_bad_config" if rank not in shape else "adapter_wrong_base"
+        code = "adapter_bad_config" if side != MAGNITUDE and rank not in shape else "adapter_wrong_base"
         raise AdapterRefused(
             f"lora_{side} of '{module}' is {list(shape)}, the base and rank {rank} ask for {list(expected)}",
             code=code,

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from core.errors import AdapterRefused
+from generation.adapters.forms import load_adapter
 from generation.adapters.manifest import Fingerprint, ProbeFingerprint
 
 PROBES_VERSION = "probes-1"
@@ -135,7 +136,6 @@ def compare(expected: Fingerprint, base: Sequence[torch.Tensor], adapted: Sequen
 
 def measure_adapter(base_path: Path, folder: Path) -> Fingerprint:
     """Load base and adapter on the CPU and fingerprint the adapter: for processes that run no engine (about 5 s)."""
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base_path)
@@ -143,7 +143,7 @@ def measure_adapter(base_path: Path, folder: Path) -> Fingerprint:
     model = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32).eval()
     with torch.inference_mode():
         base = probe_batch(model, ids)
-    adapted_model = PeftModel.from_pretrained(model, folder, use_safetensors=True).eval()
+    adapted_model = load_adapter(model, folder, "default").eval()
     with torch.inference_mode():
         adapted = probe_batch(adapted_model, ids)
     return make_fingerprint(base, adapted)

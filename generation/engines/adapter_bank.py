@@ -25,6 +25,7 @@ from core.errors import AdapterRefused
 from core.types import AdapterRef
 from generation.adapters import fingerprint as probes
 from generation.adapters.checks import check_servable
+from generation.adapters.forms import is_bottleneck, lora_config_of
 from generation.adapters.manifest import WEIGHTS_FILE, Fingerprint, Manifest, read_config, verify
 from generation.models import BaseModelInfo
 
@@ -71,6 +72,10 @@ class AdapterBank:
         self._peft: Any = None
         self._groups: list[tuple[str, torch.Tensor | None]] = []
         """Of the pass in progress: an adapter and the rows it acts on, None for all of them."""
+        self._activated: set[str] = set()
+        """Bottleneck adapters: an activation between down and up."""
+        self._scales: dict[int, dict[str, torch.Tensor]] = {}
+        """DoRA: by layer and adapter, the factor on each output, m / |W + B A|."""
         self._probe_ids = probes.probe_ids(tokenizer)
         self._base_logits: list[torch.Tensor] | None = None
         self.loaded: dict[str, AdapterRef] = {}
@@ -121,15 +126,17 @@ class AdapterBank:
         self.loaded.pop(key, None)
         self.last_used.pop(key, None)
         self.fingerprints.pop(key, None)
+        self._activated.discard(key)
+        for scales in self._scales.values():
+            scales.pop(key, None)
         if self._peft is not None and key in self._peft.peft_config:
             self._peft.base_model.delete_adapter(key)
 
     def _inject(self, key: str, prepared: PreparedAdapter) -> None:
-        from peft import LoraConfig, PeftModel
+        from peft import PeftModel
         from peft.utils import set_peft_model_state_dict
 
-        known = {name: value for name, value in prepared.config.items() if name in LoraConfig.__dataclass_fields__}
-        config = LoraConfig(**{**known, "inference_mode": True, "lora_dropout": 0.0, "init_lora_weights": True})
+        config = lora_config_of(prepared.config, inference_mode=True, lora_dropout=0.0, init_lora_weights=True)
         try:
             if self._peft is None:
                 self._peft = PeftModel(
@@ -138,7 +145,10 @@ class AdapterBank:
             else:
                 self._peft.add_adapter(key, config, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
             dtype, device = self._model.dtype, self._model.device
-            tensors = {name: tensor.to(device, dtype) for name, tensor in prepared.tensors.items()}
+            tensors = {
+                name: tensor.to(device, torch.float32 if "magnitude" in name else dtype)
+                for name, tensor in prepared.tensors.items()
+            }
             outcome = set_peft_model_state_dict(self._peft, tensors, adapter_name=key, low_cpu_mem_usage=True)
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
             raise AdapterRefused(
@@ -146,6 +156,8 @@ class AdapterBank:
             ) from error
         self._peft.eval()
         self._require_all_in(key, prepared, outcome)
+        if is_bottleneck(prepared.config):
+            self._activated.add(key)
         self._take_over_layers(key)
 
     def _require_all_in(self, key: str, prepared: PreparedAdapter, outcome: Any) -> None:
@@ -169,6 +181,8 @@ class AdapterBank:
             if key in module.lora_B:
                 module.lora_B[key].weight.data.mul_(module.scaling[key])
                 module.scaling[key] = 1.0
+            if key in module.lora_magnitude_vector:
+                self._scales.setdefault(id(module), {})[key] = _scale_of_outputs(module, key)
             if "forward" not in vars(module):
                 module.forward = self._forward_of(module)
         # PEFT froze the base. Nothing here computes gradients, but torch 2.13 takes another path for the product of a
@@ -176,8 +190,12 @@ class AdapterBank:
         self._model.requires_grad_(True)
 
     def _forward_of(self, layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-        """W x + B A x for the rows of each adapter; the scale of the adapter is in B already."""
+        """W x + B A x for the rows of each adapter; the scale of the adapter is in B already.
+
+        A bottleneck has an activation before B; DoRA scales each output but for the bias.
+        """
         base, downs, ups = layer.base_layer, layer.lora_A._modules, layer.lora_B._modules
+        scales = self._scales.setdefault(id(layer), {})
 
         def forward(x: torch.Tensor) -> torch.Tensor:
             result: torch.Tensor = base(x)
@@ -186,11 +204,21 @@ class AdapterBank:
                 if down is None:
                     continue  # this adapter leaves this layer alone
                 up = ups[key].weight
+                scale = scales.get(key)
                 if rows is None:
                     hidden = x.reshape(-1, x.shape[-1]) @ down.weight.t()
+                    if key in self._activated:
+                        hidden = hidden.relu()
                     result.view(-1, result.shape[-1]).addmm_(hidden, up.t())
+                    if scale is not None:
+                        result = _scaled(result, scale, base.bias)
                 else:
-                    result.index_add_(0, rows, (x[rows] @ down.weight.t()) @ up.t())
+                    hidden = x[rows] @ down.weight.t()
+                    if key in self._activated:
+                        hidden = hidden.relu()
+                    result.index_add_(0, rows, hidden @ up.t())
+                    if scale is not None:
+                        result[rows] = _scaled(result[rows], scale, base.bias)
             return result
 
         return forward
@@ -202,3 +230,15 @@ class AdapterBank:
     def _probe(self, key: str) -> list[torch.Tensor]:
         with torch.no_grad(), self.routed([key] * len(self._probe_ids)), probes.widened(self._model):
             return probes.probe_batch(self._model, self._probe_ids)
+
+
+def _scale_of_outputs(layer: Any, key: str) -> torch.Tensor:
+    """m / |W + B A|, by output; the adapter's own scale is in B already."""
+    weight = layer.base_layer.weight.float()
+    change = layer.lora_B[key].weight.float() @ layer.lora_A[key].weight.float()
+    magnitude = layer.lora_magnitude_vector[key].weight.float()
+    return (magnitude / (weight + change).norm(dim=1)).to(layer.base_layer.weight.dtype)
+
+
+def _scaled(result: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return result * scale if bias is None else (result - bias) * scale + bias

@@ -15,9 +15,11 @@ import pytest
 from core.errors import InvalidInput
 from tests.tiny_llama import build_tiny_llama
 from tuning import train as program
+from tuning.checkpoints import last_complete_checkpoint
+from tuning.events import StopRequest
+from tuning.methods import sft
 from tuning.recipe import load_recipe
 from tuning.spec import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, TrainEvent, TrainSpec, parse_event
-from tuning.train import last_complete_checkpoint
 from tuning.trainers import cpu_trainer, gpu_trainer
 
 STEPS = 40
@@ -202,10 +204,10 @@ def train_here(
 ) -> list[TrainEvent]:
     """Four steps in this process, with another trainer in place of the one for CPUs."""
     folder.mkdir()
-    monkeypatch.setattr(program, "cpu_trainer", trainer)
+    monkeypatch.setattr(sft, "cpu_trainer", trainer)
     path = write_spec(folder, base, {"batch.max_steps": 4, **(overrides or {})})
     events: list[TrainEvent] = []
     spec = TrainSpec.model_validate_json(path.read_text(encoding="utf-8"))
     spec = spec.model_copy(update={"warm_start": warm_start})
-    assert program.train(spec, events.append, program.StopRequest()) == EXIT_DONE
+    assert program.train(spec, events.append, StopRequest()) == EXIT_DONE
     return events

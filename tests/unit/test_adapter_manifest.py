@@ -102,7 +102,7 @@ def test_a_pickle_beside_good_weights_is_refused(tmp_path, base):
 @pytest.mark.parametrize(
     ("config", "code"),
     [
-        ({"use_dora": True}, "adapter_unsupported"),
+        ({"use_qalora": True}, "adapter_unsupported"),
         ({"modules_to_save": ["lm_head"]}, "adapter_unsupported"),
         ({"bias": "all"}, "adapter_unsupported"),
         ({"peft_type": "IA3"}, "adapter_unsupported"),

@@ -12,12 +12,12 @@ import pytest
 from core.errors import DatasetRejected, InvalidInput, NotFound
 from generation.prompt import PromptPassage, render_grounded
 from tests.tiny_llama import build_tiny_llama
+from tuning.batches import batches_by_tokens, order_by_length
 from tuning.clock import rate_at
 from tuning.recipe import load_recipe, recipe_names
-from tuning.rows import IGNORED, encode_rows, order_by_length
+from tuning.rows import IGNORED, encode_rows
 from tuning.spec import TrainEvent, TrainMessage, TrainRow, parse_event, read_rows
 from tuning.template import TrainingTemplate
-from tuning.trainers import batches_by_tokens
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +92,17 @@ def test_rows_file_names_its_bad_line(tmp_path: Path) -> None:
 
 def test_batches_are_of_like_length_and_keep_every_row(tokenizer: Any) -> None:
     rows = encode_rows(tokenizer, [grounded("q", "a", text="x" * n) for n in range(1, 400, 9)], max_tokens=4096)
-    ordered = order_by_length(rows, 4, seed=1)
-    assert sorted(map(id, ordered)) == sorted(map(id, rows))
+    lengths = [len(row.input_ids) for row in rows]
+    order = order_by_length(lengths, 4, seed=1)
+    ordered = [rows[at] for at in order]
+    assert sorted(order) == list(range(len(rows)))
     spreads = [
         max(len(r.input_ids) for r in ordered[i : i + 4]) - min(len(r.input_ids) for r in ordered[i : i + 4])
         for i in range(0, 40, 4)
     ]
     assert max(spreads) < 120
     assert [len(r.input_ids) for r in ordered] != sorted(len(r.input_ids) for r in rows)
-    assert [id(r) for r in order_by_length(rows, 4, seed=1)] == [id(r) for r in ordered]
+    assert order_by_length(lengths, 4, seed=1) == order
 
 
 def test_every_number_of_every_recipe_says_its_effect() -> None:
@@ -118,7 +120,7 @@ def test_overrides_are_merged_and_checked() -> None:
     nested = load_recipe("style-cpu", {"lora": {"rank": 4}})
     dotted = load_recipe("style-cpu", {"lora.rank": 4})
     assert nested == dotted
-    assert nested.lora.alpha == base.lora.alpha
+    assert nested.factors.alpha == base.factors.alpha
     with pytest.raises(InvalidInput) as raised:
         load_recipe("style-cpu", {"lora.rnak": 4, "optimiser.learning_rate": 7})
     assert {error.location for error in raised.value.errors} == {"lora.rnak", "optimiser.learning_rate"}

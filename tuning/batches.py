@@ -1,0 +1,78 @@
+"""Which rows make up which batch, and how many optimiser steps that is: said here, once, for every method."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from tuning.recipe_parts import BatchRecipe
+
+_MOST_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """order: row numbers in the order of training, where that matters. batches: of this process, None for even ones."""
+
+    steps: int
+    order: list[int] | None = None
+    batches: list[list[int]] | None = None
+
+
+def plan_batches(
+    batch: BatchRecipe, lengths: Sequence[int], *, by_tokens: bool, processes: int, rank: int, seed: int
+) -> BatchPlan:
+    """Batches and steps of one process.
+
+    lengths: tokens of each row. by_tokens: `batch.tokens` bounds a part instead of `batch.rows`.
+    """
+    if by_tokens and batch.tokens is not None:
+        batches = batches_by_tokens(lengths, batch.tokens, processes=processes, rank=rank, seed=seed)
+        return BatchPlan(_steps(batch, len(batches)), batches=batches)
+    per_pass = -(-len(lengths) // (batch.rows * processes))
+    if not batch.group_by_length:
+        return BatchPlan(_steps(batch, per_pass))
+    # Processes of one step get rows of like length too: the step lasts as long as its longest part.
+    return BatchPlan(_steps(batch, per_pass), order=order_by_length(lengths, batch.rows * processes, seed=seed))
+
+
+def _steps(batch: BatchRecipe, per_pass: int) -> int:
+    """What the passes give, or `max_steps` where that is fewer."""
+    return max(1, min(round(per_pass * batch.epochs), batch.max_steps or sys.maxsize))
+
+
+def batches_by_tokens(lengths: Sequence[int], budget: int, *, processes: int, rank: int, seed: int) -> list[list[int]]:
+    """Row numbers of each batch of process `rank`: rows of like length, rows times the longest within `budget`.
+
+    All processes get as many batches, and those of one step are of like length, since a step lasts as long as its
+    longest part. Lengths are jittered by a tenth before sorting, so the same rows do not always meet; up to one batch
+    a process of the longest rows is left out.
+    """
+    random = Random(seed)
+    ranked = sorted(range(len(lengths)), key=lambda row: lengths[row] * random.uniform(0.95, 1.05))
+    batches: list[list[int]] = [[]]
+    longest = 0
+    for row in ranked:
+        longest = max(longest, lengths[row])
+        if batches[-1] and (longest * (len(batches[-1]) + 1) > budget or len(batches[-1]) == _MOST_ROWS):
+            batches.append([])
+            longest = lengths[row]
+        batches[-1].append(row)
+    steps = [batches[at : at + processes] for at in range(0, len(batches) - processes + 1, processes)]
+    random.shuffle(steps)
+    return [step[rank] for step in steps]
+
+
+def order_by_length(lengths: Sequence[int], batch_rows: int, *, seed: int) -> list[int]:
+    """Row numbers in batches of like length, batches in random order; an incomplete batch goes last.
+
+    Lengths are jittered by a tenth before sorting, so the same rows do not always meet.
+    """
+    random = Random(seed)
+    ranked = sorted(range(len(lengths)), key=lambda row: lengths[row] * random.uniform(0.95, 1.05))
+    batches = [ranked[start : start + batch_rows] for start in range(0, len(ranked), batch_rows)]
+    rest = batches.pop() if len(batches[-1]) < batch_rows else []
+    random.shuffle(batches)
+    return [row for batch in batches for row in batch] + rest
