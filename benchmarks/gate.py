@@ -184,7 +184,7 @@ class Workshop:
         native = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
         dtype = torch.bfloat16 if native else torch.float32
         model = AutoModelForCausalLM.from_pretrained(self.base.path, dtype=dtype)
-        lora = self.recipe.lora
+        lora = self.recipe.factors
         config = LoraConfig(
             r=lora.rank, lora_alpha=lora.alpha, use_rslora=lora.rank_stabilised, target_modules=list(lora.targets),
             task_type="CAUSAL_LM",

@@ -110,7 +110,7 @@ def peft_config(model: Any, recipe: Recipe) -> Any:
         return LoraConfig(
             task_type=task,
             r=width,
-            lora_alpha=recipe.bottleneck.scale * width,  # type: ignore[arg-type]  # a float serves
+            lora_alpha=recipe.bottleneck.scale * width,
             target_modules=resolve_targets(model, recipe.bottleneck.targets),
             bias="none",
         )
@@ -118,7 +118,7 @@ def peft_config(model: Any, recipe: Recipe) -> Any:
     return LoraConfig(
         task_type=task,
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_alpha=lora.alpha,
         use_rslora=lora.rank_stabilised or kind is AdapterKind.RSLORA,
         lora_dropout=lora.dropout,
         target_modules=resolve_targets(model, lora.targets),

@@ -10,7 +10,8 @@ import math
 import time
 from typing import Any
 
-from tuning.recipe import OptimiserRecipe, Recipe
+from tuning.recipe import Recipe
+from tuning.recipe_parts import OptimiserRecipe
 
 
 def rate_at(optimiser: OptimiserRecipe, progress: float) -> float:

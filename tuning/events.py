@@ -40,20 +40,34 @@ class StopRequest:
         self.wanted = True
 
 
-def staged(emit: Emit, *, stage: str, before: int, behind: int) -> Emit:
-    """Events of one stage on the count of the whole run: `before` steps came earlier, `behind` are still to come."""
+class StageEvents:
+    """Events of one stage on the count of the whole run: `before` steps came earlier, `behind` are still to come.
 
-    def send(event: TrainEvent) -> None:
-        changes: dict[str, Any] = {"stage": stage}
+    The end of a stage that is not the last one is nobody's business but `steps`.
+    """
+
+    def __init__(self, emit: Emit, stage: str, before: int, *, behind: int, last: bool) -> None:
+        self._emit = emit
+        self._stage = stage
+        self._before = before
+        self._behind = behind
+        self._last = last
+        self.steps = 0
+
+    def __call__(self, event: TrainEvent) -> None:
+        """Pass an event on, counted anew."""
+        if event.event == "done":
+            self.steps = event.step or 0
+            if not self._last:
+                return
+        changes: dict[str, Any] = {"stage": self._stage}
         if event.step is not None:
-            changes["step"] = event.step + before
+            changes["step"] = event.step + self._before
         if event.total_steps is not None:
-            changes["total_steps"] = before + event.total_steps + behind
+            changes["total_steps"] = self._before + event.total_steps + self._behind
         if event.event == "start":
-            changes["resumed_from"] = before + (event.resumed_from or 0) or None
-        emit(event.model_copy(update=changes))
-
-    return send
+            changes["resumed_from"] = self._before + (event.resumed_from or 0) or None
+        self._emit(event.model_copy(update=changes))
 
 
 def build_reporter(emit: Emit, stop: StopRequest) -> Any:

@@ -34,7 +34,7 @@ def is_shown(content: Mapping[str, Any]) -> bool:
 def render_judged(
     content: Mapping[str, Any], negatives: Sequence[PromptPassage], generator: random.Random
 ) -> RenderedRow:
-    """`render_row` with the judgement, and with what rules reward: facts, passages that hold them, whether to refuse."""
+    """`render_row` with the judgement, and with what rules reward: facts, who holds them, whether to refuse."""
     state = generator.getstate()
     rendered = render_row(content, negatives, generator)
     changes: dict[str, Any] = {"facts": rendered.facts, "gold": rendered.gold, "refusal": rendered.refusal}

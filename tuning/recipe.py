@@ -123,7 +123,7 @@ class DistillMethod(Recipe):
 
 
 class StagedMethod(Recipe):
-    """Methods one after another on one adapter. Its own numbers are those of every stage that does not say otherwise."""
+    """Methods one after another on one adapter. Its own numbers are those of every stage that says nothing else."""
 
     method: Literal[Method.STAGED]
     stages: tuple[Stage, ...] = Field(min_length=2, max_length=6)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tuning.kinds import AdapterKind, Method
 
-ALL_LINEAR = "all-linear"
+ALL_LINEAR: Final = "all-linear"
 """Every linear layer of the decoder's layers, whatever the family calls them; never embeddings, output or router."""
 ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_length=100)]
 Targets = Literal["all-linear"] | tuple[ModuleName, ...]

@@ -1,4 +1,4 @@
-"""What a recipe needs beside rows, asked at the request: an engine that can serve it, reward models, judges, a teacher."""
+"""What a recipe needs beside rows, asked at the request: an engine that serves it, reward models, judges, a teacher."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def require_served(recipe: Recipe, serving: Serving) -> None:
     if reason is not None:
         raise InvalidInput(
             f"adapter '{recipe.adapter}' cannot be served by the {serving} engine: {reason}. "
-            "Ask with \"export\": true to train it for download",
+            'Ask with "export": true to train it for download',
             code="adapter_kind_not_served",
             extra={"adapter": recipe.adapter.value, "engine": serving.value, "reason": reason},
         )

@@ -34,9 +34,7 @@ def resolve_targets(model: Any, wanted: Targets) -> list[str]:
         return last
     for target in wanted:
         if not any(name == target or name.endswith(f".{target}") for name in linear):
-            raise InvalidInput(
-                f"this base has no layer '{target}'; it has {', '.join(last)}", code="target_not_found"
-            )
+            raise InvalidInput(f"this base has no layer '{target}'; it has {', '.join(last)}", code="target_not_found")
     return sorted(wanted)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from core.errors import DatasetRejected, InvalidInput, TsumugiError
 from tuning.checkpoints import COMPLETE, last_complete_checkpoint, load_weights, step_of
 from tuning.clock import build_clock
-from tuning.events import Emit, EventWriter, StopRequest, build_reporter, staged
+from tuning.events import Emit, EventWriter, StageEvents, StopRequest, build_reporter
 from tuning.export import write_adapter
 from tuning.kinds import AdapterKind
 from tuning.merged_forward import WIDEST, use_merged_forward
@@ -71,24 +71,15 @@ def train(spec: TrainSpec, emit: Emit, stop: StopRequest) -> int:
         stage = spec.model_copy(
             update={"run_dir": folder / name, "output_dir": output, "warm_start": warm_start, "recipe": recipe}
         )
-        behind = sum(later.batch.max_steps or 0 for later in stages[number:])
-        steps = 0
-
-        def note(event: TrainEvent) -> None:
-            nonlocal steps
-            if event.event == "done":
-                steps = event.step or 0
-                if number < len(stages):
-                    return  # the run goes on
-            tell(event)
-
-        tell = staged(emit, stage=name, before=before, behind=behind)
-        status = _train_stage(stage, recipe, note, stop, started=started)
+        counter = StageEvents(
+            emit, name, before, behind=sum(later.batch.max_steps or 0 for later in stages[number:]), last=last
+        )
+        status = _train_stage(stage, recipe, counter, stop, started=started)
         if status != EXIT_DONE:
             return status
         if not last and os.environ.get("RANK", "0") == "0":
-            (folder / name / _STEPS_FILE).write_text(str(steps))
-        before += steps
+            (folder / name / _STEPS_FILE).write_text(str(counter.steps))
+        before += counter.steps
         warm_start = output
     return EXIT_DONE
 

@@ -20,6 +20,7 @@ from api.schemas.tuning import (
 from api.security import Caller, GuardedRoute, ServicesOf, needs
 from core.errors import NotFound
 from core.types import Scope
+from tuning.artefacts import MEDIA_TYPE
 
 router = APIRouter(route_class=GuardedRoute, prefix="/v1/admin", tags=["tuning"])
 
@@ -51,6 +52,20 @@ def list_runs(
 def get_run(run_id: str, caller: Caller, services: ServicesOf) -> TuningRunBody:
     """One run with its loss curve, dataset version, gate report and adapter version."""
     return TuningRunBody.model_validate(services.tuning.get(caller, run_id))
+
+
+@router.get("/tuning-runs/{run_id}/artefact", dependencies=[_TUNE], response_class=Response)
+def get_artefact(run_id: str, caller: Caller, services: ServicesOf) -> Response:
+    """What a run made for download (`progress.artefact`): a .tar of safetensors and their configuration."""
+    artefact = services.tuning.get(caller, run_id).progress.get("artefact")
+    if artefact is None:
+        raise NotFound(f"run '{run_id}' has nothing to download", code="no_artefact")
+    name = f"{run_id}.tar"
+    return Response(
+        services.blobs.get(artefact["digest"]),
+        media_type=MEDIA_TYPE,
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
 
 
 @router.post("/tuning-runs/{run_id}/cancel", status_code=202, dependencies=[_TUNE])

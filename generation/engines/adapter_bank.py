@@ -233,11 +233,12 @@ class AdapterBank:
 
 
 def _scale_of_outputs(layer: Any, key: str) -> torch.Tensor:
-    """m / |W + B A|, by output; the adapter's own scale is in B already."""
+    """M / |W + B A|, by output; the adapter's own scale is in B already."""
     weight = layer.base_layer.weight.float()
     change = layer.lora_B[key].weight.float() @ layer.lora_A[key].weight.float()
     magnitude = layer.lora_magnitude_vector[key].weight.float()
-    return (magnitude / (weight + change).norm(dim=1)).to(layer.base_layer.weight.dtype)
+    scale: torch.Tensor = magnitude / (weight + change).norm(dim=1)
+    return scale.to(layer.base_layer.weight.dtype)
 
 
 def _scaled(result: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

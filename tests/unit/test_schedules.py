@@ -176,7 +176,7 @@ def test_another_tenant_sees_no_schedule_dataset_or_run(bench: Bench, other_tena
     [
         ({"family": "base"}, "reserved_family"),
         ({"family": "a@b"}, "invalid_input"),
-        ({"family": "house", "method": "dpo"}, "method_not_supported"),
+        ({"family": "house", "method": "ppo"}, "method_not_supported"),
         ({"family": "house", "recipe": "nope"}, "recipe_not_found"),
         ({"family": "house", "overrides": {"optimiser.learning_rate": -1}}, "invalid_recipe"),
         ({"family": "house", "overrides": {"optimiser.speed": 1}}, "invalid_recipe"),

@@ -147,9 +147,7 @@ def _reward(
 ) -> tuple[Any, Attached]:
     from trl import RewardConfig, RewardTrainer
 
-    arguments = RewardConfig(
-        **work.arguments(plan), center_rewards_coefficient=recipe.reward.centring, max_length=None
-    )
+    arguments = RewardConfig(**work.arguments(plan), center_rewards_coefficient=recipe.reward.centring, max_length=None)
     attached = work.model()
     trainer = RewardTrainer(
         model=attached.model,
@@ -230,4 +228,3 @@ def _as_dataset(rows: Sequence[dict[str, Any]]) -> Any:
     from datasets import Dataset
 
     return Dataset.from_list(list(rows))
-
