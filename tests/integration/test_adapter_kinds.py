@@ -47,7 +47,9 @@ def alone(base: BaseModelInfo, adapter: AdapterRef | None, text: str) -> str:
     model: Any = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
     if adapter is not None:
         model = load_adapter(model, Path(adapter.path), "one")
-    chat = tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+    )
     inputs = tokenizer(chat, add_special_tokens=False, return_tensors="pt")
     output = model.eval().generate(**inputs, max_new_tokens=8, do_sample=False)
     return str(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).rstrip("\ufffd")

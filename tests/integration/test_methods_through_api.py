@@ -23,9 +23,8 @@ from core.settings import Settings
 from generation.models import BaseModelInfo
 from tests.api_app import Api, build_api
 from tests.tiny_llama import build_tiny_llama
+from tuning import comparison, runner
 from tuning import evaluate as evaluation
-from tuning import runner as runs
-from tuning.build import build_tuning
 from tuning.child import ChildEnd
 from tuning.events import StopRequest
 from tuning.items import EvaluateSpec
@@ -108,11 +107,12 @@ def world(
     settings: Settings, database: Database, base: BaseModelInfo, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
     api = build_api(settings, database, base)
-    built = build_tuning(settings, database, api.services.blobs, api.services.jobs, api.services.registry, None, base)
-    built.runner._size = TINIEST
-    monkeypatch.setattr(runs, "started", started_here)
+    services = api.services
+    work = TuningRunner(database, services.blobs, services.registry, settings, base=lambda: base, size=TINIEST)
+    for part in (runner, comparison):
+        monkeypatch.setattr(part, "started", started_here)
     with api.client() as client:
-        yield World(api, client, built.runner, settings)
+        yield World(api, client, work, settings)
 
 
 def answers() -> list[dict[str, Any]]:
