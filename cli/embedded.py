@@ -60,6 +60,10 @@ class EmbeddedService:
         self.draining.set()
         self.worker.begin_stop()
 
+    def hurry(self) -> None:
+        """Hand the running jobs back to the queue now."""
+        self.jobs.stopping.set()
+
     def finish_drain(self, timeout_s: float) -> None:
         """Wait for the running jobs; those that need longer are handed back to the queue."""
         if not self.worker.join(timeout_s):
@@ -94,7 +98,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
         broker_url = _start_broker(settings, stack, say)
         base.result()
 
-    from core.blobs import FolderBlobStore
+    from core.blobs import open_blobs
     from core.jobs import JobStore
     from core.notify import Notifier
     from core.queue import CeleryTaskQueue
@@ -106,7 +110,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
     stack.callback(queue.close)
     notifier = Notifier()
     jobs = JobStore(db, settings, queue, notifier)
-    blobs = FolderBlobStore(settings.blobs_dir)
+    blobs = open_blobs(settings)
     say("loading the models and opening the index")
     retrieval = build_retrieval(settings, db)
     stack.callback(retrieval.close)
@@ -178,11 +182,11 @@ def _prepare_base(settings: Settings, say: Say) -> None:
 
 
 def _open_database(settings: Settings, stack: ExitStack) -> tuple[Database, Bootstrap]:
-    from core.database import Database
+    from core.database import open_database
     from core.keys import ensure_bootstrap
     from core.migrate import upgrade
 
-    db = Database(settings.database_url, busy_timeout_s=settings.database.busy_timeout_s)
+    db = open_database(settings)
     stack.callback(db.close)
     upgrade(db)
     return db, ensure_bootstrap(db, settings)

@@ -27,6 +27,7 @@ from cli import (
     up,
 )
 from cli.output import EXIT_FAILED, EXIT_USAGE, CommandFailed, JsonOption, errors, print_json
+from cli.server import commands as server
 from core.errors import DataDirBusy, TsumugiError
 
 LIBRARY_ENVIRONMENT = {
@@ -46,6 +47,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog="Example: tsumugi up --data-dir ./data --port 8080")(up.up)
+app.command(epilog="Example: tsumugi api --host 0.0.0.0 --port 8080")(server.api)
+app.command(epilog="Example: tsumugi worker ingest")(server.worker)
+app.command(epilog="Example: tsumugi beat")(server.beat)
 app.command(epilog="Example: tsumugi demo --report demo-report.json")(demo.demo)
 app.command(epilog='Example: tsumugi ingest ./handbook "./price list.pdf"')(documents.ingest)
 app.command(epilog="Example: tsumugi sync ./handbook --source handbook")(sync.sync)

@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 
 from core.errors import NotFound
+from core.ports import BlobStore
+from core.settings import Settings
 
 
 class FolderBlobStore:
@@ -71,3 +73,16 @@ def _holds(path: Path, digest: str, size: int) -> bool:
             return os.fstat(file.fileno()).st_size == size and hashlib.file_digest(file, "sha256").hexdigest() == digest
     except FileNotFoundError:
         return False
+
+
+def open_blobs(settings: Settings) -> BlobStore:
+    """The store that the settings name.
+
+    Raises:
+        Unavailable: `blob_store_misconfigured`.
+    """
+    if settings.blobs.store == "s3":
+        from core.blobs_s3 import S3BlobStore
+
+        return S3BlobStore(settings.blobs)
+    return FolderBlobStore(settings.blobs_dir)

@@ -1,7 +1,9 @@
 """Engine and sessions. Read and write sessions are different types, so that a reader cannot commit by accident.
 
 SQLite runs in WAL mode; write transactions take the write lock at BEGIN (`BEGIN IMMEDIATE`): a deferred one that
-upgrades later fails at once with SQLITE_BUSY whatever the timeout is.
+upgrades later fails at once with SQLITE_BUSY whatever the timeout is. PostgreSQL reads at REPEATABLE READ, so that a
+read session is one snapshot there as well (its default is a snapshot a statement: a search that prunes its hits would
+see two states), and writes at READ COMMITTED with the rows locked that a decision rests on.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
+
+from core.settings import DatabaseSettings, Settings
 
 
 class ReadSession(Session):
@@ -48,7 +52,8 @@ class WriteSession(Session):
 class Database:
     """Connection pool and session factory of one process."""
 
-    def __init__(self, url: str, *, busy_timeout_s: float = 30.0) -> None:
+    def __init__(self, url: str, *, busy_timeout_s: float = 30.0, pool: DatabaseSettings | None = None) -> None:
+        """Connect lazily. pool: how PostgreSQL is held; the defaults of the settings when left out."""
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
         if self.is_sqlite:
@@ -61,13 +66,15 @@ class Database:
                 max_overflow=40,
             )
             _prepare_sqlite(self.engine)
+            self._read_engine = self.engine
         else:
-            self.engine = create_engine(url, pool_pre_ping=True)
+            self.engine = _postgres_engine(url, pool or DatabaseSettings())
+            self._read_engine = self.engine.execution_options(isolation_level="REPEATABLE READ")
 
     @contextmanager
     def read(self) -> Iterator[ReadSession]:
         """Session on one consistent snapshot."""
-        with ReadSession(self.engine, expire_on_commit=False, autoflush=False) as session:
+        with ReadSession(self._read_engine, expire_on_commit=False, autoflush=False) as session:
             yield session
             session.expunge_all()
             session.rollback()
@@ -86,6 +93,43 @@ class Database:
     def close(self) -> None:
         """Drop pooled connections."""
         self.engine.dispose()
+
+
+def open_database(settings: Settings) -> Database:
+    """The database that the settings name."""
+    held = settings.database
+    return Database(settings.database_url, busy_timeout_s=held.busy_timeout_s, pool=held)
+
+
+def lock_name(session: WriteSession, name: str) -> None:
+    """Hold a lock on a name until this transaction ends: for decisions about rows that may not exist yet.
+
+    PostgreSQL: an advisory lock on 64 bits of the name's hash. SQLite: write transactions are alone anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
+
+
+def _postgres_engine(url: str, held: DatabaseSettings) -> Engine:
+    scheme, _, rest = url.partition("://")
+    if scheme in {"postgres", "postgresql"}:  # as operators write it; SQLAlchemy would look for another driver
+        url = f"postgresql+psycopg://{rest}"
+    return create_engine(
+        url,
+        pool_pre_ping=True,  # a restarted server costs a ping, not a failed request
+        pool_size=held.pool_size,
+        max_overflow=held.pool_overflow,
+        pool_timeout=held.pool_timeout_s,
+        pool_recycle=held.pool_recycle_s,
+        connect_args={
+            "connect_timeout": round(held.connect_timeout_s),
+            "application_name": "tsumugi",
+            "keepalives_idle": 30,
+            # A transaction whose process hangs must not hold its row locks for ever.
+            "options": f"-c statement_timeout={round(held.statement_timeout_s * 1000)} "
+            f"-c idle_in_transaction_session_timeout={round(held.statement_timeout_s * 1000)}",
+        },
+    )
 
 
 def _prepare_sqlite(engine: Engine) -> None:

@@ -119,6 +119,12 @@ class Bootstrap:
     """Whether this start made the admin key."""
 
 
+def default_tenant_id(db: Database) -> str:
+    """Id of the tenant `default`, which every started service has."""
+    with db.read() as session:
+        return session.scalars(select(Tenant.id).where(Tenant.name == DEFAULT_TENANT)).one()
+
+
 def ensure_bootstrap(db: Database, settings: Settings) -> Bootstrap:
     """Make the tenant `default` with its collection, and, once, the admin key in a file only its owner can read.
 

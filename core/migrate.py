@@ -24,6 +24,8 @@ log = structlog.stdlib.get_logger(__name__)
 _POSTGRES_LOCK = 7_305_146_009
 """Any fixed number: the advisory lock that keeps two starting processes from migrating at once."""
 
+_STARTING_LOCK = _POSTGRES_LOCK + 1
+
 
 def upgrade(db: Database, revision: str = "head") -> None:
     """Run the missing migrations, alone, in one transaction."""
@@ -50,6 +52,23 @@ def current_revision(db: Database) -> str | None:
 def newest_revision() -> str | None:
     """Revision this code needs."""
     return ScriptDirectory.from_config(_config(None)).get_current_head()
+
+
+@contextmanager
+def start_alone(db: Database) -> Iterator[None]:
+    """Do in the block what only one starting process may do at a time. SQLite has one owner, so nothing is locked."""
+    if db.is_sqlite:
+        yield
+        return
+    with db.engine.connect() as connection:
+        # A session lock: the block commits transactions of its own, and it goes with the connection if we die.
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _STARTING_LOCK})
+        connection.commit()
+        try:
+            yield
+        finally:
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _STARTING_LOCK})
+            connection.commit()
 
 
 def migrations_dir() -> Path:

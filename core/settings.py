@@ -35,6 +35,9 @@ class HttpSettings(Section):
     max_json_bytes: int = Field(16 * 2**20, ge=1, description="Largest JSON body; more is 413.")
     max_question_chars: int = Field(8_000, ge=1, description="Longest question or query, in code points.")
     drain_timeout_s: float = Field(20.0, gt=0, description="On SIGTERM, how long running requests and jobs may finish.")
+    drain_notice_s: float = Field(
+        0.0, ge=0, le=120, description="On SIGTERM, how long /readyz says no before new requests are refused."
+    )
     metrics_open: bool = Field(
         False, description="Serve /metrics without a key. Otherwise it needs an admin key of the default tenant."
     )
@@ -45,6 +48,16 @@ class DatabaseSettings(Section):
 
     url: SecretStr | None = Field(None, description="SQLAlchemy URL; default is SQLite in the data dir.")
     busy_timeout_s: float = Field(30.0, gt=0, description="SQLite: how long a writer waits for another.")
+    pool_size: int = Field(20, ge=1, le=500, description="PostgreSQL: connections that each process keeps open.")
+    pool_overflow: int = Field(20, ge=0, le=500, description="PostgreSQL: further connections under load.")
+    pool_timeout_s: float = Field(
+        10.0, gt=0, description="PostgreSQL: longest wait for a free connection; then the request is answered 503."
+    )
+    pool_recycle_s: int = Field(1800, ge=1, description="PostgreSQL: age at which a connection is opened anew.")
+    connect_timeout_s: float = Field(5.0, ge=1, description="PostgreSQL: longest wait for a new connection.")
+    statement_timeout_s: float = Field(
+        120.0, gt=0, description="PostgreSQL: longest statement, and longest idle time within a transaction."
+    )
 
 
 class BrokerSettings(Section):
@@ -52,6 +65,21 @@ class BrokerSettings(Section):
 
     url: SecretStr | None = Field(None, description="Redis URL; default is the bundled Redis of `tsumugi up`.")
     visibility_timeout_s: int = Field(3600, ge=60, description="Redis re-delivers a message not acknowledged by then.")
+
+
+class BlobSettings(Section):
+    """Where uploaded bytes and extracted text are kept."""
+
+    store: Literal["folder", "s3"] = Field("folder", description="A folder of the data dir, or an S3-compatible store.")
+    bucket: str | None = Field(None, min_length=3, max_length=63, description="S3: bucket; it must exist.")
+    prefix: str = Field("", max_length=200, description="S3: put before each key, such as `tsumugi/`.")
+    endpoint_url: str | None = Field(None, pattern=r"^https?://", description="S3: address; default is AWS's own.")
+    region: str = Field("us-east-1", description="S3: region that requests are signed for.")
+    access_key_id: SecretStr | None = Field(None, description="S3: default is what the AWS SDK finds by itself.")
+    secret_access_key: SecretStr | None = Field(None, description="S3: belongs to the access key id.")
+    connect_timeout_s: float = Field(5.0, gt=0, description="S3: longest wait for a connection.")
+    read_timeout_s: float = Field(60.0, gt=0, description="S3: longest wait for a part of an answer.")
+    attempts: int = Field(4, ge=1, le=10, description="S3: times a request is sent when the store is busy or away.")
 
 
 class IngestSettings(Section):
@@ -82,6 +110,13 @@ class JobSettings(Section):
     resend_after_s: float = Field(30.0, gt=0, description="Queued for so long with a lost message: it is sent again.")
     sweep_every_s: float = Field(10.0, gt=0, description="Period of the sweeper.")
     retry_base_s: float = Field(2.0, gt=0, description="First back-off of a transient error; doubles each time.")
+
+
+class WorkerSettings(Section):
+    """Processes of the server topology that serve no requests: workers and beat."""
+
+    host: str = Field("127.0.0.1", description="Address of the port below.")
+    port: int = Field(0, ge=0, le=65535, description="TCP port of /healthz and /metrics of a worker; 0: none.")
 
 
 class EmbeddingSettings(Section):
@@ -187,6 +222,11 @@ class RetrievalSettings(Section):
 class GenerationSettings(Section):
     """The generator."""
 
+    engine: Literal["transformers", "vllm", "openai"] = Field(
+        "transformers",
+        description="Where answers are made: in this process, on vLLM with adapters loaded at run time, or on another "
+        "OpenAI-compatible server without adapters. The latter two are set up in the section `endpoint`.",
+    )
     max_batch: int = Field(8, ge=1, description="Sequences decoded together.")
     max_queue: int = Field(64, ge=1, description="Requests waiting; more are answered 429.")
     max_adapters: int = Field(8, ge=1, description="Adapter versions kept in memory (least recently used goes).")
@@ -212,6 +252,30 @@ class GpuSettings(Section):
         "share",
         description="Serve beside a training, or give the generator's memory to it and refuse questions meanwhile.",
     )
+
+
+class GeneratorEndpointSettings(Section):
+    """The generator over HTTP: engines `vllm` and `openai`."""
+
+    urls: tuple[str, ...] = Field(
+        (), description="Base of each replica's API, ending with `/v1`; vLLM: every one of them, not their balancer."
+    )
+    model: str = Field("base", min_length=1, max_length=200, description="Name of the base model there.")
+    api_key: SecretStr | None = Field(None, description="Bearer key of the server.")
+    base_folder: Path | None = Field(
+        None, description="vLLM: folder of the base with its `card.json`; default is the prepared embedded base."
+    )
+    adapters_folder: str | None = Field(
+        None, description="vLLM: where the server mounts our folder of adapters; default is the same path as here."
+    )
+    max_lora_rank: int = Field(16, ge=1, le=512, description="vLLM: its --max-lora-rank; larger adapters are refused.")
+    max_parallel: int = Field(64, ge=1, le=4096, description="Requests that one process has running at once.")
+    connect_timeout_s: float = Field(5.0, gt=0, description="Longest wait for a connection.")
+    read_timeout_s: float = Field(120.0, gt=0, description="Longest silence within an answer.")
+    load_timeout_s: float = Field(120.0, gt=0, description="vLLM: longest load of an adapter on one replica.")
+    attempts: int = Field(3, ge=1, le=10, description="Tries of a request of which nothing was answered yet.")
+    breaker_failures: int = Field(5, ge=1, description="Failures in a row after which a replica is left alone.")
+    breaker_s: float = Field(10.0, gt=0, description="How long it is left alone before one request tries it again.")
 
 
 class EndpointSettings(Section):
@@ -269,14 +333,17 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     database: DatabaseSettings = DatabaseSettings()
     broker: BrokerSettings = BrokerSettings()
+    blobs: BlobSettings = BlobSettings()
     ingest: IngestSettings = IngestSettings()
     jobs: JobSettings = JobSettings()
+    worker: WorkerSettings = WorkerSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
     qdrant: QdrantSettings = QdrantSettings()
     rerank: RerankSettings = RerankSettings()
     generation: GenerationSettings = GenerationSettings()
     gpu: GpuSettings = GpuSettings()
+    endpoint: GeneratorEndpointSettings = GeneratorEndpointSettings()
     tuning: TuningSettings = TuningSettings()
 
     @classmethod

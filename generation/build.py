@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.database import Database
+from core.errors import Unavailable
 from core.ports import Engine
 from core.settings import Settings
 from generation.adapters.registry import AdapterRegistry
@@ -22,7 +23,8 @@ from retrieval.live import Retrieval
 class Generation:
     """Everything that answers."""
 
-    base: BaseModelInfo
+    base: BaseModelInfo | None
+    """None where a server that takes no adapters generates: nothing here knows its weights."""
     engine: Engine
     registry: AdapterRegistry
     router: Router
@@ -46,6 +48,47 @@ def build_base(settings: Settings) -> BaseModelInfo:
     return prepare_base(settings.models_dir, starter_folder())
 
 
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A generator over HTTP, with what adapters are checked against where it takes any."""
+
+    engine: Engine
+    base: BaseModelInfo | None
+
+
+def build_remote(settings: Settings, db: Database) -> Remote | None:
+    """The generator over HTTP that the settings name; None where answers are made in process. Never imports torch.
+
+    Raises:
+        Unavailable: `generator_misconfigured`: no URL, or more than one where only one is used.
+    """
+    chosen = settings.endpoint
+    if settings.generation.engine == "transformers":
+        return None
+    if not chosen.urls:
+        raise Unavailable("endpoint.urls is empty", code="generator_misconfigured", retryable=False)
+    key = chosen.api_key.get_secret_value() if chosen.api_key else None
+    from generation.engines.openai_engine import OpenAIEngine
+
+    if len(chosen.urls) > 1:
+        raise Unavailable(
+            "engine 'openai' takes one URL; put a load balancer before several servers",
+            code="generator_misconfigured",
+            retryable=False,
+        )
+    engine = OpenAIEngine(
+        chosen.urls[0],
+        chosen.model,
+        api_key=key,
+        max_parallel=chosen.max_parallel,
+        max_queue=settings.generation.max_queue,
+        connect_timeout_s=chosen.connect_timeout_s,
+        read_timeout_s=chosen.read_timeout_s,
+        attempts=chosen.attempts,
+    )
+    return Remote(engine, None)
+
+
 def build_engine(settings: Settings, base: BaseModelInfo) -> Engine:
     """The in-process generator over `base`."""
     from generation.engines.transformers_engine import TransformersEngine
@@ -55,17 +98,19 @@ def build_engine(settings: Settings, base: BaseModelInfo) -> Engine:
 
 def build_generation(settings: Settings, db: Database, retrieval: Retrieval) -> Generation:
     """Base, engine, adapters and answers of a process that serves. Champions are loaded in the background."""
-    base = build_base(settings)
-    engine = build_engine(settings, base)
-    registry = AdapterRegistry(db, settings, engine, base=base)
+    remote = build_remote(settings, db)
+    if remote is None:
+        base = build_base(settings)
+        remote = Remote(build_engine(settings, base), base)
+    registry = AdapterRegistry(db, settings, remote.engine, base=remote.base)
     router = Router(db, settings)
     stamp = Stamp(index_version=retrieval.index_version, embedder=retrieval.embedder.name)
-    shadows = ShadowRunner(db, engine)
-    answers = AnswerService(db, retrieval.searcher, engine, router, settings, stamp=stamp, beside=shadows)
+    shadows = ShadowRunner(db, remote.engine)
+    answers = AnswerService(db, retrieval.searcher, remote.engine, router, settings, stamp=stamp, beside=shadows)
     threading.Thread(target=registry.warm, name="warm-adapters", daemon=True).start()
     return Generation(
-        base=base,
-        engine=engine,
+        base=remote.base,
+        engine=remote.engine,
         registry=registry,
         router=router,
         answers=answers,

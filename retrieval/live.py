@@ -22,7 +22,7 @@ from core.repositories.index_versions import VersionStatus, active_version, live
 from core.settings import IngestSettings, Settings
 from core.tables.operations import IndexVersion
 from core.types import AccessFilter
-from retrieval.relevance import RelevanceModel
+from retrieval.relevance import RelevanceModel, load_model, newest_calibration
 from retrieval.search import Searcher, SearchResult
 
 log = structlog.stdlib.get_logger(__name__)
@@ -74,6 +74,8 @@ class Retrieval:
         self._lock = threading.RLock()
         self._pins: dict[str, int] = {}
         self._unpinned = threading.Condition(threading.Lock())
+        self._calibrations = {active.id: self._newest_calibration(active.id)}
+        """{open version: calibration that its searcher uses}."""
         self.searcher = PinnedSearcher(self)
 
     @property
@@ -119,7 +121,21 @@ class Retrieval:
             else:
                 self._active = opened
                 log.info("index.serving", version=row.id)
+        self._follow_calibration()
         self._read_at = time.monotonic()
+
+    def _follow_calibration(self) -> None:
+        """Put in force what another process has calibrated."""
+        serving = self._active
+        newest = self._newest_calibration(serving.id)
+        if self._calibrations.get(serving.id) != newest:
+            serving.searcher.use_relevance(load_model(self._db, serving.id))
+            self._calibrations[serving.id] = newest
+            log.info("index.calibration_followed", version=serving.id, calibration=newest)
+
+    def _newest_calibration(self, version_id: str) -> str | None:
+        with self._db.read() as session:
+            return newest_calibration(session, version_id)
 
     def live(self) -> tuple[OpenVersion, ...]:
         """Versions that writes must reach, the serving one first. One that can no longer be made is marked so.
@@ -156,6 +172,7 @@ class Retrieval:
         """
         with self._lock:
             if row.id not in self._open:
+                self._calibrations[row.id] = self._newest_calibration(row.id)
                 self._open[row.id] = self.opener.open(row)
             return self._open[row.id]
 

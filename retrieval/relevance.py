@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from core.database import Database
+from core.database import Database, ReadSession
 from core.tables.operations import Calibration
 from core.types import Language
 from retrieval.coverage import Coverage
@@ -74,6 +74,12 @@ def shipped_parameters() -> dict[str, Any]:
     text = resources.files("retrieval.calibration").joinpath(SHIPPED).read_text(encoding="utf-8")
     parameters: dict[str, Any] = json.loads(text)["parameters"]
     return parameters
+
+
+def newest_calibration(session: ReadSession, index_version: str) -> str | None:
+    """Id of the calibration in force for an index version; None: the shipped one."""
+    newest = select(Calibration.id).where(Calibration.index_version == index_version)
+    return session.scalars(newest.order_by(Calibration.created_at.desc(), Calibration.id).limit(1)).first()
 
 
 def load_parameters(db: Database, index_version: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from core.blobs import FolderBlobStore
+from core.blobs import open_blobs
 from core.database import Database
 from core.jobs import JobStore
 from core.ports import BlobStore
@@ -76,9 +76,7 @@ def build_runner(settings: Settings, db: Database, jobs: JobStore) -> TuningRunn
     """The runner of the training worker: no index and no engine there; the base is looked up at the first run."""
     from generation.adapters.registry import AdapterRegistry
 
-    return TuningRunner(
-        db, FolderBlobStore(settings.blobs_dir), AdapterRegistry(db, settings, None), settings, base=base_of(settings)
-    )
+    return TuningRunner(db, open_blobs(settings), AdapterRegistry(db, settings, None), settings, base=base_of(settings))
 
 
 def base_of(settings: Settings) -> Callable[[], BaseModelInfo]:

@@ -18,10 +18,9 @@ from sqlalchemy.orm import Session
 
 from core.access import Principal
 from core.audit import record
-from core.database import Database, WriteSession
+from core.database import Database, WriteSession, lock_name
 from core.errors import Conflict, FieldError, InvalidInput, NotFound, TsumugiError
 from core.paging import Page, after_cursor, checked_limit, cut_page
-from core.tables.adapters import AdapterFamily
 from core.tables.base import new_id, utc_now
 from core.tables.datasets import Dataset
 from core.tables.jobs import Job
@@ -411,12 +410,11 @@ def _run_in_progress(session: Session, schedule: Schedule) -> str | None:
 
 
 def _lock_family(session: WriteSession, schedule: Schedule) -> None:
-    """Two schedules of a family that fall due together are judged one after the other, whoever judges them."""
-    session.execute(
-        select(AdapterFamily.id)
-        .where(AdapterFamily.tenant_id == schedule.tenant_id, AdapterFamily.name == schedule.family)
-        .with_for_update()
-    )
+    """Two schedules of a family that fall due together are judged one after the other, whoever judges them.
+
+    By name and not by row: before its first run a family has no row that could be locked.
+    """
+    lock_name(session, f"family:{schedule.tenant_id}:{schedule.family}")
 
 
 def _last_run(session: Session, schedule: Schedule) -> datetime | None:

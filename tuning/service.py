@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from core.access import Principal
 from core.audit import record
-from core.database import Database, WriteSession
+from core.database import Database, WriteSession, lock_name
 from core.errors import FieldError, InvalidInput, NotFound
 from core.jobs.store import JobStore
 from core.paging import Page, after_cursor, checked_limit, cut_page
@@ -163,6 +163,7 @@ class TuningService:
 
     def add(self, session: WriteSession, requester: Requester, checked: CheckedRequest) -> TuningRun:
         """Run, job and audit row in the caller's transaction; the family too when it is new."""
+        lock_name(session, f"family:{requester.tenant_id}:{checked.family}")  # it may not have a row yet
         family = family_named(session, requester.tenant_id, checked.family)
         if family is None:
             family = AdapterFamily(id=new_id("fam"), tenant_id=requester.tenant_id, name=checked.family)

@@ -18,8 +18,9 @@ from types import FrameType
 import structlog
 
 from core import log as logs
-from core.database import Database
+from core.database import Database, open_database
 from core.jobs import JobStore
+from core.notify_redis import RedisNotifier
 from core.processes import end_descendants, end_with_parent
 from core.queue import CeleryTaskQueue, Queue
 from core.settings import Settings, load_settings
@@ -69,9 +70,10 @@ def run(settings: Settings, broker_url: str, wait_for_stop: Callable[[], None]) 
     from workers.app import create_celery
     from workers.threads import ThreadsWorker
 
-    db = Database(settings.database_url, busy_timeout_s=settings.database.busy_timeout_s)
+    db = open_database(settings)
     queue = CeleryTaskQueue(broker_url, visibility_timeout_s=settings.broker.visibility_timeout_s)
-    jobs = JobStore(db, settings, queue)
+    notifier = RedisNotifier(broker_url)
+    jobs = JobStore(db, settings, queue, notifier)
     set_context(build_context(settings, db, jobs))
     worker = ThreadsWorker(create_celery(settings, broker_url), [Queue.TUNING], concurrency=1, name="tuning")
     worker.start()
@@ -82,6 +84,7 @@ def run(settings: Settings, broker_url: str, wait_for_stop: Callable[[], None]) 
     ended = worker.join(SAVE_TIMEOUT_S)
     left = end_descendants()
     log.info("worker.stopped", clean=ended, processes_ended=left)
+    notifier.close()
     queue.close()
     db.close()
     return 0 if ended else 1

@@ -27,7 +27,7 @@ from sqlalchemy.exc import IntegrityError
 
 from core import audit
 from core.access import Principal
-from core.database import Database, ReadSession, WriteSession
+from core.database import Database, ReadSession, WriteSession, lock_name
 from core.errors import AdapterRefused, Conflict, GateFailed, InvalidInput, NotFound, TsumugiError, Unavailable
 from core.ports import Engine
 from core.settings import Settings
@@ -520,6 +520,7 @@ def _find_version(session: ReadSession, family: AdapterFamily, name: str) -> Ada
 
 
 def _family_for_update(session: WriteSession, tenant_id: str, name: str) -> AdapterFamily:
+    lock_name(session, f"family:{tenant_id}:{name}")  # it may not have a row yet
     family = session.scalar(
         select(AdapterFamily).where(AdapterFamily.tenant_id == tenant_id, AdapterFamily.name == name).with_for_update()
     )

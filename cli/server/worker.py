@@ -1,0 +1,107 @@
+"""`tsumugi worker`: a process that takes jobs. `ingest` works where the index can be written, `tuning` where it trains.
+
+A worker that is killed loses nothing: its jobs are fenced by their attempt number and queued again, by the sweeper of
+the same machine at once, by that of another machine when the heartbeat is old.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cli.server.parts import Parts, open_parts
+from core.errors import Conflict
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    from ingest.rebuild import IndexBuilder
+    from retrieval.live import Retrieval
+    from retrieval.switch import IndexService
+
+log = structlog.stdlib.get_logger(__name__)
+
+HAND_BACK_S = 10.0
+"""After the drain, how long jobs that were told to stop may take to go back to the queue."""
+
+
+def run_ingest_worker(settings: Settings, wait_for_stop: Callable[[], None], on_ready: Callable[[], None]) -> int:
+    """Consume the queues `ingest` and `maintenance` until told to stop; returns the exit code."""
+    with ExitStack() as stack:
+        return _ingest(open_parts(settings, stack), stack, wait_for_stop, on_ready)
+
+
+def run_tuning_worker(settings: Settings, wait_for_stop: Callable[[], None]) -> int:
+    """Consume the queue `tuning`, one training at a time, until told to stop; returns the exit code."""
+    from workers.tuning_worker import run
+
+    with ExitStack() as stack:
+        parts = open_parts(settings, stack)
+        broker_url = parts.broker_url
+    return run(settings, broker_url, wait_for_stop)
+
+
+def _ingest(parts: Parts, stack: ExitStack, wait_for_stop: Callable[[], None], on_ready: Callable[[], None]) -> int:
+    from core.migrate import start_alone
+    from core.queue import Queue
+    from generation.adapters.registry import AdapterRegistry
+    from ingest.build import build_ingest
+    from retrieval.build import build_retrieval
+    from retrieval.switch import IndexService
+    from tuning.build import build_tuning
+    from workers.app import create_celery
+    from workers.context import WorkerContext, set_context
+    from workers.threads import ThreadsWorker
+
+    settings, db, jobs = parts.settings, parts.db, parts.jobs
+    with start_alone(db):
+        retrieval = build_retrieval(settings, db)
+    stack.callback(retrieval.close)
+    ingest = build_ingest(settings, db, parts.blobs, jobs, retrieval)
+    stack.callback(ingest.close)
+    tuning = build_tuning(settings, db, parts.blobs, jobs, AdapterRegistry(db, settings, None), retrieval)
+    _complete_index(parts, retrieval, ingest.builder, IndexService(db, jobs, retrieval, settings))
+    set_context(
+        WorkerContext(
+            settings=settings,
+            jobs=jobs,
+            ingest_pipeline=ingest.pipeline,
+            index_builder=ingest.builder,
+            tuning_runner=tuning.runner,
+            schedules=tuning.schedules,
+        )
+    )
+    stack.callback(set_context, None)
+    app = create_celery(settings, parts.broker_url)
+    worker = ThreadsWorker(
+        app, [Queue.INGEST, Queue.MAINTENANCE], concurrency=settings.ingest.worker_threads, name="ingest"
+    )
+    worker.start()
+    log.info("worker.started", pid=os.getpid(), queues=[Queue.INGEST.value, Queue.MAINTENANCE.value])
+    on_ready()
+    wait_for_stop()
+    worker.begin_stop()
+    ended = worker.join(settings.http.drain_timeout_s)
+    if not ended:
+        jobs.stopping.set()
+        ended = worker.join(HAND_BACK_S)
+    log.info("worker.stopped", clean=ended)
+    return 0 if ended else 1
+
+
+def _complete_index(parts: Parts, retrieval: Retrieval, builder: IndexBuilder, index: IndexService) -> None:
+    """Fill a serving version that lacks documents (made anew by a newer release, say) by a job, beside the rest."""
+    from core.keys import default_tenant_id
+    from retrieval.switch import Who
+
+    if not builder.lacks(retrieval.active):
+        return
+    try:
+        _, job = index.build({}, Who(default_tenant_id(parts.db), "system"))
+    except Conflict as error:
+        log.info("index.filled_by_another", detail=error.detail)
+    else:
+        log.warning("index.fill_queued", version=retrieval.index_version, job_id=job.id)

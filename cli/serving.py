@@ -1,0 +1,135 @@
+"""An HTTP server around the application, from the bound socket to the last answered request: `up` and `api` share it.
+
+uvicorn's own signal handlers are left out: a signal here drains more than the HTTP server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+import uvicorn
+
+from cli.output import CommandFailed
+from core.settings import HttpSettings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+log = structlog.stdlib.get_logger(__name__)
+
+CHATTY = ("uvicorn.error", "celery.app.trace", "celery.worker.consumer.connection", "sentence_transformers")
+"""Loggers whose INFO says what our own lines say already."""
+
+
+class Served(Protocol):
+    """What stands behind the server, and how it ends."""
+
+    @property
+    def app(self) -> FastAPI:
+        """The application."""
+        ...
+
+    def begin_drain(self) -> None:
+        """Take nothing new; what runs goes on."""
+        ...
+
+    def finish_drain(self, timeout_s: float) -> None:
+        """Wait for what runs besides HTTP requests."""
+        ...
+
+    def hurry(self) -> None:
+        """Asked to stop a second time: let go of what runs."""
+        ...
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers, as ours drain the whole service; it says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so."""
+        await super().startup(sockets)
+        self._on_listening()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the handlers alone."""
+        yield
+
+
+async def serve(
+    service: Served, listener: socket.socket, settings: HttpSettings, on_listening: Callable[[], None]
+) -> None:
+    """Serve until a signal comes, then let running requests and jobs end, both within the same time.
+
+    For `drain_notice_s` before that, new requests are still taken while /readyz says no: a load balancer that looks
+    meanwhile sends the next ones elsewhere, and none of them fails.
+    """
+    drain_timeout_s = settings.drain_timeout_s
+    config = uvicorn.Config(
+        service.app,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
+        server_header=False,
+    )
+    server = _Server(config, on_listening)
+    loop = asyncio.get_running_loop()
+    jobs_ended = threading.Thread(target=service.finish_drain, args=(drain_timeout_s,), name="drain")
+
+    def on_signal(number: signal.Signals) -> None:
+        if jobs_ended.ident is not None:  # asked twice: whoever asks has no more time
+            log.warning("drain.hurried", signal=number.name)
+            service.hurry()
+            server.should_exit = server.force_exit = True
+            return
+        log.info("drain.begun", signal=number.name, timeout_s=drain_timeout_s)
+        service.begin_drain()
+        jobs_ended.start()
+        loop.call_later(settings.drain_notice_s, stop_listening)
+
+    def stop_listening() -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    await server.serve(sockets=[listener])
+    if jobs_ended.ident is None:  # the server ended by itself, which it has no reason to
+        service.begin_drain()
+        jobs_ended.start()
+    await asyncio.to_thread(jobs_ended.join)
+
+
+def stop_starting(_number: int, _frame: FrameType | None) -> None:
+    """A signal before the server runs: unwind what has been started."""
+    raise SystemExit(0)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port before anything else starts. Connections are refused until the server listens on it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise CommandFailed(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Address of a bound socket as a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
