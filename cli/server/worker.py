@@ -70,6 +70,7 @@ def _ingest(parts: Parts, stack: ExitStack, wait_for_stop: Callable[[], None], o
             jobs=jobs,
             ingest_pipeline=ingest.pipeline,
             index_builder=ingest.builder,
+            dataset_builder=tuning.builder,
             tuning_runner=tuning.runner,
             schedules=tuning.schedules,
         )
