@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from generation.models import BaseModelInfo, describe_base
 
@@ -12,11 +13,10 @@ TEMPLATE = (
 )
 
 
-def build_tiny_llama(folder: Path) -> BaseModelInfo:
-    """Write model and tokenizer; the same bytes each time."""
-    import torch
+def tiny_tokenizer() -> Any:
+    """Bytes, three special tokens, a ChatML template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={symbol: at for at, symbol in enumerate(alphabet)}, merges=[]))
@@ -25,6 +25,15 @@ def build_tiny_llama(folder: Path) -> BaseModelInfo:
     tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>", "<|endoftext|>"])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     fast.chat_template = TEMPLATE
+    return fast
+
+
+def build_tiny_llama(folder: Path) -> BaseModelInfo:
+    """Write model and tokenizer; the same bytes each time."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    fast = tiny_tokenizer()
     torch.manual_seed(5)
     model = LlamaForCausalLM(
         LlamaConfig(

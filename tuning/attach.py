@@ -35,7 +35,7 @@ def load_base(path: Path, recipe: Recipe, dtype: torch.dtype) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    options: dict[str, Any] = {"dtype": dtype}  # attention is SDPA wherever the family has it
     if recipe.adapter is AdapterKind.FULL:
         options["dtype"] = torch.float32  # an update of a bfloat16 weight is mostly rounded away
     if recipe.adapter is AdapterKind.QLORA:

@@ -4,7 +4,7 @@
 `qkv_proj`, `fc1`, `kv_b_proj`). Left out are embeddings, the output layer and score heads (they are tied or outside
 the layers), and routers of experts: choosing experts is the base's business. Experts themselves are one fused 3-D
 parameter for all of a layer in transformers 5, no linear layer; `experts` reaches them through PEFT's
-`target_parameters`.
+`target_parameters`. A dense MLP or shared expert beside them cannot be a target (see `_EXPERT_NAMES`).
 
 The names are resolved here, not left to PEFT, so that `adapter_config.json` says what was trained and a name that a
 family does not have is refused: PEFT ignores a target without layers as long as another one has some.
@@ -20,6 +20,9 @@ from tuning.recipe_parts import ALL_LINEAR, Targets
 
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
 """Last names of layers that choose experts. A Llama's `gate_proj` is none."""
+_EXPERT_NAMES = frozenset({"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
+"""What single experts were called before they were fused. In a mixture PEFT takes these names for the fused experts, at
+training and at every load, whatever dense MLP or shared expert still has them; so they are no targets there."""
 
 
 def resolve_targets(model: Any, wanted: Targets) -> list[str]:
@@ -39,15 +42,16 @@ def resolve_targets(model: Any, wanted: Targets) -> list[str]:
 
 
 def linear_layers(model: Any) -> dict[str, Any]:
-    """Linear layers inside the decoder's layers, by full name; layers of 4 bits are linear layers too."""
+    """Linear layers that can be targets, by full name; layers of 4 bits are linear layers too."""
     from torch import nn
 
     layers = decoder_layers(model)
     inside = {id(module) for layer in layers for module in layer.modules()}
+    passed_over = _ROUTERS | (_EXPERT_NAMES if _has_experts(model) else frozenset())
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and id(module) in inside and name.rpartition(".")[2] not in _ROUTERS
+        if isinstance(module, nn.Linear) and id(module) in inside and name.rpartition(".")[2] not in passed_over
     }
 
 
@@ -65,6 +69,10 @@ def expert_parameters(model: Any) -> list[str]:
     if not found:
         raise InvalidInput("this base has no experts", code="target_not_found")
     return sorted(found)
+
+
+def _has_experts(model: Any) -> bool:
+    return any(parameter.dim() == 3 and ".experts." in name for name, parameter in model.named_parameters())
 
 
 def decoder_layers(model: Any) -> Sequence[Any]:

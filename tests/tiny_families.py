@@ -1,0 +1,64 @@
+"""Random checkpoints of eight model families, tens of thousands of parameters each, with the tiny Llama's tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.tiny_llama import tiny_tokenizer
+
+_SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+_EXPERTS: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "mistral": ("Mistral", {"sliding_window": 64}),
+    "mixtral": ("Mixtral", _EXPERTS),
+    "qwen3": ("Qwen3", {"head_dim": 8}),
+    "gemma": ("Gemma", {"head_dim": 8}),
+    "gemma2": ("Gemma2", {"head_dim": 8, "sliding_window": 64, "final_logit_softcapping": 5.0}),
+    "deepseek-v3": ("DeepseekV3", _LATENT),
+    "phi": ("Phi", {}),
+    "phi3": ("Phi3", {"sliding_window": None}),
+    "cohere": ("Cohere", {"logit_scale": 0.25}),
+}
+"""Name: prefix of the transformers classes, and what its configuration needs beside the common sizes."""
+
+
+def build_tiny(family: str, folder: Path) -> None:
+    """Write model and tokenizer; the same bytes each time."""
+    import torch
+    import transformers
+
+    prefix, extra = FAMILIES[family]
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(5)
+    config = getattr(transformers, f"{prefix}Config")(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.convert_tokens_to_ids("<|im_start|>"),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **{**_SIZES, **extra},
+    )
+    getattr(transformers, f"{prefix}ForCausalLM")(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
