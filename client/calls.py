@@ -92,8 +92,11 @@ def search(
     collection: str | None = None,
     filters: Mapping[str, Any] | None = None,
     diversity: float | None = None,
+    expand_tokens: int | None = None,
 ) -> Call[list[Passage]]:
-    """Passages, best first. filters and diversity: as the service documents them.
+    """Passages, best first. filters, diversity: as the service documents them.
+
+    expand_tokens: grow each passage to its section, up to so many tokens.
 
     Raises:
         Unreachable: no answer came.
@@ -101,7 +104,7 @@ def search(
     """
     body = {
         "query": query, "limit": limit, "collection": collection, "filters": dict(filters) if filters else None,
-        "diversity": diversity,
+        "diversity": diversity, "expand_tokens": expand_tokens,
     }  # fmt: skip
     return Call("POST", "/v1/search", lambda found: [Passage.parse(item) for item in found["items"]], json=_given(body))
 
@@ -115,11 +118,12 @@ def ask(
     adapter: str | None = None,
     max_tokens: int | None = None,
     temperature: float | None = None,
+    expand_tokens: int | None = None,
 ) -> Call[Answer]:
     """A whole answer, with citations. Generating takes seconds, so it is repeated only if the service has not begun."""
     options = {
         "collection": collection, "conversation_id": conversation_id, "adapter": adapter, "max_tokens": max_tokens,
-        "temperature": temperature,
+        "temperature": temperature, "expand_tokens": expand_tokens,
     }  # fmt: skip
     return Call("POST", "/v1/ask", Answer.parse, json=_given({"question": question, **options}), repeatable=False)
 

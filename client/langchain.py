@@ -27,6 +27,7 @@ class TsumugiRetriever(BaseRetriever):  # type: ignore[misc]
     limit: int = Field(5, ge=1, le=100)
     collection: str | None = None
     filters: dict[str, Any] | None = None
+    expand_tokens: int | None = Field(None, ge=0)
     timeout_s: float = 60.0
 
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
@@ -40,7 +41,12 @@ class TsumugiRetriever(BaseRetriever):  # type: ignore[misc]
             return _documents(await client.search(query, **self._options()))
 
     def _options(self) -> dict[str, Any]:
-        return {"limit": self.limit, "collection": self.collection, "filters": self.filters}
+        return {
+            "limit": self.limit,
+            "collection": self.collection,
+            "filters": self.filters,
+            "expand_tokens": self.expand_tokens,
+        }
 
 
 def _documents(passages: Sequence[Passage]) -> list[Document]:

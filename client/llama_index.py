@@ -28,10 +28,13 @@ class TsumugiRetriever(BaseRetriever):  # type: ignore[misc]
         limit: int = 5,
         collection: str | None = None,
         filters: Mapping[str, Any] | None = None,
+        expand_tokens: int | None = None,
         timeout_s: float = 60.0,
     ) -> None:
         self._url, self._key, self._timeout_s = url, key, timeout_s
-        self._options: dict[str, Any] = {"limit": limit, "collection": collection, "filters": filters}
+        self._options: dict[str, Any] = {
+            "limit": limit, "collection": collection, "filters": filters, "expand_tokens": expand_tokens,
+        }  # fmt: skip
         self._client = Tsumugi(url, key, timeout_s=timeout_s)
         super().__init__()
 

@@ -20,7 +20,10 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True)
 class Passage(Parsed):
-    """A search hit. `score` ranks within one result; `relevance` in [0, 1] compares across queries."""
+    """A search hit. `score` ranks within one result; `relevance` in [0, 1] compares across queries.
+
+    hit_start, hit_end: the span that was found, where the passage was grown around it.
+    """
 
     chunk_id: str
     document_id: str
@@ -33,6 +36,8 @@ class Passage(Parsed):
     generation: int = 0
     page: int | None = None
     heading: str | None = None
+    hit_start: int | None = None
+    hit_end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,17 @@ class SentenceEmbedder(Protocol):
         ...
 
 
+@runtime_checkable
+class TokenEmbedder(Protocol):
+    """An embedder that also gives a vector per token, for late interaction."""
+
+    name: str
+
+    def encode_tokens(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Vectors of each text's tokens: float32 (tokens, dim), rows L2-normalised, order kept."""
+        ...
+
+
 class Reranker(Protocol):
     """Second stage of a search: reads the query with each of the best passages. Thread-safe."""
 

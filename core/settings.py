@@ -180,10 +180,16 @@ class QdrantSettings(Section):
 
 
 class RerankSettings(Section):
-    """A cross-encoder that orders the best passages anew. Off unless it has a model."""
+    """A second stage that orders the best passages anew: a cross-encoder, or bge-m3's token vectors. Off by default."""
 
     model: str | None = Field(
         None, description="Folder or name on the Hugging Face hub, such as `BAAI/bge-reranker-v2-m3`; none: off."
+    )
+    multi_vector: bool = Field(
+        False, description="Instead of a model: late interaction of bge-m3's token vectors, made when a query asks."
+    )
+    multi_vector_cache_bytes: int = Field(
+        256 * 2**20, ge=0, description="Memory for token vectors of passages that were read lately; 0 keeps none."
     )
     candidates: int = Field(30, ge=2, le=200, description="Best passages of the fused ranking that are read.")
     max_tokens: int = Field(512, ge=64, le=8192, description="Query and passage together; longer ones are cut.")
@@ -214,6 +220,9 @@ class RetrievalSettings(Section):
         description="Maximal marginal relevance: 0 ranks by score alone, 1 by being unlike; 0.3 is mild.",
     )
     passages: int = Field(3, ge=1, le=20, description="Passages put before the generator.")
+    expand_tokens: int = Field(
+        0, ge=0, le=4096, description="Grow each passage to its section, up to so many tokens of the embedder; 0: off."
+    )
     refusal_threshold: float | None = Field(
         None, ge=0, le=1, description="Overrides the calibrated relevance under which an answer is refused."
     )

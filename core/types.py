@@ -171,6 +171,8 @@ class Passage:
 
     score: fused rank score, comparable only within one result. relevance: calibrated to [0, 1], comparable across
     queries of one index version; answers are refused when the best relevance is under the calibrated threshold.
+    hit_start, hit_end: the chunk that was found, where the passage was grown around it. pages: (offset, page) where
+    each page begins inside, ascending; `page` is that of its start.
     """
 
     chunk_id: str
@@ -184,6 +186,13 @@ class Passage:
     text: str
     score: float
     relevance: float
+    hit_start: int | None = None
+    hit_end: int | None = None
+    pages: tuple[tuple[int, int], ...] = ()
+
+    def page_at(self, offset: int) -> int | None:
+        """Page of a place in the passage, by its offset in the document's text."""
+        return next((page for start, page in reversed(self.pages) if start <= offset), self.page)
 
 
 @dataclass(frozen=True, slots=True)

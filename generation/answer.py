@@ -27,6 +27,7 @@ from generation.adapters.routing import Route
 from generation.canary.shadow import ShadowRequest
 from generation.citations import cite
 from generation.curated import Curated, find_curated
+from generation.fitting import fitted
 from generation.orders import without_orders
 from generation.prompt import PROMPT_VERSION, PromptPassage, is_not_found, not_found_text, render_grounded
 
@@ -70,8 +71,8 @@ class SearchResult(Protocol):
 class Search(Protocol):
     """The part of retrieval that answers need."""
 
-    def search(self, query: str, access: AccessFilter, limit: int) -> SearchResult:
-        """Best passages first."""
+    def search(self, query: str, access: AccessFilter, limit: int, *, expand_tokens: int | None = None) -> SearchResult:
+        """Best passages first, grown to their sections where that is asked for."""
         ...
 
 
@@ -139,6 +140,7 @@ class AskOptions:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     history: tuple[Message, ...] = ()
+    expand_tokens: int | None = None
 
 
 class AnswerService:
@@ -184,7 +186,10 @@ class AnswerService:
             pause = None
             if self._settings.gpu.while_training == "sleep":
                 pause = serving_pause(session, utc_now())
-        found = self._search.search(question, access, self._settings.retrieval.passages)
+        found = self._search.search(
+            question, access, self._settings.retrieval.passages, expand_tokens=options.expand_tokens
+        )
+        passages = tuple(found.passages)
         retrieved = time.perf_counter()
         override = self._settings.retrieval.refusal_threshold
         threshold = found.refusal_threshold if override is None else override
@@ -203,7 +208,8 @@ class AnswerService:
                     code="serving_paused",
                     extra={"retry_after_s": math.ceil(pause)},
                 )
-            request = self._request(question, found.passages, adapter, options)
+            passages = fitted(passages, lambda shown: self._fits(self._request(question, shown, adapter, options)))
+            request = self._request(question, passages, adapter, options)
             handle = self._engine.submit(request)
         return AnswerStream(
             AnswerDraft(
@@ -212,7 +218,7 @@ class AnswerService:
                 options=options,
                 route=route,
                 request=request,
-                passages=tuple(found.passages),
+                passages=passages,
                 refusal_reason=reason,
                 provenance=self._provenance(adapter, found) | ({"curated": curated.id} if curated else {}),
                 timings_ms={"retrieve": _ms(begun, retrieved)},
@@ -282,6 +288,10 @@ class AnswerService:
             stop=options.stop,
             seed=options.seed,
         )
+
+    def _fits(self, request: GenerationRequest) -> bool:
+        used = self._engine.count_prompt_tokens(request.messages) + request.max_tokens
+        return used <= self._settings.generation.context_tokens
 
     def _provenance(self, adapter: AdapterRef | None, found: SearchResult) -> dict[str, Any]:
         return {
@@ -460,6 +470,7 @@ class AnswerStream:
                             "score": passage.score,
                             "relevance": passage.relevance,
                         }
+                        | ({"start": passage.start, "end": passage.end} if passage.hit_start is not None else {})
                         for passage in record.passages
                     ],
                     groups=sorted(groups),

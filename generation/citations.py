@@ -183,7 +183,7 @@ def _citation(answer: str, claim: tuple[int, int], number: int, passage: Passage
         document_id=passage.document_id,
         generation=passage.generation,
         filename=passage.filename,
-        page=passage.page,
+        page=passage.page_at(passage.start + from_),
         start=passage.start + from_,
         end=passage.start + to,
         quote=passage.text[from_:to],

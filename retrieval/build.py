@@ -11,14 +11,16 @@ from typing import Any, Protocol, runtime_checkable
 import structlog
 from pydantic import ValidationError
 
+from core.blobs import FolderBlobStore
 from core.database import Database
 from core.errors import InvalidInput, Unavailable
-from core.ports import Embedder, LexicalEncoder, Reranker, SentenceEmbedder, VectorIndex
+from core.ports import Embedder, LexicalEncoder, Reranker, SentenceEmbedder, TokenEmbedder, VectorIndex
 from core.repositories.index_versions import VersionStatus, active_version, lock_versions, missing_documents
 from core.settings import Settings
 from core.tables.base import utc_now
 from core.tables.operations import IndexVersion
 from retrieval.embedders.minilm import MiniLmEmbedder
+from retrieval.expand import Expander
 from retrieval.lexical import BigramBm25
 from retrieval.live import OpenVersion, Retrieval
 from retrieval.relevance import load_model
@@ -63,6 +65,7 @@ class VersionOpener:
         self._lock = Lock()
         self._embedders: dict[str, Embedder] = {}
         self._reranker = build_reranker(settings)
+        self._blobs = FolderBlobStore(settings.blobs_dir)
         if embedder is not None:
             self._embedders[_embedder_key(settings)] = embedder
 
@@ -119,8 +122,10 @@ class VersionOpener:
                 candidates=settings.retrieval.candidates,
                 refusal_threshold=settings.retrieval.refusal_threshold,
                 diversity=settings.retrieval.diversity,
-                reranker=self._reranker,
+                reranker=self._reranker or build_late_interaction(settings, embedder),
                 rerank_candidates=settings.rerank.candidates,
+                expander=Expander(self._db, self._blobs, settings.ingest),
+                expand_tokens=settings.retrieval.expand_tokens,
             )
         except BaseException:
             index.close()
@@ -261,12 +266,17 @@ def build_embedder(settings: Settings) -> Embedder:
 
 
 def build_reranker(settings: Settings) -> Reranker | None:
-    """The configured second stage, None when it is off.
+    """The configured cross-encoder, None when it is off.
 
     Raises:
         Unavailable: it cannot be loaded.
+        InvalidInput: `setting_conflict`: two second stages, or token vectors of an embedder that has none.
     """
     chosen = settings.rerank
+    if chosen.multi_vector and chosen.model is not None:
+        raise InvalidInput("rerank.model and rerank.multi_vector exclude each other", code="setting_conflict")
+    if chosen.multi_vector and settings.retrieval.embedder != "bge-m3":
+        raise InvalidInput("rerank.multi_vector needs retrieval.embedder = 'bge-m3'", code="setting_conflict")
     if chosen.model is None:
         return None
     from retrieval.rerank import CrossEncoderReranker
@@ -274,6 +284,22 @@ def build_reranker(settings: Settings) -> Reranker | None:
     return CrossEncoderReranker(
         chosen.model, max_tokens=chosen.max_tokens, batch=chosen.batch, device=chosen.device, dtype=chosen.dtype
     )
+
+
+def build_late_interaction(settings: Settings, embedder: Embedder) -> Reranker | None:
+    """Late interaction over an index version's own embedder, None when it is off or the embedder has no token vectors.
+
+    The second happens while a version of an earlier embedder still serves: its searches then go without.
+    """
+    chosen = settings.rerank
+    if not chosen.multi_vector:
+        return None
+    if not isinstance(embedder, TokenEmbedder):
+        log.warning("rerank.multi_vector_unavailable", embedder=embedder.name)
+        return None
+    from retrieval.rerank import MultiVectorReranker
+
+    return MultiVectorReranker(embedder, cache_bytes=chosen.multi_vector_cache_bytes)
 
 
 def build_lexical(settings: Settings, embedder: Embedder) -> LexicalEncoder:

@@ -1,4 +1,4 @@
-"""Search: two arms, fusion, prune against SQL, collapse of near-copies, relevance. Steps are timed.
+"""Search: two arms, fusion, prune against SQL, collapse of near-copies, second stages, relevance. Steps are timed.
 
 The index may run ahead of SQL or behind it (a half-ingested generation, a deletion under way); SQL decides. A hit whose
 document is gone, being deleted, hidden from the caller or on another generation is dropped after the index returned it,
@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from time import perf_counter
 from typing import Any
 
 from sqlalchemy import select
@@ -22,9 +21,11 @@ from core.language import language_of
 from core.ports import Embedder, LexicalEncoder, Reranker, VectorIndex
 from core.tables.documents import ChunkRow, Document, DocumentGeneration
 from core.types import AccessFilter, DocumentStatus, Language, Passage, ScoredPoint, SparseVector
+from retrieval.clock import Clock
 from retrieval.coverage import coverage
 from retrieval.diversity import POOL as DIVERSITY_POOL
 from retrieval.diversity import diversify
+from retrieval.expand import Expander, Place
 from retrieval.filters import matching_documents, parse_filters
 from retrieval.fusion import Fusion, default_fusion, fuse, similarities
 from retrieval.lexical import tokenize
@@ -34,6 +35,8 @@ from retrieval.text import indexed_text
 
 _MAX_CANDIDATES = 2_000
 _SQL_BATCH = 500
+_HITS_A_SECTION = 4
+"""Hits looked at for each passage wanted when passages grow: several of them may lie in one section."""
 _NAMED_DOCUMENTS = 2_000
 """Up to so many documents are named to the index itself. More are no rare find: they are picked from its hits."""
 
@@ -108,9 +111,12 @@ class Searcher:
         diversity: float = 0.0,
         reranker: Reranker | None = None,
         rerank_candidates: int = 30,
+        expander: Expander | None = None,
+        expand_tokens: int = 0,
     ) -> None:
         """candidates: taken from each arm. refusal_threshold: overrides the calibrated one. diversity: see
-        `retrieval.diversity`. reranker: orders the best `rerank_candidates` anew.
+        `retrieval.diversity`. reranker: orders the best `rerank_candidates` anew. expand_tokens: see
+        `retrieval.expand`.
         """
         self._db = db
         self._index = index
@@ -122,6 +128,8 @@ class Searcher:
         self._diversity = diversity
         self._reranker = reranker
         self._rerank_candidates = rerank_candidates
+        self._expander = expander
+        self._expand_tokens = expand_tokens
         self._lock = Lock()
 
     def use_relevance(self, relevance: RelevanceModel) -> None:
@@ -137,15 +145,16 @@ class Searcher:
         *,
         document_filters: Mapping[str, Any] | None = None,
         diversity: float | None = None,
+        expand_tokens: int | None = None,
     ) -> SearchResult:
         """Best `limit` passages that `access` allows, best first.
 
-        document_filters: as docs/filters.md says. diversity: in place of the configured one.
+        document_filters: as docs/filters.md says. diversity, expand_tokens: in place of the configured ones.
 
         Raises:
             InvalidInput: `filter_invalid`.
         """
-        clock = _Clock()
+        clock = Clock()
         relevance = self._relevance
         with clock.step("filter"):
             access, wanted = self._filtered(access, document_filters)
@@ -154,8 +163,11 @@ class Searcher:
         if access.document_ids is not None and not access.document_ids:
             return SearchResult([], clock.finish(), threshold, asked.language)
         spread = self._diversity if diversity is None else diversity
+        budget = self._expand_tokens if expand_tokens is None else expand_tokens
         fewest = max(
-            limit, self._rerank_candidates if self._reranker is not None else 0, DIVERSITY_POOL if spread > 0 else 0
+            limit if budget == 0 else limit * _HITS_A_SECTION,
+            self._rerank_candidates if self._reranker is not None else 0,
+            DIVERSITY_POOL if spread > 0 else 0,
         )
         depth = max(self._candidates, fewest)
         while True:
@@ -178,12 +190,22 @@ class Searcher:
                 read = [_whole(loaded[key]) for key in kept]
                 scores = dict(zip(kept, self._reranker.score(query, read), strict=True))
                 kept = sorted(kept, key=lambda key: -scores[key])
-        best = kept[:limit]
+        best = kept
         if spread > 0:
             with clock.step("diversify"):
                 best = diversify(kept, scores, lambda key: Counter(tokenize(loaded[key].chunk.text)), limit, spread)
-        passages = [_passage(asked, relevance, scores[key], hits[key][1], loaded[key]) for key in best]
+        with clock.step("expand"):
+            placed = self._places([loaded[key].chunk for key in best], limit, budget)
+        passages = [
+            _passage(asked, relevance, scores[chunk.id], hits[chunk.id][1], loaded[chunk.id], place)
+            for chunk, place in placed
+        ]
         return SearchResult(passages, clock.finish(), threshold, asked.language)
+
+    def _places(self, chunks: Sequence[ChunkRow], limit: int, budget: int) -> list[tuple[ChunkRow, Place]]:
+        if self._expander is not None:
+            return self._expander.places(chunks, limit, budget)
+        return [(chunk, Place(chunk.start, chunk.end, chunk.text, (), grown=False)) for chunk in chunks[:limit]]
 
     def _threshold(self, relevance: RelevanceModel, query: _Query) -> float:
         return relevance.threshold(query.language) if self._refusal_threshold is None else self._refusal_threshold
@@ -201,14 +223,14 @@ class Searcher:
 
     def candidates(self, query: str, access: AccessFilter) -> Candidates:
         """What both arms say of a query's candidates, and whose passages they are: for choosing a fusion."""
-        clock = _Clock()
+        clock = Clock()
         asked = self._encode(query, clock)
         arms = self._score(asked, *self._arms(asked, access, self._candidates, clock), access, clock)
         loaded = self._load([*arms.bm25, *(arms.similar or {})], access, None)
         documents = {key: (item.document.id, item.document.filename) for key, item in loaded.items()}
         return Candidates(asked.language, arms, documents)
 
-    def _encode(self, query: str, clock: _Clock) -> _Query:
+    def _encode(self, query: str, clock: Clock) -> _Query:
         with clock.step("embed"):
             language = language_of(query)
             covered = language in self._embedder.languages
@@ -216,7 +238,7 @@ class Searcher:
             return _Query(query, language, dense, self._lexical.encode_query(query))
 
     def _arms(
-        self, query: _Query, access: AccessFilter, depth: int, clock: _Clock
+        self, query: _Query, access: AccessFilter, depth: int, clock: Clock
     ) -> tuple[list[ScoredPoint], list[ScoredPoint]]:
         with clock.step("dense"):
             dense = [] if query.dense is None else self._index.search_dense(query.dense, access, depth)
@@ -230,7 +252,7 @@ class Searcher:
         dense: list[ScoredPoint],
         sparse: list[ScoredPoint],
         access: AccessFilter,
-        clock: _Clock,
+        clock: Clock,
     ) -> Arms:
         """Both arms' scores of all candidates."""
         cosines = {point.id: point.score for point in dense}
@@ -299,47 +321,24 @@ def _whole(item: _Loaded) -> str:
     return indexed_text(item.title or item.document.filename, item.chunk.heading, item.chunk.text)
 
 
-def _passage(query: _Query, model: RelevanceModel, score: float, cosine: float | None, item: _Loaded) -> Passage:
+def _passage(
+    query: _Query, model: RelevanceModel, score: float, cosine: float | None, item: _Loaded, place: Place
+) -> Passage:
+    """A hit as a passage. Its relevance is that of the chunk that was found: this is what was calibrated."""
     chunk, document = item.chunk, item.document
     return Passage(
         chunk_id=chunk.id,
         document_id=chunk.document_id,
         generation=chunk.generation,
         filename=document.filename,
-        page=chunk.page,
+        page=place.pages[0][1] if place.pages else chunk.page,
         heading=chunk.heading,
-        start=chunk.start,
-        end=chunk.end,
-        text=chunk.text,
+        start=place.start,
+        end=place.end,
+        text=place.text,
         score=score,
         relevance=model.relevance(query.language, cosine, coverage(query.text, _whole(item))),
+        hit_start=chunk.start if place.grown else None,
+        hit_end=chunk.end if place.grown else None,
+        pages=place.pages,
     )
-
-
-class _Clock:
-    """Adds up wall-clock milliseconds by step."""
-
-    def __init__(self) -> None:
-        self._began = perf_counter()
-        self._spent = dict.fromkeys(
-            ("filter", "embed", "dense", "sparse", "sentences", "fuse", "load", "rerank", "diversify"), 0.0
-        )
-
-    def step(self, name: str) -> _Step:
-        return _Step(self._spent, name)
-
-    def finish(self) -> dict[str, float]:
-        spent = {name: round(value, 3) for name, value in self._spent.items()}
-        return spent | {"total": round((perf_counter() - self._began) * 1000, 3)}
-
-
-class _Step:
-    def __init__(self, spent: dict[str, float], name: str) -> None:
-        self._spent = spent
-        self._name = name
-
-    def __enter__(self) -> None:
-        self._began = perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._spent[self._name] += (perf_counter() - self._began) * 1000

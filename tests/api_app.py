@@ -22,7 +22,7 @@ from core.database import Database
 from core.jobs import JobStore
 from core.settings import Settings
 from core.tables import AdapterFamily, AdapterVersion, Tenant
-from core.types import AccessFilter, AdapterRef, GenerationRequest, GenerationResult, Passage
+from core.types import AccessFilter, AdapterRef, GenerationRequest, GenerationResult, Message, Passage
 from generation.adapters.registry import AdapterRegistry
 from generation.adapters.routing import Router
 from generation.answer import AnswerService, Stamp
@@ -73,6 +73,7 @@ class FakeSearch:
         *,
         document_filters: Mapping[str, Any] | None = None,
         diversity: float | None = None,
+        expand_tokens: int | None = None,
     ) -> FoundPassages:
         self.seen.append(access)
         return FoundPassages(self.passages[:limit])
@@ -118,6 +119,9 @@ class FakeEngine:
 
     def ensure_adapter(self, adapter: AdapterRef) -> None:
         """Every adapter fits."""
+
+    def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
+        return sum(len(message.content) for message in messages) // 3
 
     def submit(self, request: GenerationRequest) -> FakeHandle:
         if self.error is not None:

@@ -35,7 +35,12 @@ def search(body: SearchBody, caller: Caller, services: ServicesOf) -> SearchAnsw
     check_length(services.settings, body.query, "query")
     access = access_filter(caller, collection_id=find_collection_id(services.db, caller, body.collection))
     found = services.searcher.search(
-        body.query, access, body.limit, document_filters=body.filters, diversity=body.diversity
+        body.query,
+        access,
+        body.limit,
+        document_filters=body.filters,
+        diversity=body.diversity,
+        expand_tokens=body.expand_tokens,
     )
     return SearchAnswer(
         items=[SearchItem.model_validate(passage) for passage in found.passages],
@@ -58,6 +63,7 @@ async def ask(body: AskBody, request: Request, caller: Caller, services: Service
         adapter=body.adapter,
         max_tokens=body.max_tokens,
         temperature=body.temperature,
+        expand_tokens=body.expand_tokens,
     )
     stream = await run_in_threadpool(services.answers.ask, caller, body.question, options)
     pool: StreamPool = request.app.state.streams

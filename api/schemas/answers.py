@@ -20,6 +20,9 @@ class AskBody(RequestBody):
     stream: bool = False
     max_tokens: int | None = Field(None, ge=1, le=32_768)
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    expand_tokens: int | None = Field(
+        None, ge=0, le=4096, description="Grow each passage to its section before it is read, up to so many tokens."
+    )
 
 
 class CitationBody(ResponseBody):
@@ -62,10 +65,16 @@ class SearchBody(RequestBody):
     diversity: float | None = Field(
         None, ge=0, le=1, description="Maximal marginal relevance in place of the configured one; 0 is off."
     )
+    expand_tokens: int | None = Field(
+        None, ge=0, le=4096, description="Grow each passage to its section, up to so many tokens; 0 is off."
+    )
 
 
 class SearchItem(ResponseBody):
-    """A passage. `score` ranks within one result; `relevance` is calibrated and compares across queries."""
+    """A passage. `score` ranks within one result; `relevance` is calibrated and compares across queries.
+
+    `hit_start` and `hit_end` are the span that was found, where the passage was grown around it.
+    """
 
     text: str
     score: float
@@ -78,6 +87,8 @@ class SearchItem(ResponseBody):
     start: int
     end: int
     chunk_id: str
+    hit_start: int | None = None
+    hit_end: int | None = None
 
 
 class SearchAnswer(ResponseBody):

@@ -181,6 +181,10 @@ class BgeM3Embedder:
                 self._queries.popitem(last=False)
         return vector
 
+    def encode_tokens(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Vectors of each text's tokens: float32 (tokens - 1, colbert_dim), rows L2-normalised, order kept."""
+        return self.encode(texts, sparse=False, multi=True).multi
+
     def term_weights(self, text: str) -> SparseVector:
         """Learnt weights of a text's tokens; without a forward pass when the text was embedded just before."""
         with self._lock:

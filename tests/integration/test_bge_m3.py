@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.m3_checkpoint import make_checkpoint, words
 from core.database import Database
-from core.errors import Unavailable
-from core.settings import EmbeddingSettings, Settings
+from core.errors import InvalidInput, Unavailable
+from core.settings import EmbeddingSettings, RerankSettings, Settings
 from core.tables import Tenant
 from core.types import AccessFilter, Language
 from retrieval.build import build_retrieval
@@ -23,6 +23,7 @@ from retrieval.embedders.batches import by_tokens
 from retrieval.embedders.bge_m3 import BgeM3Embedder, M3Lexical
 from retrieval.embedders.sentence_transformer import SentenceTransformerEmbedder
 from retrieval.lexical import BigramBm25
+from retrieval.rerank import MultiVectorReranker
 from tests.retrieval_corpus import HANDBOOK, Corpus
 
 TOLERANCE = 1e-4
@@ -179,6 +180,53 @@ def test_the_whole_retrieval_runs_on_it_with_either_lexical_side(
         assert found.passages[0].document_id == document, text
         assert (found.index_version, found.embedder) == (retrieval.index_version, checkpoint.name)
     retrieval.close()
+
+
+def test_late_interaction_scores_as_flag_embedding_does(
+    embedder: BgeM3Embedder, reference: dict[str, Any], checkpoint: Path
+) -> None:
+    from FlagEmbedding import BGEM3FlagModel
+
+    texts = mixed_texts()
+    query, passages = texts[0], [text for text in texts[1:] if text.strip()]
+    multi = dict(zip(texts, reference["colbert_vecs"], strict=True))
+    expected = [
+        max(0.0, float(BGEM3FlagModel.colbert_score(None, multi[query], multi[passage]))) for passage in passages
+    ]
+    reranker = MultiVectorReranker(embedder, cache_bytes=2**30)
+    assert reranker.score(query, passages) == pytest.approx(expected, abs=TOLERANCE)
+    assert max(expected) - min(expected) > 0.01, "the random checkpoint tells nothing apart"
+    before = embedder.forwards_total
+    again = reranker.score(query, passages)
+    assert embedder.forwards_total == before + 1, "only the query is embedded again"
+    assert again == pytest.approx(expected, abs=2e-3), "half precision is enough to rank by"
+    assert MultiVectorReranker(embedder, cache_bytes=0).score(query, []) == []
+
+
+def test_a_search_is_ordered_by_late_interaction(
+    checkpoint: Path, embedder: BgeM3Embedder, settings: Settings, database: Database, tenant: Tenant
+) -> None:
+    chosen = {
+        "retrieval": settings.retrieval.model_copy(update={"embedder": "bge-m3"}),
+        "embedding": EmbeddingSettings(model=str(checkpoint), device="cpu", dtype="float32"),
+        "rerank": RerankSettings(multi_vector=True, candidates=10),
+    }
+    retrieval = build_retrieval(settings.model_copy(update=chosen), database, embedder=embedder)
+    corpus = Corpus(database, retrieval.index, retrieval.embedder, retrieval.lexical)
+    for name, text in HANDBOOK:
+        corpus.add(tenant, name, text)
+    question = "出張経費の申請はいつまでですか。"
+    found = retrieval.searcher.search(question, AccessFilter(tenant.id, None), 5)
+    expected = MultiVectorReranker(embedder, cache_bytes=0).score(
+        question, [f"{passage.filename}\n{passage.text}" for passage in found.passages]
+    )
+    assert [passage.score for passage in found.passages] == pytest.approx(expected, abs=2e-3)
+    assert expected == sorted(expected, reverse=True)
+    retrieval.close()
+    for wrong in (RerankSettings(multi_vector=True, model="x"), RerankSettings(multi_vector=True)):
+        with pytest.raises(InvalidInput) as caught:
+            build_retrieval(settings.model_copy(update={"rerank": wrong}), database)
+        assert caught.value.code == "setting_conflict"
 
 
 def test_a_sentence_transformers_folder_gives_the_same_dense_vectors(checkpoint: Path, embedder: BgeM3Embedder) -> None:

@@ -40,7 +40,7 @@ class FakeSearch:
     passages: list[Passage]
     seen: list[AccessFilter] = field(default_factory=list)
 
-    def search(self, query: str, access: AccessFilter, limit: int) -> FakeResult:
+    def search(self, query: str, access: AccessFilter, limit: int, *, expand_tokens: int | None = None) -> FakeResult:
         self.seen.append(access)
         return FakeResult(self.passages[:limit])
 
