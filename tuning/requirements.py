@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -10,7 +11,7 @@ from core.errors import InvalidInput, NotFound
 from core.settings import Settings
 from core.tables.tuning import TuningRun
 from tuning.kinds import Method, Serving, why_not_served
-from tuning.recipe import DistillMethod, GrpoMethod, Recipe, RlooMethod
+from tuning.recipe import DistillMethod, GrpoMethod, Recipe, RlooMethod, stages_of
 
 
 def serving_of(settings: Settings) -> Serving:
@@ -71,3 +72,21 @@ def teacher_folder(settings: Settings, recipe: DistillMethod) -> Path:
     if Path(name).name != name or not (root / name / "config.json").is_file():
         raise NotFound(f"no teacher '{name}' below {root}", code="teacher_not_found")
     return root / name
+
+
+def judges_for(recipe: Recipe, settings: Settings) -> dict[str, str]:
+    """Environment that tells a training process the judges, where its rewards ask for them.
+
+    By environment and not in a file of the run: the settings hold keys.
+    """
+    stages = [stage for stage in stages_of(recipe) if isinstance(stage, GrpoMethod | RlooMethod)]
+    if not any(reward.kind == "judge" for stage in stages for reward in stage.online.rewards):
+        return {}
+    judges = []
+    for judge in settings.tuning.judges:
+        key = judge.api_key.get_secret_value() if judge.api_key is not None else None
+        judges.append({**judge.model_dump(mode="json"), "api_key": key})
+    return {
+        "TSUMUGI_TUNING__JUDGES": json.dumps(judges),
+        "TSUMUGI_TUNING__TUNED_MODEL_FAMILY": settings.tuning.tuned_model_family,
+    }

@@ -40,7 +40,7 @@ from tuning.negatives import Search
 from tuning.prepare import BUNDLE, HELD_OUT_FILE, ITEMS_FILE, ROWS_FILE, SEED, prepare_files, token_counter
 from tuning.progress import LossCurve
 from tuning.recipe import DistillMethod, GrpoMethod, Recipe, RlooMethod, parse_recipe, stages_of
-from tuning.requirements import teacher_folder
+from tuning.requirements import judges_for, teacher_folder
 from tuning.revision import code_revision
 from tuning.run import Run, fetch_files, folder_of, keep_error, load_run
 from tuning.seen import record_lineage
@@ -254,7 +254,7 @@ class TuningRunner:
             [str(path)],
             folder=folder,
             memory_bytes=self._settings.tuning.worker_memory_bytes,
-            environment=environment,
+            environment={**environment, **judges_for(recipe, self._settings)},
         ) as child:
             for line in child.lines(lease.check):
                 event = parse_event(line)

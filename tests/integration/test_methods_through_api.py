@@ -22,6 +22,7 @@ from core.database import Database
 from core.settings import Settings
 from generation.models import BaseModelInfo
 from tests.api_app import Api, build_api
+from tests.tiny_families import build_tiny
 from tests.tiny_llama import build_tiny_llama
 from tuning import comparison, runner
 from tuning import evaluate as evaluation
@@ -196,6 +197,31 @@ def test_a_reward_model_is_kept_with_its_run_and_never_becomes_a_version(world: 
     run = world.run([world.upload(pairs())], method="reward")
     assert run["adapter_version"] is None and run["progress"]["artefact"]["kind"] == "reward_model"
     assert run["loss_curve"][-1]["eval_preference_accuracy"] is not None
+
+
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+def test_a_reward_model_and_rules_steer_what_the_model_writes(world: World, method: str) -> None:
+    scored = world.run([world.upload(pairs())], method="reward")
+    rewards = [
+        {"kind": "citation"}, {"kind": "refusal", "weight": 0.5}, {"kind": "format"},
+        {"kind": "length", "max_chars": 4}, {"kind": "reward_model", "run": scored["id"]},
+    ]  # fmt: skip
+    overrides = {"online.rewards": rewards, "online.new_tokens": 6}
+    run = world.run([world.upload(answers())], method=method, overrides=overrides)
+    assert run["adapter_version"] == "house@v1"
+    assert all(-4.0 < point["reward"] < 4.0 for point in run["loss_curve"])
+    unknown = {"family": "h", "method": method, "overrides": {"online.rewards": [{**rewards[-1], "run": "run_x"}]}}
+    refused = world.client.post("/v1/admin/tuning-runs", json=unknown)
+    assert (refused.status_code, refused.json()["code"]) == (404, "reward_model_not_found")
+
+
+def test_a_teacher_corrects_the_students_own_answers(world: World) -> None:
+    dataset = world.upload(answers())
+    missing = world.client.post("/v1/admin/tuning-runs", json={"family": "h", "method": "distill"})
+    assert (missing.status_code, missing.json()["code"]) == (404, "teacher_not_found")
+    build_tiny("qwen3", world.settings.models_dir / "teachers" / "teacher")
+    run = world.run([dataset], method="distill", overrides={"distill.new_tokens": 6})
+    assert run["adapter_version"] == "house@v1" and run["loss_curve"][0]["loss"] > 0
 
 
 def test_a_method_and_its_rows_must_fit(world: World) -> None:

@@ -22,4 +22,8 @@ def build_trainer(work: Work) -> Built:
         from tuning.methods import preference
 
         return preference.build(work)
+    if method.online:
+        from tuning.methods import online
+
+        return online.build(work)
     raise InvalidInput(f"no trainer for '{method}'", code="method_not_supported")
