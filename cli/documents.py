@@ -12,14 +12,20 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli.client import ApiProblem, Client, connect
+from cli.feeding import feed_and_report
 from cli.output import CommandFailed, DataDirOption, JsonOption, console, errors, print_json, print_rows
-from cli.sources import is_unchanged, known_documents
+from cli.sources import is_unchanged, known_documents, reader_documents
 
 app = typer.Typer(help="List, look at and delete documents.", no_args_is_help=True)
 
 
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(help="Files, or folders taken with everything below.", exists=True)],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Files, or folders taken with everything below.", exists=True)
+    ] = None,
+    reader: Annotated[str | None, typer.Option(help="A LlamaIndex reader instead, as module:Class.")] = None,
+    reader_args: Annotated[str, typer.Option(help='JSON: its arguments, or {"init": {...}, "load": {...}}.')] = "{}",
+    source: Annotated[str | None, typer.Option(help="Name of the reader's documents [default: its class].")] = None,
     collection: Annotated[str | None, typer.Option(help="Collection [default: default].")] = None,
     group: Annotated[list[str] | None, typer.Option(help="Only keys with this group may read it; repeatable.")] = None,
     external_id: Annotated[
@@ -31,9 +37,27 @@ def ingest(
 ) -> None:
     """Upload files and wait until they can be searched.
 
-    The same file again replaces what it brought before, or is skipped when its bytes have not changed.
+    The same file again replaces what it brought before, or is skipped when its bytes have not changed. With --reader
+    the documents come from a LlamaIndex reader; `tsumugi sync` also deletes those that it no longer has.
     """
-    files = list(_files_of(paths))
+    if bool(paths) == (reader is not None):
+        raise CommandFailed("give either files and folders, or --reader", exit_code=2)
+    if reader is not None:
+        if external_id is not None:
+            raise CommandFailed("--external-id goes with a file; a reader names its documents", exit_code=2)
+        with connect(data_dir) as client:
+            feed_and_report(
+                client,
+                reader_documents(reader, reader_args),
+                source=source or reader.rpartition(":")[2],
+                collection=collection,
+                groups=group,
+                delete_gone=False,
+                wait=wait,
+                json_output=json_output,
+            )
+        return
+    files = list(_files_of(paths or []))
     if external_id is not None and len(files) != 1:
         raise CommandFailed("--external-id goes with exactly one file", exit_code=2)
     results: list[dict[str, Any]] = []
@@ -45,7 +69,7 @@ def ingest(
             if there is not None and is_unchanged(there, hashlib.sha256(path.read_bytes()).hexdigest(), path.name):
                 results.append({"path": str(path), "document": there, "job": None, "unchanged": True})
             else:
-                results.append(_upload(client, path, external_id or name, collection, group))
+                results += _upload(client, path, external_id or name, collection, group)
             progress.advance(bar)
         if wait:
             bar = progress.add_task("ingest", total=len(results))
@@ -131,7 +155,8 @@ def _files_of(paths: list[Path]) -> Iterator[tuple[Path, str]]:
 
 def _upload(
     client: Client, path: Path, external_id: str, collection: str | None, groups: list[str] | None
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
+    """What became of a file: one document, or one for each file of an archive."""
     fields = {"external_id": external_id}
     if collection is not None:
         fields["collection"] = collection
@@ -143,8 +168,8 @@ def _upload(
     except ApiProblem as problem:
         if problem.status in {401, 403}:
             raise
-        return {"path": str(path), "document": None, "job": None, "error": problem.problem}
-    return {"path": str(path), **answer["items"][0]}
+        return [{"path": str(path), "document": None, "job": None, "error": problem.problem}]
+    return [{"path": str(path), **item} for item in answer["items"]]
 
 
 def _follow(client: Client, result: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Sources of documents: folders and LlamaIndex readers, fed through the same jobs (docs/connectors.md).
+"""Sources of documents: folders, buckets and LlamaIndex readers, fed through the same jobs (docs/connectors.md).
 
 What is there already is asked of the service, so a run that was interrupted goes on where it stopped, from any machine.
 """
@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,18 +20,35 @@ from cli.client import ApiProblem, Client
 from cli.output import CommandFailed
 
 _RANDOM_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
+REVISION_KEY = "source_revision"
+ARCHIVE_MARK = "!/"
+"""Between the name of an archive and that of a file in it, as the service makes external ids of members."""
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _SETTLED = frozenset({"ready", "queued", "processing"})
 
 
 @dataclass(frozen=True, slots=True)
 class SourceDocument:
-    """One document of a source. `key` is its stable name within the source; `read` gives its bytes."""
+    """One document of a source. `key` is its stable name within the source; `read` gives its bytes.
+
+    Whether it has changed is told by `sha256`, or by `revision` where the source knows one without reading the bytes,
+    or where it becomes several documents: it is then kept in their metadata, under `REVISION_KEY`.
+    """
 
     key: str
     filename: str
-    sha256: str
+    sha256: str | None
     read: Callable[[], bytes]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    revision: str | None = None
+
+
+class Unreadable(Exception):
+    """Raised by `SourceDocument.read`: this document cannot be had now. It is reported, and what is there is kept."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.problem = {"code": code, "detail": detail}
 
 
 @dataclass(slots=True)
@@ -64,21 +82,32 @@ def feed_documents(
     """
     prefix = f"{source}:"
     known = known_documents(client, prefix, collection)
+    members: defaultdict[str, list[str]] = defaultdict(list)
+    for external_id in known:
+        archive, mark, _ = external_id.partition(ARCHIVE_MARK)
+        if mark:
+            members[archive].append(external_id)
     report = FeedReport()
-    seen: set[str] = set()
+    came: set[str] = set()
+    kept: set[str] = set()
     for document in documents:
         external_id = prefix + document.key
-        if external_id in seen:
+        if external_id in came:
             raise CommandFailed(f"two documents of the source are called '{document.key}'")
-        seen.add(external_id)
-        if is_unchanged(known.get(external_id), document.sha256, document.filename):
+        came.add(external_id)
+        inside = members[external_id]
+        if is_unchanged(known.get(external_id), document.sha256, document.filename, document.revision) or (
+            inside and all(is_unchanged(known[each], None, None, document.revision) for each in inside)
+        ):
             report.unchanged += 1
+            kept.update((external_id, *inside))
         else:
-            _upload(client, document, external_id, collection, groups, report)
+            kept.add(external_id)
+            kept.update(_upload(client, document, external_id, collection, groups, report) or inside)
         on_each()
-    gone = sorted(set(known) - seen)
+    gone = sorted(set(known) - kept)
     if delete_gone and gone:
-        if not seen:
+        if not came:
             raise CommandFailed(
                 f"source '{source}' is empty, {len(gone)} documents would be deleted; delete them by hand"
             )
@@ -98,9 +127,18 @@ def known_documents(client: Client, prefix: str, collection: str | None) -> dict
     }
 
 
-def is_unchanged(known: Mapping[str, Any] | None, sha256: str, filename: str) -> bool:
-    """Whether the newest generation has these bytes and this name, and is on its way, ready, or failed for good."""
-    if known is None or known["source_sha256"] != sha256 or known["filename"] != filename:
+def is_unchanged(
+    known: Mapping[str, Any] | None, sha256: str | None, filename: str | None, revision: str | None = None
+) -> bool:
+    """Whether the newest generation has these bytes and this name, and is on its way, ready, or failed for good.
+
+    filename: None for a member of an archive, which has a name of its own.
+    """
+    if known is None or (filename is not None and known["filename"] != filename):
+        return False
+    if revision is None and (sha256 is None or known["source_sha256"] != sha256):
+        return False
+    if revision is not None and known["metadata"].get(REVISION_KEY) != revision:
         return False
     if known["active_generation"] not in {None, known["generation"]}:
         return False  # a replacement is under way: the service knows better
@@ -115,7 +153,9 @@ def folder_documents(folder: Path) -> Iterator[SourceDocument]:
             continue
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        yield SourceDocument(relative.as_posix(), path.name, digest, path.read_bytes)
+        # An archive becomes its files, none of which has its digest.
+        revision = f"sha256:{digest}" if path.name.lower().endswith(_ARCHIVES) else None
+        yield SourceDocument(relative.as_posix(), path.name, digest, path.read_bytes, revision=revision)
 
 
 def reader_documents(reader: str, arguments: str) -> Iterator[SourceDocument]:
@@ -167,19 +207,25 @@ def _upload(
     collection: str | None,
     groups: Sequence[str] | None,
     report: FeedReport,
-) -> None:
+) -> list[str]:
+    """Names of the documents that it became; none when it was refused."""
     fields: dict[str, str] = {"external_id": external_id}
     if collection is not None:
         fields["collection"] = collection
     if groups:
         fields["groups"] = json.dumps(list(groups))
-    if document.metadata:
-        fields["metadata"] = json.dumps(document.metadata, ensure_ascii=False)
+    metadata = dict(document.metadata) | ({} if document.revision is None else {REVISION_KEY: document.revision})
+    if metadata:
+        fields["metadata"] = json.dumps(metadata, ensure_ascii=False)
     try:
         answer = client.post("/v1/documents", files={"file": (document.filename, document.read())}, data=fields)
+    except Unreadable as problem:
+        report.refused.append({"key": document.key, "error": problem.problem})
+        return []
     except ApiProblem as problem:
         if problem.status in {401, 403}:
             raise
         report.refused.append({"key": document.key, "error": problem.problem})
-        return
+        return []
     report.uploaded += answer["items"]
+    return [item["document"]["external_id"] for item in answer["items"]]

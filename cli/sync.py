@@ -1,20 +1,22 @@
-"""`tsumugi sync`: a folder or a reader kept in line with the service. Unchanged is skipped, gone is deleted."""
+"""`tsumugi sync`: a folder, a bucket or a reader kept in line with the service, each document by its own name."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from cli.buckets import SCHEME, bucket_documents, bucket_name
 from cli.client import connect
-from cli.output import CommandFailed, DataDirOption, JsonOption, console, errors, print_json
-from cli.sources import feed_documents, folder_documents, reader_documents
+from cli.feeding import feed_and_report
+from cli.output import CommandFailed, DataDirOption, JsonOption
+from cli.sources import folder_documents, reader_documents
+from core.settings import load_settings
 
 
 def sync(
-    folder: Annotated[Path | None, typer.Argument(help="Folder.", exists=True, file_okay=False)] = None,
+    place: Annotated[str | None, typer.Argument(help="Folder, or s3://BUCKET/PREFIX.")] = None,
     reader: Annotated[str | None, typer.Option(help="A LlamaIndex reader instead, as module:Class.")] = None,
     reader_args: Annotated[str, typer.Option(help='JSON: its arguments, or {"init": {...}, "load": {...}}.')] = "{}",
     source: Annotated[str | None, typer.Option(help="Name of the source [default: folder name, or class].")] = None,
@@ -25,50 +27,30 @@ def sync(
     json_output: JsonOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Bring the service in line with a folder or a reader. Run it again at any time, also after an interruption."""
-    if (folder is None) == (reader is None):
-        raise CommandFailed("give either a folder or --reader", exit_code=2)
-    if folder is not None:
-        documents = folder_documents(folder)
-        name = source or folder.resolve().name
-    else:
-        assert reader is not None
+    """Bring the service in line with a folder, a bucket or a reader. Run it again at any time, also after a stop."""
+    if (place is None) == (reader is None):
+        raise CommandFailed("give either a folder, or a bucket, or --reader", exit_code=2)
+    if reader is not None:
         documents = reader_documents(reader, reader_args)
-        name = source or reader.rpartition(":")[2]
-    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed}"), TimeElapsedColumn())
-    failed: list[dict[str, Any]] = []
-    with connect(data_dir) as client, Progress(*columns, console=errors, transient=True, disable=json_output) as bars:
-        bar = bars.add_task("looked at", total=None)
-        report = feed_documents(
+        name = reader.rpartition(":")[2]
+    elif place is not None and place.startswith(SCHEME):
+        settings = load_settings(**({"data_dir": data_dir} if data_dir is not None else {}))
+        documents = bucket_documents(place, settings)
+        name = "/".join(part for part in bucket_name(place) if part).rstrip("/")
+    else:
+        folder = Path(place or "")
+        if not folder.is_dir():
+            raise CommandFailed(f"there is no folder '{folder}'", exit_code=2)
+        documents = folder_documents(folder)
+        name = folder.resolve().name
+    with connect(data_dir) as client:
+        feed_and_report(
             client,
             documents,
-            source=name,
+            source=source or name,
             collection=collection,
             groups=group,
             delete_gone=delete,
-            on_each=lambda: bars.advance(bar),
+            wait=wait,
+            json_output=json_output,
         )
-        if wait:
-            bar = bars.add_task("ingested", total=len(report.uploaded))
-            for item in report.uploaded:
-                job = client.follow_job(item["job"]["id"]) if item["job"] else None
-                if job is not None and job["status"] != "succeeded":
-                    failed.append({"filename": item["document"]["filename"], "error": job["error"]})
-                bars.advance(bar)
-    figures = {
-        "uploaded": len(report.uploaded),
-        "unchanged": report.unchanged,
-        "deleted": len(report.deleted),
-        "refused": report.refused,
-        "failed": failed,
-    }
-    if json_output:
-        print_json({"source": name, **figures})
-    else:
-        console.print(
-            f"{name}: {figures['uploaded']} uploaded, {report.unchanged} unchanged, {len(report.deleted)} deleted"
-        )
-        for problem in [*report.refused, *failed]:
-            errors.print(f"[red]failed[/red] {problem}", soft_wrap=True)
-    if report.refused or failed:
-        raise CommandFailed()

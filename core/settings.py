@@ -67,12 +67,9 @@ class BrokerSettings(Section):
     visibility_timeout_s: int = Field(3600, ge=60, description="Redis re-delivers a message not acknowledged by then.")
 
 
-class BlobSettings(Section):
-    """Where uploaded bytes and extracted text are kept."""
+class S3Connection(Section):
+    """An S3-compatible store."""
 
-    store: Literal["folder", "s3"] = Field("folder", description="A folder of the data dir, or an S3-compatible store.")
-    bucket: str | None = Field(None, min_length=3, max_length=63, description="S3: bucket; it must exist.")
-    prefix: str = Field("", max_length=200, description="S3: put before each key, such as `tsumugi/`.")
     endpoint_url: str | None = Field(None, pattern=r"^https?://", description="S3: address; default is AWS's own.")
     region: str = Field("us-east-1", description="S3: region that requests are signed for.")
     access_key_id: SecretStr | None = Field(None, description="S3: default is what the AWS SDK finds by itself.")
@@ -80,6 +77,14 @@ class BlobSettings(Section):
     connect_timeout_s: float = Field(5.0, gt=0, description="S3: longest wait for a connection.")
     read_timeout_s: float = Field(60.0, gt=0, description="S3: longest wait for a part of an answer.")
     attempts: int = Field(4, ge=1, le=10, description="S3: times a request is sent when the store is busy or away.")
+
+
+class BlobSettings(S3Connection):
+    """Where uploaded bytes and extracted text are kept."""
+
+    store: Literal["folder", "s3"] = Field("folder", description="A folder of the data dir, or an S3-compatible store.")
+    bucket: str | None = Field(None, min_length=3, max_length=63, description="S3: bucket; it must exist.")
+    prefix: str = Field("", max_length=200, description="S3: put before each key, such as `tsumugi/`.")
 
 
 class IngestSettings(Section):
@@ -343,6 +348,7 @@ class Settings(BaseSettings):
     database: DatabaseSettings = DatabaseSettings()
     broker: BrokerSettings = BrokerSettings()
     blobs: BlobSettings = BlobSettings()
+    s3: S3Connection = Field(S3Connection(), description="The store whose buckets `tsumugi sync s3://...` reads.")
     ingest: IngestSettings = IngestSettings()
     jobs: JobSettings = JobSettings()
     worker: WorkerSettings = WorkerSettings()

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import structlog
 from pydantic import ValidationError
 
-from core.blobs import FolderBlobStore
+from core.blobs import open_blobs
 from core.database import Database
 from core.errors import InvalidInput, Unavailable
 from core.ports import Embedder, LexicalEncoder, Reranker, SentenceEmbedder, TokenEmbedder, VectorIndex
@@ -65,7 +65,7 @@ class VersionOpener:
         self._lock = Lock()
         self._embedders: dict[str, Embedder] = {}
         self._reranker = build_reranker(settings)
-        self._blobs = FolderBlobStore(settings.blobs_dir)
+        self._blobs = open_blobs(settings)
         if embedder is not None:
             self._embedders[_embedder_key(settings)] = embedder
 

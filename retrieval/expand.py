@@ -16,14 +16,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
 
+import structlog
 from sqlalchemy import select
 
 from core.database import Database
-from core.errors import NotFound
+from core.errors import NotFound, Unavailable
 from core.ports import BlobStore
 from core.settings import IngestSettings
 from core.tables.documents import ChunkRow, DocumentGeneration
 from core.types import BlockKind
+
+log = structlog.stdlib.get_logger(__name__)
 
 _REACH = 128
 """Chunks looked at on either side; a budget ends far before."""
@@ -177,7 +180,7 @@ class Expander:
         return outline
 
     def _text(self, outline: _Outline) -> str | None:
-        """Extracted text; None when a replacement has just dropped it."""
+        """Extracted text; None when a replacement has just dropped it, or its store is away: better small than none."""
         digest = outline.text_sha256
         if digest is None:
             return None
@@ -187,7 +190,8 @@ class Expander:
                 return self._texts[digest]
         try:
             text = self._blobs.get(digest).decode("utf-8")
-        except NotFound:
+        except (NotFound, Unavailable) as error:
+            log.warning("expand.no_text", digest=digest[:12], reason=error.code)
             return None
         with self._lock:
             self._texts[digest] = text

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from core.database import Database
 from core.settings import Settings
 from tests.api_app import Api, build_api, serve
+from tests.integration.conftest import s3_server, s3_settings  # noqa: F401 - fixtures
 
 
 @pytest.fixture
