@@ -225,6 +225,15 @@ class AdapterRef:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerFormat:
+    """The answer is one JSON object, of `schema` where there is one. Checked by `core.answer_format` before use."""
+
+    name: str = "answer"
+    schema: str | None = None
+    """JSON Schema as canonical JSON text, so that formats compare and hash by content; None: any object."""
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One generation. The adapter is pinned here, before the first token, and never changes afterwards."""
 
@@ -235,6 +244,8 @@ class GenerationRequest:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    answer_format: AnswerFormat | None = None
+    """None: free text."""
 
 
 @dataclass(frozen=True, slots=True)

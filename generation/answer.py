@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import select
 
@@ -22,125 +22,41 @@ from core.ports import Engine, GenerationHandle
 from core.settings import Settings
 from core.tables import Answer, AnswerFailure, Collection, DocumentGroup, Feedback
 from core.tables.base import new_id, utc_now
-from core.types import AccessFilter, AdapterRef, Citation, GenerationRequest, Message, Passage
+from core.types import AdapterRef, Citation, GenerationRequest, Passage
 from generation.adapters.routing import Route
+from generation.asking import (
+    BELOW_THRESHOLD,
+    NO_PASSAGES,
+    NOT_IN_PASSAGES,
+    AnswerEvent,
+    AnswerRecord,
+    AskOptions,
+    Beside,
+    Routing,
+    Search,
+    SearchResult,
+    Stamp,
+)
 from generation.canary.shadow import ShadowRequest
 from generation.citations import cite
 from generation.curated import Curated, find_curated
 from generation.fitting import fitted
+from generation.json_answers import PROMPT_SUFFIX, cite_json, format_hint
 from generation.orders import without_orders
 from generation.prompt import PROMPT_VERSION, PromptPassage, is_not_found, not_found_text, render_grounded
 
-NO_PASSAGES = "no_passages"
-"""Nothing that the caller may read was found at all."""
-BELOW_THRESHOLD = "below_threshold"
-"""The best passage is under the calibrated relevance: the model was not asked."""
-NOT_IN_PASSAGES = "not_in_passages"
-"""The model read the passages and said that they do not hold the answer."""
-
-
-class SearchResult(Protocol):
-    """What a search gives back."""
-
-    @property
-    def passages(self) -> Sequence[Passage]:
-        """Best first."""
-        ...
-
-    @property
-    def timings_ms(self) -> dict[str, float]:
-        """By stage."""
-        ...
-
-    @property
-    def refusal_threshold(self) -> float:
-        """Relevance under which nothing is answered, for the language of the query."""
-        ...
-
-    @property
-    def index_version(self) -> str:
-        """Version that all passages came from; empty where there are no versions."""
-        ...
-
-    @property
-    def embedder(self) -> str:
-        """Name of that version's embedder."""
-        ...
-
-
-class Search(Protocol):
-    """The part of retrieval that answers need."""
-
-    def search(self, query: str, access: AccessFilter, limit: int, *, expand_tokens: int | None = None) -> SearchResult:
-        """Best passages first, grown to their sections where that is asked for."""
-        ...
-
-
-class Routing(Protocol):
-    """The part of adapter routing that answers need."""
-
-    def route(self, principal: Principal, model: str | None, conversation_id: str | None) -> Route:
-        """Pin a version for the request of a caller."""
-        ...
-
-
-class Beside(Protocol):
-    """Takes answers that a shadow version is to be measured on."""
-
-    def offer(self, given: ShadowRequest) -> None:
-        """Take it or drop it; never waits."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerRecord:
-    """A finished answer in the shape of the public contract."""
-
-    id: str
-    answer: str
-    refused: bool
-    refusal_reason: str | None
-    citations: tuple[Citation, ...]
-    provenance: dict[str, Any]
-    usage: dict[str, int]
-    timings_ms: dict[str, float]
-    finish_reason: str = "stop"
-    passages: tuple[Passage, ...] = field(default=(), repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerEvent:
-    """One event of an answer: kind is 'meta', 'token', 'citation' or 'done'; exactly one field beside it is set."""
-
-    kind: str
-    meta: dict[str, Any] | None = None
-    text: str | None = None
-    citation: Citation | None = None
-    record: AnswerRecord | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """What answers are stamped with beside the adapter, where the search does not say which version it came from."""
-
-    index_version: str
-    embedder: str
-
-
-@dataclass(frozen=True, slots=True)
-class AskOptions:
-    """How to answer; None takes the default of the settings."""
-
-    collection: str | None = None
-    conversation_id: str | None = None
-    adapter: str | None = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-    history: tuple[Message, ...] = ()
-    expand_tokens: int | None = None
+__all__ = [
+    "BELOW_THRESHOLD",
+    "NOT_IN_PASSAGES",
+    "NO_PASSAGES",
+    "AnswerDraft",
+    "AnswerEvent",
+    "AnswerRecord",
+    "AnswerService",
+    "AnswerStream",
+    "AskOptions",
+    "Stamp",
+]
 
 
 class AnswerService:
@@ -181,9 +97,10 @@ class AnswerService:
         route = self._routing.route(principal, options.adapter, options.conversation_id)
         adapter = route.adapter
         access = access_filter(principal, collection_id=self._collection_id(principal, options.collection))
+        curated, pause = None, None
         with self._db.read() as session:
-            curated = find_curated(session, principal, question, route.version_id)
-            pause = None
+            if options.answer_format is None:  # what people wrote is text, and would break whoever reads JSON
+                curated = find_curated(session, principal, question, route.version_id)
             if self._settings.gpu.while_training == "sleep":
                 pause = serving_pause(session, utc_now())
         found = self._search.search(
@@ -220,7 +137,7 @@ class AnswerService:
                 request=request,
                 passages=passages,
                 refusal_reason=reason,
-                provenance=self._provenance(adapter, found) | ({"curated": curated.id} if curated else {}),
+                provenance=self._provenance(adapter, found, options) | ({"curated": curated.id} if curated else {}),
                 timings_ms={"retrieve": _ms(begun, retrieved)},
                 begun=begun,
                 curated=curated,
@@ -277,6 +194,8 @@ class AnswerService:
     ) -> GenerationRequest:
         limits = self._settings.generation
         shown = [PromptPassage(passage.text, passage.heading or passage.filename) for passage in passages]
+        if options.answer_format is not None:
+            question = f"{question}\n{format_hint(options.answer_format)}"
         if limits.leave_out_orders:
             shown = [PromptPassage(without_orders(one.text).text, _title(one.title)) for one in shown]
         return GenerationRequest(
@@ -287,19 +206,20 @@ class AnswerService:
             top_p=options.top_p if options.top_p is not None else 1.0,
             stop=options.stop,
             seed=options.seed,
+            answer_format=options.answer_format,
         )
 
     def _fits(self, request: GenerationRequest) -> bool:
         used = self._engine.count_prompt_tokens(request.messages) + request.max_tokens
         return used <= self._settings.generation.context_tokens
 
-    def _provenance(self, adapter: AdapterRef | None, found: SearchResult) -> dict[str, Any]:
+    def _provenance(self, adapter: AdapterRef | None, found: SearchResult, options: AskOptions) -> dict[str, Any]:
         return {
             "adapter": adapter.stamp if adapter else None,
             "base_model": self._engine.base_model,
             "index_version": found.index_version or self._stamp.index_version,
             "embedder": found.embedder or self._stamp.embedder,
-            "prompt_version": PROMPT_VERSION,
+            "prompt_version": PROMPT_VERSION + (PROMPT_SUFFIX if options.answer_format else ""),
         } | self._left_out(found)
 
     def _left_out(self, found: SearchResult) -> dict[str, int]:
@@ -399,7 +319,7 @@ class AnswerStream:
             answer=answer,
             refused=reason is not None,
             refusal_reason=reason,
-            citations=() if reason else tuple(cite(answer, draft.passages, question=draft.question)),
+            citations=() if reason else self._citations(answer),
             provenance=draft.provenance,
             usage={
                 "prompt_tokens": result.prompt_tokens if result else 0,
@@ -412,7 +332,8 @@ class AnswerStream:
         )
         self._store(record)
         self._record = record
-        if self._beside is not None and draft.request is not None and draft.route.shadow is not None:
+        shadowed = self._beside is not None and draft.route.shadow is not None and draft.options.answer_format is None
+        if shadowed and self._beside is not None and draft.request is not None:
             self._beside.offer(
                 ShadowRequest(
                     request=draft.request,
@@ -428,6 +349,11 @@ class AnswerStream:
                 )
             )
         return record
+
+    def _citations(self, answer: str) -> tuple[Citation, ...]:
+        draft = self.draft
+        how = cite if draft.options.answer_format is None else cite_json
+        return tuple(how(answer, draft.passages, question=draft.question))
 
     def _store_failure(self, error: TsumugiError) -> None:
         """An answer that broke off has no row of its own, and a canary that breaks off must be noticed."""
@@ -485,6 +411,7 @@ class AnswerStream:
                         "temperature": draft.options.temperature,
                         "top_p": draft.options.top_p,
                         "seed": draft.options.seed,
+                        "response_format": asdict(draft.options.answer_format) if draft.options.answer_format else None,
                     },
                 )
             )

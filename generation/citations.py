@@ -167,19 +167,24 @@ def cite(answer: str, passages: Sequence[Passage], *, question: str = "") -> lis
         for number in numbers:
             if 1 <= number <= len(passages):
                 passage = passages[number - 1]
-                citations.append(_citation(answer, (start, end), number, passage, question))
+                citations.append(cite_claim(answer[start:end], (start, end), number, passage, question))
     if not citations and not MARKER.search(answer):
         citations = list(_unmarked(answer, passages, question))
     return citations
 
 
-def _citation(answer: str, claim: tuple[int, int], number: int, passage: Passage, question: str) -> Citation:
-    start, end = claim
-    from_, to, verified = find_support(answer[start:end], passage.text, question=question)
+def informative_weight(text: str) -> int:
+    """Informative characters of a text: what function words leave."""
+    return sum(token.weight for token in _tokens(text))
+
+
+def cite_claim(claim: str, place: tuple[int, int], number: int, passage: Passage, question: str) -> Citation:
+    """Citation of a claim that stands at `place` in the answer, with its support in passage `number`."""
+    from_, to, verified = find_support(claim, passage.text, question=question)
     return Citation(
         index=number,
-        answer_start=start,
-        answer_end=end,
+        answer_start=place[0],
+        answer_end=place[1],
         document_id=passage.document_id,
         generation=passage.generation,
         filename=passage.filename,
@@ -199,5 +204,5 @@ def _unmarked(answer: str, passages: Sequence[Passage], question: str) -> Iterat
             continue
         for number, passage in enumerate(passages, start=1):
             if next(_occurrences(claim, _tokens(passage.text)), None):
-                yield _citation(answer, (start, end), number, passage, question)
+                yield cite_claim(answer[start:end], (start, end), number, passage, question)
                 break

@@ -23,6 +23,7 @@ from api.schemas.answers import (
 from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.streaming import EventStream, StreamPool, problem_in_stream, sse
 from core.access import access_filter
+from core.answer_format import parse_response_format
 from core.types import Scope
 from generation.answer import AnswerEvent, AnswerRecord, AnswerStream, AskOptions
 
@@ -64,6 +65,7 @@ async def ask(body: AskBody, request: Request, caller: Caller, services: Service
         max_tokens=body.max_tokens,
         temperature=body.temperature,
         expand_tokens=body.expand_tokens,
+        answer_format=parse_response_format(body.response_format),
     )
     stream = await run_in_threadpool(services.answers.ask, caller, body.question, options)
     pool: StreamPool = request.app.state.streams

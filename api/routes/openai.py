@@ -22,9 +22,17 @@ from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.services import Services
 from api.streaming import EventStream, StreamPool, problem_in_stream, sse, to_json
 from core.access import Principal
+from core.answer_format import parse_response_format
 from core.errors import InvalidInput, NotFound
 from core.types import Scope
-from generation.answer import AnswerEvent, AnswerRecord, AnswerStream, AskOptions
+from generation.answer import (
+    BELOW_THRESHOLD,
+    NO_PASSAGES,
+    AnswerEvent,
+    AnswerRecord,
+    AnswerStream,
+    AskOptions,
+)
 
 router = APIRouter(route_class=GuardedRoute, tags=["openai"])
 
@@ -51,6 +59,7 @@ async def chat_completions(body: ChatBody, request: Request, caller: Caller, ser
         stop=body.stop_texts,
         seed=body.seed,
         history=history,
+        answer_format=parse_response_format(body.response_format),
     )
     stream = await run_in_threadpool(_start, services, caller, question, options)
     if not body.stream:
@@ -58,7 +67,8 @@ async def chat_completions(body: ChatBody, request: Request, caller: Caller, ser
         events = await pool.collect(request, stream, stream.cancel)
         record = next(event.record for event in reversed(events) if event.record is not None)
         count_answer(request, record)
-        return _completion(body.model, record, str(request.base_url))
+        structured = options.answer_format is not None
+        return _completion(body.model, record, str(request.base_url), structured=structured)
     include_usage = body.stream_options is not None and body.stream_options.include_usage
     return await _stream(request, body.model, stream, include_usage=include_usage)
 
@@ -80,7 +90,8 @@ def model_not_found(name: str) -> NotFound:
     return NotFound(f"no model {name!r}; GET /v1/models lists them", code="model_not_found")
 
 
-def _completion(model: str, record: AnswerRecord, base_url: str) -> dict[str, Any]:
+def _completion(model: str, record: AnswerRecord, base_url: str, *, structured: bool) -> dict[str, Any]:
+    refusal = record.answer if structured and record.refusal_reason in {NO_PASSAGES, BELOW_THRESHOLD} else None
     return {
         "id": f"chatcmpl-{record.id}",
         "object": "chat.completion",
@@ -91,8 +102,8 @@ def _completion(model: str, record: AnswerRecord, base_url: str) -> dict[str, An
                 "index": 0,
                 "message": {
                     "role": "assistant",
-                    "content": record.answer,
-                    "refusal": None,
+                    "content": None if refusal else record.answer,
+                    "refusal": refusal,
                     "annotations": _annotations(record, base_url),
                 },
                 "logprobs": None,
@@ -145,11 +156,15 @@ async def _stream(request: Request, model: str, stream: AnswerStream, *, include
         "model": model,
     }
 
+    draft = stream.draft
+    # Whoever asked for JSON parses the content; a refusal that no model wrote is no JSON, and goes where OpenAI's does.
+    member = "refusal" if draft.options.answer_format is not None and draft.request is None else "content"
+
     def chunks_of(event: AnswerEvent) -> list[dict[str, Any]]:
         if event.meta is not None:
             return [_chunk(head, {"role": "assistant", "content": ""})]
         if event.text is not None:
-            return [_chunk(head, {"content": event.text})]
+            return [_chunk(head, {member: event.text})]
         if event.record is None:
             return []  # citations ride on the last chunk
         record = event.record

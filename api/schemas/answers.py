@@ -23,6 +23,9 @@ class AskBody(RequestBody):
     expand_tokens: int | None = Field(
         None, ge=0, le=4096, description="Grow each passage to its section before it is read, up to so many tokens."
     )
+    response_format: dict[str, Any] | None = Field(
+        None, description="As OpenAI has it: `json_object` or `json_schema`; docs/answers.md says what is taken."
+    )
 
 
 class CitationBody(ResponseBody):

@@ -71,6 +71,7 @@ class ChatBody(BaseModel):
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     stop: str | list[str] | None = None
     seed: int | None = None
+    response_format: dict[str, Any] | None = None
     n: int | None = None
     collection: str | None = Field(None, min_length=1, max_length=100)
     conversation_id: str | None = Field(None, min_length=1, max_length=100)
@@ -95,8 +96,6 @@ class ChatBody(BaseModel):
             asked.append("n")
         if extra.get("logprobs"):
             asked.append("logprobs")
-        if (extra.get("response_format") or {"type": "text"}) != {"type": "text"}:
-            asked.append("response_format")
         if extra.get("modalities") not in (None, ["text"]):
             asked.append("modalities")
         if asked:

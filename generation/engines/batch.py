@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from core.errors import InvalidInput
 from core.types import GenerationRequest
 from generation.engines.adapter_bank import AdapterBank
 from generation.engines.cache import SlotCache
+from generation.engines.grammar import TokenGrammar
 from generation.engines.handle import StreamHandle
 from generation.engines.text import Detokenizer, StopFilter
 
@@ -38,6 +40,8 @@ class Row:
     last_token: int = -1
     generated: int = 0
     random: torch.Generator | None = field(default=None, repr=False)
+    grammar: TokenGrammar | None = field(default=None, repr=False)
+    """What the answer may look like; None: anything."""
 
     @property
     def prefilled(self) -> bool:
@@ -157,7 +161,10 @@ class Batch:
 
     @staticmethod
     def _choose(rows: list[Row], logits: torch.Tensor) -> list[int]:
-        """The next token of each row: the best one, or a draw at its temperature."""
+        """The next token of each row: the best one, or a draw at its temperature; only what its grammar allows."""
+        for index, row in enumerate(rows):
+            if row.grammar is not None:
+                _constrain(row, row.grammar, logits[index])
         tokens: list[int] = logits.argmax(dim=-1).tolist()
         for index, row in enumerate(rows):
             if row.random is None:
@@ -170,13 +177,17 @@ class Batch:
         return tokens
 
     def _accept(self, row: Row, token: int) -> None:
+        if row.handle.done:
+            return  # its grammar gave up
         row.generated += 1
         row.last_token = token
         if token in row.stop_ids:
             self._finish(row, "stop")
             return
         row.handle.push(row.stops.push(row.detokenizer.push(token)))
-        if row.stops.stopped:
+        if row.grammar is not None and row.grammar.accept(token):
+            self._finish(row, "stop")
+        elif row.stops.stopped:
             row.handle.finish("stop", row.generated)
         elif row.generated >= row.request.max_tokens:
             self._finish(row, "length")
@@ -209,3 +220,11 @@ class Batch:
         row = self.rows[source]
         self._cache.move(source, target, row.read if not row.prefilled else row.column)
         self.rows[target] = row
+
+
+def _constrain(row: Row, grammar: TokenGrammar, logits: torch.Tensor) -> None:
+    """Mask one row; a grammar that becomes too costly ends this row alone."""
+    try:
+        grammar.mask(logits)
+    except InvalidInput as error:
+        row.handle.fail(error)

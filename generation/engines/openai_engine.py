@@ -15,7 +15,7 @@ from typing import Any, cast
 import httpx
 
 from core.errors import AdapterRefused, InvalidInput, TooLarge, Unavailable
-from core.types import AdapterRef, GenerationRequest, Message
+from core.types import AdapterRef, AnswerFormat, GenerationRequest, Message
 from generation.engines.handle import StreamHandle
 
 _CHARS_PER_TOKEN = 3
@@ -188,7 +188,17 @@ def _body(request: GenerationRequest, model: str) -> dict[str, Any]:
         body["stop"] = list(request.stop)
     if request.seed is not None:
         body["seed"] = request.seed
+    if request.answer_format is not None:
+        body["response_format"] = _response_format(request.answer_format)
     return body
+
+
+def _response_format(answer_format: AnswerFormat) -> dict[str, Any]:
+    """OpenAI's own form, which vLLM, llama.cpp, Ollama and TGI constrain decoding by."""
+    if answer_format.schema is None:
+        return {"type": "json_object"}
+    schema = json.loads(answer_format.schema)
+    return {"type": "json_schema", "json_schema": {"name": answer_format.name, "schema": schema, "strict": True}}
 
 
 def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:

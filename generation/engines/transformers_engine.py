@@ -24,6 +24,7 @@ from core.types import AdapterRef, GenerationRequest, Message
 from generation.adapters.manifest import Fingerprint
 from generation.engines.adapter_bank import BASE, AdapterBank, PreparedAdapter, key_of, prepare_adapter
 from generation.engines.batch import Batch, Row
+from generation.engines.grammar import GrammarCompiler
 from generation.engines.handle import StreamHandle
 from generation.engines.text import Detokenizer, StopFilter
 from generation.models import BaseModelInfo, quiet_transformers
@@ -61,6 +62,7 @@ class TransformersEngine:
         self._model = cast("Any", model).to(device).eval()
         self._stop_ids = _stop_ids(self._model, self._tokenizer)
         self._context = min(settings.context_tokens, int(self._model.config.max_position_embeddings))
+        self._grammars = GrammarCompiler(self._tokenizer, int(self._model.config.vocab_size), self._stop_ids)
         self._bank = AdapterBank(self._model, self._tokenizer)
         self._batch = Batch(self._model, self._bank, token_budget=max(self._context, 2048 * settings.max_batch))
         self.base_model = base.stamp
@@ -96,6 +98,7 @@ class TransformersEngine:
             stop_ids=self._stop_ids,
             detokenizer=Detokenizer(self._decode),
             stops=StopFilter(request.stop),
+            grammar=None if request.answer_format is None else self._grammars.compile(request.answer_format),
         )
         with self._lock:
             self._require_running()

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import openai
+import pydantic
 import pytest
 from fastapi.testclient import TestClient
 
@@ -239,3 +240,59 @@ def test_openai_client_lists_models(client: openai.OpenAI) -> None:
     assert client.models.retrieve("tsumugi:base").owned_by == "tsumugi"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("tsumugi:nobody")
+
+
+SHAPE = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "leave",
+        "schema": {"type": "object", "properties": {"days": {"type": "string"}}, "required": ["days"]},
+    },
+}
+
+
+def test_json_answers_are_cited_and_stamped(api: Api, admin: TestClient) -> None:
+    api.engine.pieces = ('{"days": ', '"25 days of leave"}')
+    answer = admin.post("/v1/ask", json={"question": "How many days?", "response_format": SHAPE}).json()
+    assert json.loads(answer["answer"]) == {"days": "25 days of leave"}
+    cited = answer["citations"][0]
+    assert answer["answer"][cited["answer_start"] : cited["answer_end"]] == "25 days of leave" and cited["verified"]
+    assert answer["provenance"]["prompt_version"].endswith("+json-1")
+    asked = api.engine.requests[-1]
+    assert asked.answer_format is not None and asked.answer_format.name == "leave"
+    assert asked.messages[-1].content.endswith('How many days?\nJSON: {"days": string}')
+
+
+def test_a_schema_that_is_refused_names_its_field(admin: TestClient) -> None:
+    bad = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array"}}}
+    for path, body in (
+        ("/v1/ask", {"question": "How?"}),
+        ("/v1/chat/completions", {"model": "tsumugi", "messages": [{"role": "user", "content": "How?"}]}),
+    ):
+        refused = admin.post(path, json={**body, "response_format": bad})
+        assert refused.status_code == 422 and refused.json()["code"] == "schema_invalid"
+        assert refused.json()["errors"][0]["location"] == "response_format"
+
+
+def test_openais_client_parses_json_answers_and_sees_refusals(api: Api, client: openai.OpenAI) -> None:
+    class Leave(pydantic.BaseModel):
+        days: str
+
+    messages: Any = [{"role": "user", "content": "How many days?"}]
+    api.engine.pieces = ('{"days": ', '"25日"}')
+    parsed = client.chat.completions.parse(model="tsumugi", messages=messages, response_format=Leave)
+    assert parsed.choices[0].message.parsed == Leave(days="25日")
+    stream = client.chat.completions.create(
+        model="tsumugi", messages=messages, stream=True, response_format={"type": "json_object"}
+    )
+    assert json.loads("".join(chunk.choices[0].delta.content or "" for chunk in stream)) == {"days": "25日"}
+    api.search.passages = []
+    refused = client.chat.completions.parse(model="tsumugi", messages=messages, response_format=Leave)
+    message = refused.choices[0].message
+    assert message.parsed is None and message.content is None and "could not find" in (message.refusal or "")
+    stream = client.chat.completions.create(
+        model="tsumugi", messages=messages, stream=True, response_format={"type": "json_object"}
+    )
+    deltas = [chunk.choices[0].delta for chunk in stream]
+    assert "could not find" in "".join(delta.refusal or "" for delta in deltas)
+    assert not any(delta.content for delta in deltas)

@@ -6,16 +6,19 @@ import functools
 import json
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from core.errors import AdapterRefused, TooLarge, Unavailable
+from core.errors import AdapterRefused, InvalidInput, TooLarge, Unavailable
 from core.settings import GenerationSettings
+from core.types import AnswerFormat
 from generation.adapters.fingerprint import measure_adapter
 from generation.adapters.manifest import build_manifest, read_manifest, write_manifest
 from generation.engines.batch import Batch
+from generation.engines.grammar import GrammarCompiler, TokenGrammar
 from generation.engines.transformers_engine import TransformersEngine
 from tests.tiny_adapters import PROMPTS, ask, reference, save_random_adapter
 from tests.tiny_llama import build_tiny_llama
@@ -308,3 +311,75 @@ def test_an_adapter_of_another_base_is_refused(base, adapters, engine, tmp_path)
     with pytest.raises(AdapterRefused) as refused:
         engine.ensure_adapter(reference(folder, read_manifest(folder), "v1"))
     assert refused.value.code == "adapter_wrong_base"
+
+
+def shaped(properties, **more):
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return AnswerFormat(schema=json.dumps({**schema, **more}))
+
+
+def test_a_random_model_writes_what_the_schema_allows_beside_free_rows(base, adapters, engine):
+    """Half of the rows of one batch follow grammars, drawn at random; the others say what they say alone."""
+    answer_format = shaped(
+        {
+            "名前": {"type": "string", "enum": ["山田太郎", "佐藤"]},
+            "days": {"type": "integer", "minimum": 1, "maximum": 40},
+            "ok": {"type": "boolean"},
+        }
+    )
+    constrained = [
+        engine.submit(replace(ask("何日？", adapter, 120), answer_format=answer_format, temperature=1.0, seed=seed))
+        for seed, adapter in enumerate([None, adapters[0], None, adapters[1]])
+    ]
+    free = [engine.submit(ask(PROMPTS[0], adapters[0], 24)), engine.submit(ask(PROMPTS[1], None, 24))]
+    for handle in constrained:
+        result = handle.result()
+        assert "".join(handle) == result.text and result.finish_reason == "stop"
+        answer = json.loads(result.text)
+        assert answer["名前"] in {"山田太郎", "佐藤"} and 1 <= answer["days"] <= 40 and isinstance(answer["ok"], bool)
+    assert shown(free[0].result().text) == generate_alone(base, adapters[0], PROMPTS[0], 24)
+    assert shown(free[1].result().text) == generate_alone(base, None, PROMPTS[1], 24)
+
+
+def test_a_model_that_wants_to_end_closes_what_is_open(base):
+    """Where the grammar forbids the end, the wish for it closes the string or the object."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    end = tokenizer.eos_token_id
+    compiler = GrammarCompiler(tokenizer, len(tokenizer), frozenset({end}))
+    grammar = compiler.compile(shaped({"a": {"type": "string"}}))
+    said = []
+    for wished in [*tokenizer.encode('{"a": "日本', add_special_tokens=False), end, end]:
+        logits = torch.zeros(len(tokenizer))
+        logits[wished] = 1.0
+        grammar.mask(logits)
+        said.append(int(logits.argmax()))
+        ended = grammar.accept(said[-1])
+    assert tokenizer.decode(said) == '{"a": "日本"}' and ended
+
+
+def test_schemas_that_cannot_be_followed_are_refused_and_cost_nobody_else(engine):
+    for properties in ({"a": {"not": {"type": "string"}}}, {"a": {"type": "string", "pattern": "(?=x)y"}}):
+        with pytest.raises(InvalidInput) as refused:
+            engine.submit(replace(ask("hello"), answer_format=shaped(properties)))
+        assert refused.value.code == "schema_unsupported"
+
+
+def test_a_grammar_that_becomes_too_costly_ends_its_own_row(engine, monkeypatch):
+    """llguidance gives up by fuel, on vocabularies larger than this one; what it then says is raised here."""
+    mask, seen = TokenGrammar.mask, []
+
+    def tiring(grammar, logits):
+        seen.append(1)
+        if len(seen) == 5:
+            raise InvalidInput("the schema cannot be followed", code="schema_too_complex")
+        mask(grammar, logits)
+
+    monkeypatch.setattr(TokenGrammar, "mask", tiring)
+    beside = engine.submit(ask("hello", max_tokens=20))
+    tired = engine.submit(replace(ask("hello", max_tokens=90), answer_format=shaped({"a": {"type": "string"}})))
+    with pytest.raises(InvalidInput) as refused:
+        tired.result()
+    assert refused.value.code == "schema_too_complex"
+    assert beside.result().completion_tokens == 20

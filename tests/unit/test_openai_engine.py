@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from core.errors import AdapterRefused, TooLarge, Unavailable
-from core.types import AdapterRef, GenerationRequest, Message
+from core.types import AdapterRef, AnswerFormat, GenerationRequest, Message
 from generation.engines.openai_engine import OpenAIEngine
 
 ADAPTER = AdapterRef("house", "v3", "d" * 64, "/nowhere")
@@ -91,6 +91,16 @@ def test_streams_pieces_and_reports_what_the_server_counted(engine, server):
     assert (result.text, result.finish_reason) == ("倉庫は九時です。", "length")
     assert (result.prompt_tokens, result.completion_tokens) == (11, 7)
     assert server.bodies[0]["model"] == "big-model" and server.bodies[0]["stop"] == ["\n"]
+
+
+def test_formats_go_to_the_server_in_openais_form(engine, server):
+    schema = '{"type":"object","properties":{"a":{"type":"string"}}}'
+    engine.submit(ask(answer_format=AnswerFormat("leave", schema))).result()
+    engine.submit(ask(answer_format=AnswerFormat())).result()
+    engine.submit(ask()).result()
+    formats = [body.get("response_format") for body in server.bodies]
+    shape = {"name": "leave", "schema": json.loads(schema), "strict": True}
+    assert formats == [{"type": "json_schema", "json_schema": shape}, {"type": "json_object"}, None]
 
 
 def test_ping_says_whether_the_server_can_be_asked(engine, server):
