@@ -135,6 +135,33 @@ def show_policy(
         print_rows(rows, ["setting", "value"], empty="")
 
 
+@app.command("merge", epilog="Example: tsumugi adapters merge house house@v1=0.7 house@v3=0.3 --how ties")
+def merge(
+    family: FamilyArgument,
+    versions: Annotated[list[str], typer.Argument(help="FAMILY@VERSION=WEIGHT, two or more; without =WEIGHT it is 1.")],
+    how: Annotated[str, typer.Option(help="cat, svd, linear, ties or dare.")] = "svd",
+    rank: Annotated[int | None, typer.Option(help="Rank of the result; default: that of the first.")] = None,
+    density: Annotated[float, typer.Option(help="Of ties and dare: share of entries kept.")] = 0.5,
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Make one candidate out of several versions; it passes the gate like a trained one."""
+    sources = []
+    for given in versions:
+        version, _, weight = given.partition("=")
+        try:
+            sources.append({"version": version, "weight": float(weight or 1)})
+        except ValueError as error:
+            raise CommandFailed(f"'{given}' is not FAMILY@VERSION=WEIGHT", exit_code=EXIT_USAGE) from error
+    body = {"sources": sources, "combination": how, "rank": rank, "density": density}
+    with connect(data_dir) as client:
+        run = client.request("POST", f"/v1/admin/adapters/{family}/merge", json=body).json()
+    if json_output:
+        print_json(run)
+    else:
+        console.print(f"run {run['id']} merges {' and '.join(versions)}; its job is {run['job']['id']}")
+
+
 @app.command("promote", epilog="Example: tsumugi adapters promote house v2")
 def promote(
     family: FamilyArgument,

@@ -17,7 +17,13 @@ datasets = typer.Typer(help="Training sets.", no_args_is_help=True)
 def tune(
     family: Annotated[str, typer.Argument(help="Adapter family the new version belongs to.")],
     dataset: Annotated[list[str], typer.Option(help="A JSONL or JSON file, or the id of a set; repeatable.")],
-    recipe: Annotated[str | None, typer.Option(help="Name of a recipe [default: the one for this machine].")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="sft, dpo, kto, orpo, reward, grpo, rloo, distill or staged [default: sft].")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Name of a recipe [default: the one of the method].")] = None,
+    export: Annotated[
+        bool, typer.Option("--export", help="Train for download: kinds that are not served here.")
+    ] = False,
     override: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE over the recipe, value in JSON; repeatable.")
     ] = None,
@@ -31,8 +37,8 @@ def tune(
     """Train a version of a style, evaluate it, and put it before the gate. Promotion is a step of its own."""
     with connect(data_dir) as client:
         ids = [upload_dataset(client, Path(name))["id"] if Path(name).is_file() else name for name in dataset]
-        body = {"family": family, "method": "sft", "recipe": recipe, "dataset_ids": ids, "start_from": start_from}
-        run = client.post("/v1/admin/tuning-runs", {**body, "overrides": _overrides(override or [])})
+        body = {"family": family, "method": method, "recipe": recipe, "dataset_ids": ids, "start_from": start_from}
+        run = client.post("/v1/admin/tuning-runs", {**body, "export": export, "overrides": _overrides(override or [])})
         if wait:
             run = follow_run(client, run, quiet=json_output)
     if json_output:

@@ -34,7 +34,6 @@ def write_adapter(trainer: Any, attached: Attached, recipe: Recipe, base_path: P
         TsumugiError: `training_diverged`, a value is not finite.
     """
     import torch
-    from safetensors.torch import save_file
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     whole = None
@@ -49,6 +48,20 @@ def write_adapter(trainer: Any, attached: Attached, recipe: Recipe, base_path: P
         config, state = _trained(model, recipe, attached, whole)
     if any(not torch.isfinite(value).all() for value in state.values()):
         raise TsumugiError("Training diverged: the adapter holds values that are no numbers", code="training_diverged")
+    _write(config, state, output_dir, bottleneck=recipe.adapter is AdapterKind.BOTTLENECK)
+    return kept
+
+
+def write_merged(rank: int, targets: list[str], state: dict[str, torch.Tensor], output_dir: Path) -> None:
+    """Write factors whose product is the change itself: scale 1."""
+    from peft import LoraConfig
+
+    _write(LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=rank, target_modules=targets), state, output_dir)
+
+
+def _write(config: Any, state: dict[str, torch.Tensor], output_dir: Path, *, bottleneck: bool = False) -> None:
+    from safetensors.torch import save_file
+
     staging = output_dir.with_name(output_dir.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -56,7 +69,7 @@ def write_adapter(trainer: Any, attached: Attached, recipe: Recipe, base_path: P
     # A path of this machine means nothing elsewhere; the manifest binds the base by digest.
     config.base_model_name_or_path = None
     config.save_pretrained(staging)
-    if recipe.adapter is AdapterKind.BOTTLENECK:
+    if bottleneck:
         values = json.loads((staging / CONFIG_FILE).read_text("utf-8"))
         (staging / CONFIG_FILE).write_text(json.dumps({**values, "peft_type": BOTTLENECK}, indent=2), "utf-8")
     save_file({name: _as_written(name, value) for name, value in state.items()}, staging / WEIGHTS_FILE)
@@ -64,7 +77,6 @@ def write_adapter(trainer: Any, attached: Attached, recipe: Recipe, base_path: P
     for path in staging.iterdir():
         path.chmod(0o644)
     staging.rename(output_dir)
-    return kept
 
 
 def _as_written(name: str, value: torch.Tensor) -> torch.Tensor:
@@ -124,7 +136,7 @@ def _cut_to_rank(model: Any, recipe: Recipe, base_path: Path) -> tuple[Any, dict
     trained = linear_layers(model)
     for name, layer in trained.items():
         change = layer.weight.detach().float().cpu() - before[name].weight.detach()
-        down, up = _factors(change, rank)
+        down, up = factors_of(change, rank)
         total += float((change**2).sum())
         left += float(((change - up @ down) ** 2).sum())
         state[f"base_model.model.{name}.lora_A.weight"] = down
@@ -135,7 +147,7 @@ def _cut_to_rank(model: Any, recipe: Recipe, base_path: Path) -> tuple[Any, dict
     return config, state, 1 - left / total if total else 1.0
 
 
-def _factors(change: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+def factors_of(change: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(rank, in) and (out, rank) whose product is nearest to `change`; rows beyond its own rank are zero."""
     import torch
 

@@ -48,6 +48,8 @@ class Method(StrEnum):
     RLOO = "rloo"
     DISTILL = "distill"
     """The student's own answers, corrected token by token by a larger model of the same tokenizer."""
+    MERGE = "merge"
+    """No training: one adapter out of several versions."""
     STAGED = "staged"
     """Other methods one after another, each from the adapter of the one before."""
 

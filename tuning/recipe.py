@@ -25,6 +25,7 @@ from tuning.recipe_parts import (
     FullRecipe,
     KtoRecipe,
     LoraRecipe,
+    MergeRecipe,
     OnlineRecipe,
     OptimiserRecipe,
     OrpoRecipe,
@@ -122,6 +123,15 @@ class DistillMethod(Recipe):
     distill: DistillRecipe
 
 
+class MergeMethod(Recipe):
+    """Combine versions; nothing is trained."""
+
+    method: Literal[Method.MERGE]
+    merge: MergeRecipe
+    optimiser: OptimiserRecipe = OptimiserRecipe(learning_rate=1e-9)
+    """Unused."""
+
+
 class StagedMethod(Recipe):
     """Methods one after another on one adapter. Its own numbers are those of every stage that says nothing else."""
 
@@ -138,6 +148,7 @@ AnyRecipe = Annotated[
     | GrpoMethod
     | RlooMethod
     | DistillMethod
+    | MergeMethod
     | StagedMethod,
     Field(discriminator="method"),
 ]
@@ -212,7 +223,7 @@ def stages_of(recipe: Recipe) -> list[Recipe]:
         values = recipe.model_dump(mode="json", exclude={"stages"})
         for key, value in stage.overrides.items():
             _lay_over(values, key.split("."), value)
-        if stage.method in {Method.STAGED, Method.REWARD} or values["adapter"] in CONVERTED_KINDS:
+        if stage.method in {Method.STAGED, Method.REWARD, Method.MERGE} or values["adapter"] in CONVERTED_KINDS:
             detail = f"'{stage.method}' with '{values['adapter']}' cannot be trained on from what it writes"
             problem = FieldError(f"stages.{number}", detail, "not_a_stage")
             raise InvalidInput("The stages do not fit one another", code="invalid_recipe", errors=[problem])
@@ -231,7 +242,7 @@ def _contradictions(recipe: Recipe) -> list[FieldError]:
     if batch.rows % batch.accumulation:
         problems.append(FieldError("batch.accumulation", f"must divide batch.rows ({batch.rows})", "not_a_divisor"))
     section = SECTION_OF_KIND.get(recipe.adapter, "lora")
-    if getattr(recipe, section) is None:
+    if recipe.method is not Method.MERGE and getattr(recipe, section) is None:
         problems.append(FieldError(section, f"is missing; adapter '{recipe.adapter}' needs it", "missing"))
     if recipe.adapter in VIRTUAL_KINDS and recipe.method is not Method.SFT:
         problems.append(FieldError("adapter", "virtual tokens are trained by 'sft' alone", "not_supported"))

@@ -176,6 +176,22 @@ class DistillRecipe(RecipePart):
     temperature: float = Field(1.0, gt=0, le=2, description="Of the student's draw.")
 
 
+class MergeSource(RecipePart):
+    """One version of a merge."""
+
+    version: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}@v[1-9][0-9]{0,8}$", description="FAMILY@VERSION")
+    weight: float = Field(1.0, ge=-4, le=4, description="Factor on its change; below 0 takes it away.")
+
+
+class MergeRecipe(RecipePart):
+    """How the changes of several versions become one."""
+
+    combination: Literal["linear", "cat", "svd", "ties", "dare"] = Field("svd", description="See `tuning.merge`.")
+    rank: int | None = Field(None, ge=1, le=256, description="Of the result; default: that of the first. Not for cat.")
+    density: float = Field(0.5, gt=0, le=1, description="Of ties and dare: share of entries kept.")
+    sources: tuple[MergeSource, ...] = Field((), max_length=16, description="The versions, two at least.")
+
+
 class Stage(RecipePart):
     """One stage of a staged recipe: the recipe's own numbers, with other values laid over them."""
 

@@ -11,7 +11,8 @@ from core.errors import InvalidInput, NotFound
 from core.settings import Settings
 from core.tables.tuning import TuningRun
 from tuning.kinds import Method, Serving, why_not_served
-from tuning.recipe import DistillMethod, GrpoMethod, Recipe, RlooMethod, stages_of
+from tuning.merge_sources import find_sources
+from tuning.recipe import DistillMethod, GrpoMethod, MergeMethod, Recipe, RlooMethod, stages_of
 
 
 def serving_of(settings: Settings) -> Serving:
@@ -44,10 +45,13 @@ def require_parts(session: Session, settings: Settings, tenant_id: str, recipe: 
 
     Raises:
         NotFound: `reward_model_not_found` or `teacher_not_found`.
-        InvalidInput: `no_judges`, a reward asks for judges and the settings name none.
+        InvalidInput: `no_judges`, a reward asks for judges and the settings name none; `cannot_merge`, see
+            `find_sources`.
     """
     if isinstance(recipe, DistillMethod):
         teacher_folder(settings, recipe)
+    if isinstance(recipe, MergeMethod):
+        find_sources(session, tenant_id, recipe, settings.adapters_dir)
     if not isinstance(recipe, GrpoMethod | RlooMethod):
         return
     for reward in recipe.online.rewards:

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,10 +37,11 @@ from tuning.comparison import EVALUATE_SHARE, FINGERPRINT_FILE, Comparison
 from tuning.gate import GateReport, Verdict, judge
 from tuning.items import read_items
 from tuning.kinds import Method
+from tuning.merge_sources import find_sources, parents_of, together
 from tuning.negatives import Search
 from tuning.prepare import BUNDLE, HELD_OUT_FILE, ITEMS_FILE, ROWS_FILE, SEED, prepare_files, token_counter
 from tuning.progress import LossCurve
-from tuning.recipe import DistillMethod, GrpoMethod, Recipe, RlooMethod, parse_recipe, stages_of
+from tuning.recipe import DistillMethod, GrpoMethod, MergeMethod, Recipe, RlooMethod, parse_recipe, stages_of
 from tuning.requirements import judges_for, teacher_folder
 from tuning.revision import code_revision
 from tuning.run import Run, fetch_files, folder_of, keep_error, load_run
@@ -47,7 +49,7 @@ from tuning.seen import record_lineage
 from tuning.service import has_gpu
 from tuning.sizes import LARGE, SMALL, RunSize
 from tuning.sources import load_rows, withhold
-from tuning.spec import RewardSource, TrainSpec, parse_event
+from tuning.spec import MergePart, RewardSource, TrainSpec, parse_event
 
 if TYPE_CHECKING:
     from generation.models import BaseModelInfo
@@ -123,8 +125,13 @@ class TuningRunner:
             if run.parent is not None:  # again: something may have been deleted since the run was asked for
                 version = reading.get_one(AdapterVersion, run.parent.version_id)
                 check_parent(reading, version, recipe, self._settings.adapters_dir)
+            parents = [run.parent] if run.parent is not None else []
+            if isinstance(recipe, MergeMethod):
+                sources = find_sources(reading, run.tenant_id, recipe, self._settings.adapters_dir)
+                parents = parents_of(reading, sources)
         rows, withheld = withhold(self._db, rows, audience)
-        trained = load_trained(self._db, run.tenant_id, run.parent) if run.parent is not None else []
+        seen = [row for parent in parents for row in load_trained(self._db, run.tenant_id, parent)]
+        trained = list({row.digest: row for row in seen}.values())
         trained, no_more = withhold(self._db, trained, audience)
 
         def step(fraction: float) -> None:
@@ -145,15 +152,18 @@ class TuningRunner:
             left_out=[*withheld, *no_more],
             audience=audience,
             trained=trained,
-            parent=run.parent,
+            parent=together(parents) if isinstance(recipe, MergeMethod) else run.parent,
         )
+        if recipe.method is Method.MERGE:  # its rows make the gate's items; it learns from none of them
+            held_out = {row: part for row, part in found.parts.items() if part == "held_out"}
+            found = replace(found, parts=held_out, negative_documents=[])
         # Through the blob store, because the training worker may be another machine.
         files = {name: self._blobs.put((folder / name).read_bytes()) for name in BUNDLE}
         with lease.write() as session:
             row = session.get_one(TuningRun, run.id)
             row.dataset_version = found.dataset_version
             row.progress = {"preparation": found.to_json(), "files": files}
-            record_lineage(session, run.id, found, run.parent)
+            record_lineage(session, run.id, found, parents)
             lease.hand_over(Task.TUNING_TRAIN)
 
     def train(self, lease: JobLease) -> None:
@@ -214,6 +224,18 @@ class TuningRunner:
                 found.append(RewardSource(run=run_id, path=path))
         return tuple(found)
 
+    def _merge_parts(self, run: Run, recipe: Recipe, base: BaseModelInfo) -> tuple[MergePart, ...]:
+        """Folders of the versions that are merged, checked against their manifests and the base."""
+        if not isinstance(recipe, MergeMethod):
+            return ()
+        with self._db.read() as session:
+            versions = find_sources(session, run.tenant_id, recipe, self._settings.adapters_dir)
+        folders = [self._settings.adapters_dir / version.digest for version in versions]
+        for folder in folders:
+            verify(folder, base)
+        weights = [source.weight for source in recipe.merge.sources]
+        return tuple(MergePart(path=path, weight=weight) for path, weight in zip(folders, weights, strict=True))
+
     def _train(
         self,
         lease: JobLease,
@@ -230,6 +252,7 @@ class TuningRunner:
             rows_path=folder / ROWS_FILE,
             eval_rows_path=folder / HELD_OUT_FILE,
             warm_start=self._parent_folder(run, base),
+            merge_parts=self._merge_parts(run, recipe, base),
             reward_sources=self._reward_sources(recipe, folder),
             teacher_path=next(
                 (
@@ -331,6 +354,7 @@ class TuningRunner:
                     "family": run.family,
                     "audience": run.progress.get("preparation", {}).get("audience"),
                     "parent": run.parent.stamp if run.parent is not None else None,
+                    "merged_from": run.recipe.get("merge", {}).get("sources"),
                 },
             )
             lease.check()

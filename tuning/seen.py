@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import delete, insert, select
 
 from core.database import WriteSession
@@ -13,13 +15,14 @@ from tuning.prepare import Preparation
 _AT_ONCE = 500
 
 
-def record_lineage(session: WriteSession, run_id: str, found: Preparation, parent: Parent | None = None) -> None:
-    """Replace what an earlier attempt of the run wrote down. What the parent saw, its child has seen."""
+def record_lineage(session: WriteSession, run_id: str, found: Preparation, parents: Sequence[Parent] = ()) -> None:
+    """Replace what an earlier attempt of the run wrote down. What a parent saw, its child has seen."""
     for table in (RunRow, RunDocument):
         session.execute(delete(table).where(table.run_id == run_id))
     rows = [{"run_id": run_id, "row_id": row_id, "part": part} for row_id, part in found.parts.items()]
-    if parent is not None and parent.run_id is not None:
-        learnt = select(RunRow.row_id).where(RunRow.run_id == parent.run_id, RunRow.part.in_(TRAINED))
+    before = [parent.run_id for parent in parents if parent.run_id is not None]
+    if before:
+        learnt = select(RunRow.row_id).where(RunRow.run_id.in_(before), RunRow.part.in_(TRAINED)).distinct()
         rows += [
             {"run_id": run_id, "row_id": row_id, "part": "parent"}
             for row_id in session.scalars(learnt)
@@ -36,8 +39,8 @@ def record_lineage(session: WriteSession, run_id: str, found: Preparation, paren
             )
         )
         seen |= {(document_id, generation or 0, "row") for document_id, generation in sources}
-    if parent is not None and parent.run_id is not None:
-        carried = select(RunDocument.document_id, RunDocument.generation).where(RunDocument.run_id == parent.run_id)
+    if before:
+        carried = select(RunDocument.document_id, RunDocument.generation).where(RunDocument.run_id.in_(before))
         seen |= {(document_id, generation, "parent") for document_id, generation in session.execute(carried)}
     if seen:
         session.execute(

@@ -31,6 +31,15 @@ class RewardSource(BaseModel):
     path: Path = Field(description="Folder with the reward model's adapter and score head.")
 
 
+class MergePart(BaseModel):
+    """An adapter that is merged."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path
+    weight: float
+
+
 class TrainSpec(BaseModel):
     """One training, complete: the same spec and the same files give the same adapter on the same machine."""
 
@@ -45,6 +54,7 @@ class TrainSpec(BaseModel):
     )
     reward_sources: tuple[RewardSource, ...] = Field((), description="Reward models by the run that trained them.")
     teacher_path: Path | None = Field(None, description="Folder of the larger model, for distillation.")
+    merge_parts: tuple[MergePart, ...] = Field((), description="Adapters that are merged, in the recipe's order.")
     recipe: AnyRecipe = Field(description="How to train.")
     output_dir: Path = Field(description="Where the finished adapter goes, in PEFT's format. Replaced when done.")
     seed: int = Field(17, description="Seeds data order, LoRA initialisation and dropout.")

@@ -21,13 +21,14 @@ from core.errors import DatasetRejected, InvalidInput, TsumugiError
 from tuning.checkpoints import COMPLETE, last_complete_checkpoint, load_weights, step_of
 from tuning.clock import build_clock
 from tuning.events import Emit, EventWriter, StageEvents, StopRequest, build_reporter
-from tuning.export import write_adapter
+from tuning.export import write_adapter, write_merged
 from tuning.kinds import AdapterKind
+from tuning.merge import load_factors, merge_adapters
 from tuning.merged_forward import WIDEST, use_merged_forward
 from tuning.methods import build_trainer
 from tuning.methods.work import Work, rows_for
 from tuning.precision import choose_dtype
-from tuning.recipe import Recipe, stages_of
+from tuning.recipe import MergeMethod, Recipe, stages_of
 from tuning.spec import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -55,6 +56,8 @@ def train(spec: TrainSpec, emit: Emit, stop: StopRequest) -> int:
     """
     started = time.monotonic()
     stages = stages_of(spec.recipe)
+    if isinstance(spec.recipe, MergeMethod):
+        return _merge(spec, spec.recipe, emit, started=started)
     if len(stages) == 1:
         return _train_stage(spec, stages[0], emit, stop, started=started)
     folder = spec.run_dir / "stages"
@@ -134,6 +137,17 @@ def _train_stage(spec: TrainSpec, recipe: Recipe, emit: Emit, stop: StopRequest,
     kept = write_adapter(trainer, built.attached, recipe, spec.base_path, spec.output_dir)
     seconds = round(time.monotonic() - started, 1)
     emit(TrainEvent(event="done", step=step, total_steps=total, path=str(spec.output_dir), seconds=seconds, kept=kept))
+    return EXIT_DONE
+
+
+def _merge(spec: TrainSpec, recipe: MergeMethod, emit: Emit, *, started: float) -> int:
+    """No training: the adapters' changes, combined."""
+    parts = [load_factors(part.path) for part in spec.merge_parts]
+    emit(TrainEvent(event="start", rows=0, device="cpu", precision="float32"))
+    merged = merge_adapters(parts, [part.weight for part in spec.merge_parts], recipe.merge, seed=spec.seed)
+    write_merged(merged.rank, merged.targets, merged.state, spec.output_dir)
+    seconds = round(time.monotonic() - started, 1)
+    emit(TrainEvent(event="done", step=0, path=str(spec.output_dir), seconds=seconds, kept=merged.kept))
     return EXIT_DONE
 
 

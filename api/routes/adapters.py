@@ -21,6 +21,7 @@ from api.schemas.adapters import (
     RollbackRequest,
     VersionBody,
 )
+from api.schemas.tuning import MergeRequest, TuningRunBody
 from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.services import Services
 from api.uploads import read_upload
@@ -102,6 +103,15 @@ def get_family(family: str, caller: Caller, services: ServicesOf) -> FamilyBody:
     """One family."""
     with services.db.read() as session:
         return family_bodies(session, [find_family(session, caller, family)])[0]
+
+
+@router.post("/{family}/merge", status_code=202, dependencies=[_READ])
+def merge_versions(
+    family: str, body: MergeRequest, request: Request, caller: Caller, services: ServicesOf
+) -> TuningRunBody:
+    """Queue a run that makes one candidate out of several versions and puts it before the gate."""
+    run = services.tuning.create_run(caller, body.as_run(family), request_id=request_id_of(request.scope))
+    return TuningRunBody.model_validate(run)
 
 
 @router.get("/{family}/history", dependencies=[_READ])

@@ -9,12 +9,30 @@ from pydantic import Field
 
 from api.schemas.base import RequestBody, ResponseBody
 from api.schemas.jobs import JobBody
+from tuning.kinds import Method
+from tuning.recipe_parts import MergeRecipe, MergeSource
 from tuning.schedules import Conditions, RunTemplate, ScheduleRequest
 from tuning.service import FAMILY_PATTERN, TuningRequest
 
 
 class TuningRunRequest(RequestBody, TuningRequest):
     """A run to queue."""
+
+
+class MergeRequest(RequestBody, MergeRecipe):
+    """Versions to make one candidate of."""
+
+    sources: tuple[MergeSource, ...] = Field(min_length=2, max_length=16, description="The versions and their weights.")
+    dataset_ids: list[str] | None = Field(
+        None, max_length=100, description="Sets that the gate's items are made from; default: all with answers."
+    )
+
+    def as_run(self, family: str) -> TuningRequest:
+        """The run that makes it."""
+        how = self.model_dump(mode="json", exclude={"dataset_ids"})
+        return TuningRequest(
+            family=family, method=Method.MERGE.value, dataset_ids=self.dataset_ids, overrides={"merge": how}
+        )
 
 
 class TuningRunBody(ResponseBody):

@@ -20,6 +20,8 @@ from fastapi.testclient import TestClient
 
 from core.database import Database
 from core.settings import Settings
+from core.tables import AdapterVersion
+from core.tables.lineage import RunRow
 from generation.models import BaseModelInfo
 from tests.api_app import Api, build_api
 from tests.tiny_families import build_tiny
@@ -95,10 +97,13 @@ class World:
         request = {"family": "house", "dataset_ids": list(datasets), "overrides": overrides, **body}
         answer = self.client.post("/v1/admin/tuning-runs", json=request)
         assert answer.status_code == 202, answer.text
-        job_id = answer.json()["job"]["id"]
+        return self.work_off(answer.json())
+
+    def work_off(self, run: dict[str, Any]) -> dict[str, Any]:
+        job_id = run["job"]["id"]
         for part in (self.runner.prepare, self.runner.train):
             run_job(self.api.services.jobs, job_id, part)
-        shown: dict[str, Any] = self.client.get(f"/v1/admin/tuning-runs/{answer.json()['id']}").json()
+        shown: dict[str, Any] = self.client.get(f"/v1/admin/tuning-runs/{run['id']}").json()
         assert shown["status"] == "succeeded", shown["job"]["error"]
         return shown
 
@@ -236,3 +241,32 @@ def test_a_method_and_its_rows_must_fit(world: World) -> None:
     ):
         answer = world.client.post("/v1/admin/tuning-runs", json={"family": "h", "dataset_ids": [dataset], **body})
         assert (answer.status_code, answer.json()["code"]) == (422, code), answer.text
+
+
+def test_versions_are_merged_into_gated_ones_with_the_lineage_of_both(world: World) -> None:
+    datasets = [world.upload(answers()[:26]), world.upload(answers()[4:])]
+    runs = [world.run([dataset], overrides={"lora.rank": 2}) for dataset in datasets]
+    with world.api.database.write() as session:
+        for version in session.query(AdapterVersion):
+            version.status = "candidate"  # as if two steps of a random model had passed the gate
+    sources = [{"version": "house@v1", "weight": 0.6}, {"version": "house@v2"}]
+    for number, combination in enumerate(["linear", "cat", "svd", "ties", "dare"], start=1):
+        body = {"sources": sources, "combination": combination, "dataset_ids": datasets}
+        answer = world.client.post("/v1/admin/adapters/blend/merge", json=body)
+        assert answer.status_code == 202, answer.text
+        run = world.work_off(answer.json())
+        assert run["adapter_version"] == f"blend@v{number}" and run["gate_report"]["checks"]
+        assert 0 < run["progress"]["training"]["kept"] <= 1.0001
+    with world.api.database.read() as session:
+        notes = session.query(AdapterVersion).filter_by(run_id=run["id"]).one().manifest["notes"]
+        assert [source["version"] for source in notes["merged_from"]] == ["house@v1", "house@v2"]
+        seen = {
+            one["id"]: {
+                row.row_id for row in session.query(RunRow).filter_by(run_id=one["id"]) if row.part != "held_out"
+            }
+            for one in (*runs, run)
+        }
+    assert seen[run["id"]] == seen[runs[0]["id"]] | seen[runs[1]["id"]]
+    unknown = {"sources": [*sources, {"version": "house@v9"}]}
+    refused = world.client.post("/v1/admin/adapters/blend/merge", json=unknown)
+    assert (refused.status_code, refused.json()["code"]) == (422, "cannot_merge")
