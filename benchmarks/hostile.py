@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ QUERY_EVERY_S = 0.2
 
 def _query(client: Client, number: int) -> float:
     started = time.perf_counter()
-    client.post("/v1/search", {"query": QUERIES[number % len(QUERIES)], "limit": 5})
+    # A number makes each one new: the service remembers the vectors of queries.
+    client.post("/v1/search", {"query": f"{QUERIES[number % len(QUERIES)]} {number}", "limit": 5})
     return (time.perf_counter() - started) * 1000
 
 
@@ -98,18 +100,23 @@ def run(data: Path, limit: int | None) -> dict[str, Any]:
                 seed = client.post("/v1/documents", {"text": SEED, "filename": "seed.md"})["items"][0]
                 client.follow_job(seed["job"]["id"])
                 for number in range(10):
-                    _query(client, number)
+                    _query(client, -1 - number)
                 idle = []
                 for number in range(IDLE_QUERIES):
                     idle.append(_query(client, number))
                     time.sleep(QUERY_EVERY_S / 4)
                 watcher.start()
                 started = time.perf_counter()
-                items, refused = _upload(client, files, data)
                 busy: list[float] = []
+                with ThreadPoolExecutor(1) as pool, service.client() as uploader:
+                    upload = pool.submit(_upload, uploader, files, data)
+                    while not upload.done():
+                        busy.append(_query(client, IDLE_QUERIES + len(busy)))
+                        time.sleep(QUERY_EVERY_S)
+                items, refused = upload.result()
                 pending = {item["job"]["id"] for item in items if item["job"]}
                 while pending:
-                    busy.append(_query(client, len(busy)))
+                    busy.append(_query(client, IDLE_QUERIES + len(busy)))
                     time.sleep(QUERY_EVERY_S)
                     if len(busy) % 10 == 0:
                         running = [

@@ -13,7 +13,7 @@ from core.blobs import FolderBlobStore
 from core.database import Database
 from core.jobs import JobStore
 from core.migrate import upgrade
-from core.ports import Embedder
+from core.ports import BlobStore, Embedder
 from core.settings import Settings, load_settings
 from core.tenants import create_tenant
 from core.types import AccessFilter, Scope
@@ -30,6 +30,7 @@ class Ingested:
     """An open data dir of one tenant."""
 
     db: Database
+    blobs: BlobStore
     retrieval: Retrieval
     ingest: Ingest
     jobs: JobStore
@@ -68,10 +69,11 @@ def open_ingested(settings: Settings | None = None, *, embedder: Embedder | None
             tenant = create_tenant(session, "benchmark")
         retrieval = build_retrieval(settings, db, embedder=embedder)
         jobs = JobStore(db, settings, None)
-        ingest = build_ingest(settings, db, FolderBlobStore(settings.blobs_dir), jobs, retrieval)
+        blobs = FolderBlobStore(settings.blobs_dir)
+        ingest = build_ingest(settings, db, blobs, jobs, retrieval)
         principal = Principal(tenant.id, "benchmark", frozenset({Scope.ADMIN}), frozenset())
         try:
-            yield Ingested(db, retrieval, ingest, jobs, principal)
+            yield Ingested(db, blobs, retrieval, ingest, jobs, principal)
         finally:
             ingest.close()
             retrieval.close()

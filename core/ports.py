@@ -146,6 +146,10 @@ class VectorIndex(Protocol):
         """Return when all writes so far are on disk."""
         ...
 
+    def flush_soon(self) -> None:
+        """Return at once; all writes so far are on disk within seconds. The death of the process loses none of them."""
+        ...
+
     def close(self) -> None:
         """Flush and give up the lock."""
         ...

@@ -19,6 +19,8 @@ import structlog
 log = structlog.stdlib.get_logger(__name__)
 
 POLL_S = 1.0
+_BACKGROUND_NICE = 10
+"""A tenth of the share of a thread at 0, where both want the core; all of it where nobody else does."""
 
 
 def end_with_parent(parent_pid: int | None = None, *, before: Callable[[], None] | None = None) -> None:
@@ -32,6 +34,15 @@ def end_with_parent(parent_pid: int | None = None, *, before: Callable[[], None]
         _end(parent, before)
     thread = threading.Thread(target=_watch, args=(parent, before), name="parent-watch", daemon=True)
     thread.start()
+
+
+def yield_to_others() -> None:
+    """Give the calling thread, and the threads that libraries start from it, a small share of a busy machine.
+
+    For background work in a process that answers people: torch's threads inherit the priority of the thread that first
+    computes, so embedding a large file leaves the cores to a query beside it. Doing it again changes nothing.
+    """
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND_NICE)
 
 
 def end_descendants(timeout_s: float = 0.0) -> int:

@@ -1,7 +1,7 @@
 """One ingest attempt: extract, chunk, embed, index, switch. Every step may be cut off, and a re-run ends the same.
 
-Order of writes, and why: chunk rows before points, so that every point has a row that can find it again; points on
-disk before the switch, so that what is active is whole; the switch as one transaction; old points after it.
+Order of writes, and why: chunk rows before points, so that every point has a row that can find it again; points in the
+index before the switch, so that what is active is whole; the switch as one transaction; old points after it.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class IngestPipeline:
         lease.progress("index", 0.1)
         for version in self._retrieval.live():
             version.index.delete_document(document_id)
-            version.index.flush()
+            version.index.flush_soon()
         lease.check()
         lease.progress("rows", 0.6)
         with lease.write() as session:
@@ -255,7 +255,7 @@ class IngestPipeline:
         """Remove what the switch made old, then end the job."""
         for version in self._retrieval.live():
             version.index.delete_document(work.document_id, keep_generation=work.generation)
-            version.index.flush()
+            version.index.flush_soon()
         with lease.write() as session:
             document = _wanted(session, work)
             self._drop_unused(session, drop_other_generations(session, document.id, keep=work.generation))
@@ -302,7 +302,7 @@ class IngestPipeline:
                 version.index.delete_document(document_id)
             else:
                 drop_points(version, document_id, generation)
-            version.index.flush()
+            version.index.flush_soon()
         return True
 
     def _drop_unused(self, session: WriteSession, blobs: set[str]) -> None:

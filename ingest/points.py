@@ -63,7 +63,7 @@ def write_document(
     write: Write,
     step: Callable[[float], None],
 ) -> int:
-    """Cut, embed and index a generation in one version; its points are on disk when this returns. Number of chunks.
+    """Cut, embed and index a generation in one version; the index holds its points when this returns. Number of chunks.
 
     with_rows: write the chunk rows too; False when another version with the same chunk set has just done so.
     step: called between batches with the fraction done.
@@ -101,7 +101,7 @@ def write_document(
                 for item in window
             ]
         )
-    version.index.flush()
+    version.index.flush_soon()
     present = version.index.count(document_id=place.document_id, generation=place.generation)
     if present != len(chunks):
         raise Unavailable(

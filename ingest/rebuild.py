@@ -136,7 +136,7 @@ class IndexBuilder:
         except _Overtaken:
             # Its successor has dropped the points of this generation, but maybe before our last write.
             drop_points(version, document_id, generation)
-            version.index.flush()
+            version.index.flush_soon()
             raise
 
     def _stored(self, version: OpenVersion, document_id: str, generation: int) -> tuple[Place, ExtractedDocument, bool]:
@@ -181,6 +181,7 @@ class IndexBuilder:
 
     def _finish(self, version: OpenVersion) -> bool:
         """Call the version ready if nothing became visible without it."""
+        version.index.flush()
         with self._db.write() as session:
             row = lock_versions(session).get(version.id)
             if row is None:

@@ -143,7 +143,7 @@ def _run_child(request: dict[str, Any]) -> NoReturn:
         # For programs that are started: Tesseract's threads wait for one another longer than they save.
         os.environ.update(HOME=str(folder), TMPDIR=str(folder), OMP_THREAD_LIMIT="1")
         tempfile.tempdir = str(folder)
-        os.nice(5)
+        os.nice(10)
         _limit(resource.RLIMIT_CORE, 0)
         # The soft limit says SIGXCPU, which names the cause; the hard one, a little later, cannot be caught.
         _limit(resource.RLIMIT_CPU, int(request["cpu_s"]), grace=2)

@@ -98,15 +98,18 @@ class JobLease:
         self._last_sign = time.monotonic()
 
     def progress(self, stage: str, fraction: float) -> None:
-        """Report where the work is; fraction in 0..1 over the whole job. Written at most twice a second per stage.
+        """Report where the work is; fraction in 0..1 over the whole job. Written at most twice a second.
+
+        A stage of a small document is over sooner than anybody could look, and each write waits for the disk.
 
         Raises:
             LeaseLost: another attempt owns the job.
         """
         now = self._last_sign = time.monotonic()
-        if stage == self.stage and now - self._last_progress < REREAD_S:
+        self.stage = stage
+        if now - self._last_progress < REREAD_S:
             return
-        self.stage, self._last_progress = stage, now
+        self._last_progress = now
         with self.write() as session:
             held = self._held()
             assert held is not None

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from threading import Lock, RLock
+from threading import Event, Lock, RLock, Thread
 from typing import Any
 
+import structlog
 from qdrant_edge import (
     CountRequest,
     Distance,
@@ -45,6 +46,10 @@ from core.errors import DataDirBusy, Unavailable
 from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector
 from retrieval.index.names import DENSE, LEXICAL, SENTENCES, payload_of
 
+log = structlog.stdlib.get_logger(__name__)
+
+FLUSH_WITHIN_S = 2.0
+
 _UPSERT_BATCH = 256
 _SCAN_PAGE = 1000
 _KEYWORDS = ("collection_id", "document_id", "groups")
@@ -69,6 +74,9 @@ class EdgeIndex:
         self._lock = RLock()  # one writer at a time; the shard itself lets readers run beside it
         self._flushing = Lock()
         self._dirty = False
+        self._asked = Event()
+        self._closing = Event()
+        self._flusher: Thread | None = None
         folder.mkdir(parents=True, exist_ok=True)
         fresh = not (folder / "edge_config.json").exists()
         try:
@@ -176,10 +184,43 @@ class EdgeIndex:
         with self._flushing:
             if self._dirty:
                 self._dirty = False
-                self._live().flush()
+                try:
+                    self._live().flush()
+                except Exception:  # the binding raises bare Exception
+                    self._dirty = True
+                    raise
+
+    def flush_soon(self) -> None:
+        """Have a thread of this index flush within FLUSH_WITHIN_S, however many ask.
+
+        Writes are in the write-ahead log at once, which outlives the process; a flush costs a tenth of a second or
+        more, so one for each small document would be most of its ingest. What a power cut takes of the last seconds is
+        missing beside SQL, and mended at the next start (`retrieval.reconcile`).
+        """
+        with self._lock:
+            if self._flusher is None and self._open:
+                self._flusher = Thread(target=self._flush_when_asked, name="edge-flush", daemon=True)
+                self._flusher.start()
+        self._asked.set()
+
+    def _flush_when_asked(self) -> None:
+        while True:
+            self._asked.wait()
+            if self._closing.wait(FLUSH_WITHIN_S):
+                return
+            self._asked.clear()
+            try:
+                self.flush()
+            except Exception:  # a full disk, most likely: the log holds the writes, and the next round tries again
+                log.exception("index.flush_failed", folder=str(self._folder))
+                self._asked.set()
 
     def close(self) -> None:
         """Flush and give up the lock; closing twice is fine."""
+        self._closing.set()
+        self._asked.set()
+        if self._flusher is not None:
+            self._flusher.join()
         with self._lock:
             if self._open:
                 self._open = False

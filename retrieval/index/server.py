@@ -171,6 +171,9 @@ class ServerIndex:
     def flush(self) -> None:
         """Nothing to wait for: a write that was acknowledged is in the server's write-ahead log."""
 
+    def flush_soon(self) -> None:
+        """As `flush`."""
+
     def close(self) -> None:
         """Close the connections; closing twice is fine."""
         self._client.close()

@@ -343,7 +343,7 @@ def test_a_mended_point_is_what_ingest_wrote(stack: Stack) -> None:
         assert mine == pytest.approx(theirs, abs=1e-5)
 
 
-STOPS = ["insert_chunks", "upsert", "flush", "set_groups", "delete_document", "drop_other_generations"]
+STOPS = ["insert_chunks", "upsert", "flush_soon", "set_groups", "delete_document", "drop_other_generations"]
 
 
 @pytest.mark.parametrize("stop", STOPS)
@@ -360,7 +360,7 @@ def test_an_attempt_cut_off_anywhere_is_completed_by_the_next(
     accepted = stack.put("c.md", "# River\n\nThe river is narrow.\n\n# Lake\n\nThe lake is deep.", external_id="c")
     lease = stack.jobs.claim(accepted.job.id, "doomed")
     assert lease is not None
-    index_calls = {"upsert", "flush", "delete_document"}
+    index_calls = {"upsert", "flush_soon", "delete_document"}
     module = ingest.points if stop == "insert_chunks" else ingest.pipeline
     target = stack.retrieval.index if stop in index_calls else module
     real = getattr(target, stop)
@@ -384,14 +384,14 @@ def test_an_attempt_cut_off_anywhere_is_completed_by_the_next(
 
 def test_a_cancelled_ingest_takes_back_what_it_wrote(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     accepted = stack.put("k.md", "The bridge is closed.")
-    flush = stack.retrieval.index.flush
+    flush = stack.retrieval.index.flush_soon
 
     def cancel_then_flush() -> None:
-        monkeypatch.setattr(stack.retrieval.index, "flush", flush)
+        monkeypatch.setattr(stack.retrieval.index, "flush_soon", flush)
         flush()
         raise Cancelled("cancelled")
 
-    monkeypatch.setattr(stack.retrieval.index, "flush", cancel_then_flush)
+    monkeypatch.setattr(stack.retrieval.index, "flush_soon", cancel_then_flush)
     stack.run(accepted)
     document = stack.document(accepted)
     assert document.status == DocumentStatus.FAILED
