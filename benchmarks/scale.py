@@ -6,7 +6,7 @@
 The first form fills a data dir without embedding anything: vectors are seeded random ones around a thousand centres,
 three for the sentences of each chunk, because embedding 200,000 chunks takes two cores more than an hour. Words are
 real where `--data` holds SQuAD-shaped files (paragraphs are taken again and again with another number in each), else
-made with Zipf's frequencies. Rows, points and their bookkeeping are those of the service, which is then started on them:
+made with Zipf's frequencies. Rows, points and bookkeeping are those of the service, which is then started on them:
 ready means /readyz, so the check of index against database is in it. Searches go through the service's own searcher;
 `search` is what they take beyond the query's embedding.
 
