@@ -218,6 +218,10 @@ class RetrievalSettings(Section):
         "edge", description="Where points live: Qdrant Edge in this process, or a Qdrant server (section `qdrant`)."
     )
     candidates: int = Field(40, ge=1, le=1000, description="Candidates taken from each arm before fusion.")
+    condense_history: Literal["rules", "model", "off"] = Field(
+        "rules",
+        description="Search query of a follow-up: by rules, rewritten by the generator, or the question alone.",
+    )
     diversity: float = Field(
         0.0,
         ge=0,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import select
@@ -22,7 +22,7 @@ from core.ports import Engine, GenerationHandle
 from core.settings import Settings
 from core.tables import Answer, AnswerFailure, Collection, DocumentGroup, Feedback
 from core.tables.base import new_id, utc_now
-from core.types import AdapterRef, Citation, GenerationRequest, Passage
+from core.types import AdapterRef, Citation, GenerationRequest, Message, Passage
 from generation.adapters.routing import Route
 from generation.asking import (
     BELOW_THRESHOLD,
@@ -39,7 +39,9 @@ from generation.asking import (
 )
 from generation.canary.shadow import ShadowRequest
 from generation.citations import cite
-from generation.curated import Curated, find_curated
+from generation.condense import rewritten_query, search_query
+from generation.curated import Curated, find_curated, similar_examples
+from generation.deliberation import Deliberation, Plan
 from generation.fitting import fitted
 from generation.json_answers import PROMPT_SUFFIX, cite_json, format_hint
 from generation.orders import without_orders
@@ -57,6 +59,10 @@ __all__ = [
     "AskOptions",
     "Stamp",
 ]
+
+
+QUERY_TOKENS = 64
+"""Longest search query that a model may write."""
 
 
 class AnswerService:
@@ -103,8 +109,10 @@ class AnswerService:
                 curated = find_curated(session, principal, question, route.version_id)
             if self._settings.gpu.while_training == "sleep":
                 pause = serving_pause(session, utc_now())
+            examples = similar_examples(session, principal, question, options.examples) if options.examples else []
+        query = self._query(question, adapter, options)
         found = self._search.search(
-            question, access, self._settings.retrieval.passages, expand_tokens=options.expand_tokens
+            query, access, self._settings.retrieval.passages, expand_tokens=options.expand_tokens
         )
         passages = tuple(found.passages)
         retrieved = time.perf_counter()
@@ -115,7 +123,12 @@ class AnswerService:
             reason = NO_PASSAGES
         elif max(passage.relevance for passage in found.passages) < threshold:
             reason = BELOW_THRESHOLD
-        handle, request = None, None
+        handle: GenerationHandle | None = None
+        request = None
+        shots = tuple(
+            Message(role, text) for pair in examples for role, text in zip(("user", "assistant"), pair, strict=True)
+        )
+        options = replace(options, history=(*shots, *options.history))
         if curated is not None:
             reason = None
         elif reason is None:
@@ -127,7 +140,11 @@ class AnswerService:
                 )
             passages = fitted(passages, lambda shown: self._fits(self._request(question, shown, adapter, options)))
             request = self._request(question, passages, adapter, options)
-            handle = self._engine.submit(request)
+            if options.reasoning or options.best_of > 1:
+                plan = Plan(request, question, options.reasoning, options.best_of)
+                handle = Deliberation(self._engine, plan, lambda text: _support(text, passages, question, options))
+            else:
+                handle = self._engine.submit(request)
         return AnswerStream(
             AnswerDraft(
                 principal=principal,
@@ -145,6 +162,19 @@ class AnswerService:
             handle,
             self._db,
             self._beside,
+        )
+
+    def _query(self, question: str, adapter: AdapterRef | None, options: AskOptions) -> str:
+        """What is searched for: the question, with what it leaves to the conversation."""
+        how = self._settings.retrieval.condense_history
+        if how == "off" or not options.history:
+            return question
+        if how == "rules":
+            return search_query(question, options.history)
+        return rewritten_query(
+            question,
+            options.history,
+            lambda messages: self._engine.submit(GenerationRequest(messages, None, QUERY_TOKENS)).result().text,
         )
 
     def feedback(
@@ -268,12 +298,17 @@ class AnswerStream:
         self._db = db
         self._beside = beside
         self._record: AnswerRecord | None = None
+        self._thoughts: list[str] = []
 
     def __iter__(self) -> Iterator[AnswerEvent]:
         draft = self.draft
         yield AnswerEvent("meta", meta={"id": draft.id, "provenance": draft.provenance})
         pieces: list[str] = []
         try:
+            if isinstance(self._handle, Deliberation):
+                for text in _trimmed(self._handle.thoughts()):
+                    self._thoughts.append(text)
+                    yield AnswerEvent("reasoning", text=text)
             ready = [draft.curated.answer if draft.curated else not_found_text(draft.question)]
             for text in _trimmed(self._handle or ready):
                 if not pieces:
@@ -329,10 +364,12 @@ class AnswerStream:
             timings_ms=timings,
             finish_reason=result.finish_reason if result else "stop",
             passages=draft.passages,
+            reasoning="".join(self._thoughts) or None,
         )
         self._store(record)
         self._record = record
-        shadowed = self._beside is not None and draft.route.shadow is not None and draft.options.answer_format is None
+        plain = draft.options.answer_format is None and not isinstance(self._handle, Deliberation)
+        shadowed = self._beside is not None and draft.route.shadow is not None and plain
         if shadowed and self._beside is not None and draft.request is not None:
             self._beside.offer(
                 ShadowRequest(
@@ -411,10 +448,19 @@ class AnswerStream:
                         "temperature": draft.options.temperature,
                         "top_p": draft.options.top_p,
                         "seed": draft.options.seed,
+                        "examples": draft.options.examples,
+                        "reasoning": draft.options.reasoning,
+                        "best_of": draft.options.best_of,
                         "response_format": asdict(draft.options.answer_format) if draft.options.answer_format else None,
                     },
                 )
             )
+
+
+def _support(answer: str, passages: Sequence[Passage], question: str, options: AskOptions) -> float:
+    """Share of an answer's citations that are verified; 0 without any."""
+    cited = (cite if options.answer_format is None else cite_json)(answer, passages, question=question)
+    return sum(one.verified for one in cited) / len(cited) if cited else 0.0
 
 
 def _trimmed(pieces: Iterator[str] | Sequence[str] | GenerationHandle) -> Iterator[str]:

@@ -86,11 +86,12 @@ class AnswerRecord:
     timings_ms: dict[str, float]
     finish_reason: str = "stop"
     passages: tuple[Passage, ...] = field(default=(), repr=False)
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerEvent:
-    """One event of an answer: kind is 'meta', 'token', 'citation' or 'done'; exactly one field beside it is set."""
+    """One event of an answer: 'meta', 'reasoning', 'token', 'citation' or 'done'; one field beside `kind` is set."""
 
     kind: str
     meta: dict[str, Any] | None = None
@@ -123,3 +124,9 @@ class AskOptions:
     expand_tokens: int | None = None
     answer_format: AnswerFormat | None = None
     """JSON instead of text."""
+    examples: int = 0
+    """Curated answers shown before the question as examples of how to answer."""
+    reasoning: bool = False
+    """Write the reasoning first, apart from the answer."""
+    best_of: int = 1
+    """Candidates of which the best is given."""

@@ -22,6 +22,8 @@ from core.tables.adapters import AdapterVersion
 from core.tables.lineage import CuratedAnswer, RowSource, RunRow
 from core.types import Scope
 
+EXAMPLES_LOOKED_AT = 500
+EXAMPLE_MAX_CHARS = 1_500
 _NOISE = re.compile(r"[\W_]+")
 
 
@@ -56,6 +58,42 @@ def find_curated(session: ReadSession, principal: Principal, question: str, vers
             continue
         return Curated(row.id, row.answer, documents)
     return None
+
+
+def similar_examples(session: ReadSession, principal: Principal, question: str, count: int) -> list[tuple[str, str]]:
+    """Curated (question, answer) pairs most like a question that the caller may be told, most similar last.
+
+    Likeness is Dice's coefficient of character pairs after NFKC, which needs no words. Only the newest
+    EXAMPLES_LOOKED_AT are looked at, and long ones are left out; the question itself is no example of it.
+    """
+    rows = session.scalars(
+        select(CuratedAnswer)
+        .where(CuratedAnswer.tenant_id == principal.tenant_id, CuratedAnswer.retired_at.is_(None))
+        .where(CuratedAnswer.question_key != question_key(question))
+        .order_by(CuratedAnswer.created_at.desc(), CuratedAnswer.id.desc())
+        .limit(EXAMPLES_LOOKED_AT)
+    ).all()
+    asked = _pairs(question)
+    ranked = sorted(rows, key=lambda row: _dice(asked, _pairs(row.question)), reverse=True)
+    found: list[tuple[str, str]] = []
+    for row in ranked:
+        if len(found) == count:
+            break
+        documents = tuple(str(passage["document_id"]) for passage in row.passages if passage.get("document_id"))
+        if len(row.question) + len(row.answer) > EXAMPLE_MAX_CHARS:
+            continue
+        if _may_read(principal, row.groups) and _may_read(principal, common_groups(session, documents)):
+            found.append((row.question, row.answer))
+    return found[::-1]
+
+
+def _pairs(text: str) -> set[str]:
+    folded = _NOISE.sub("", unicodedata.normalize("NFKC", text).casefold())
+    return {folded[at : at + 2] for at in range(len(folded) - 1)}
+
+
+def _dice(one: set[str], other: set[str]) -> float:
+    return 2 * len(one & other) / (len(one) + len(other)) if one and other else 0.0
 
 
 def _may_read(principal: Principal, groups: list[Any] | None) -> bool:

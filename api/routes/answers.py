@@ -24,7 +24,7 @@ from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.streaming import EventStream, StreamPool, problem_in_stream, sse
 from core.access import access_filter
 from core.answer_format import parse_response_format
-from core.types import Scope
+from core.types import Message, Scope
 from generation.answer import AnswerEvent, AnswerRecord, AnswerStream, AskOptions
 
 router = APIRouter(route_class=GuardedRoute, tags=["answers"])
@@ -58,6 +58,8 @@ def search(body: SearchBody, caller: Caller, services: ServicesOf) -> SearchAnsw
 async def ask(body: AskBody, request: Request, caller: Caller, services: ServicesOf) -> Any:
     """Answer a question from the documents. `stream: true` sends the events meta, token, citation, done (or error)."""
     check_length(services.settings, body.question, "question")
+    for turn in body.history:
+        check_length(services.settings, turn.content, "history")
     options = AskOptions(
         collection=body.collection,
         conversation_id=body.conversation_id,
@@ -66,6 +68,10 @@ async def ask(body: AskBody, request: Request, caller: Caller, services: Service
         temperature=body.temperature,
         expand_tokens=body.expand_tokens,
         answer_format=parse_response_format(body.response_format),
+        history=tuple(Message(turn.role, turn.content) for turn in body.history),
+        examples=body.examples,
+        reasoning=body.reasoning,
+        best_of=body.best_of,
     )
     stream = await run_in_threadpool(services.answers.ask, caller, body.question, options)
     pool: StreamPool = request.app.state.streams

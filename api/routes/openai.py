@@ -60,6 +60,9 @@ async def chat_completions(body: ChatBody, request: Request, caller: Caller, ser
         seed=body.seed,
         history=history,
         answer_format=parse_response_format(body.response_format),
+        examples=body.examples,
+        reasoning=body.reasoning,
+        best_of=body.best_of,
     )
     stream = await run_in_threadpool(_start, services, caller, question, options)
     if not body.stream:
@@ -104,6 +107,7 @@ def _completion(model: str, record: AnswerRecord, base_url: str, *, structured: 
                     "role": "assistant",
                     "content": None if refusal else record.answer,
                     "refusal": refusal,
+                    **({"reasoning_content": record.reasoning} if record.reasoning else {}),
                     "annotations": _annotations(record, base_url),
                 },
                 "logprobs": None,
@@ -164,7 +168,7 @@ async def _stream(request: Request, model: str, stream: AnswerStream, *, include
         if event.meta is not None:
             return [_chunk(head, {"role": "assistant", "content": ""})]
         if event.text is not None:
-            return [_chunk(head, {member: event.text})]
+            return [_chunk(head, {"reasoning_content" if event.kind == "reasoning" else member: event.text})]
         if event.record is None:
             return []  # citations ride on the last chunk
         record = event.record

@@ -10,6 +10,13 @@ from pydantic import Field
 from api.schemas.base import RequestBody, ResponseBody
 
 
+class Turn(RequestBody):
+    """An earlier turn."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
 class AskBody(RequestBody):
     """A question. `adapter` takes FAMILY, FAMILY@VERSION or base; default is the champion of the default family."""
 
@@ -23,6 +30,10 @@ class AskBody(RequestBody):
     expand_tokens: int | None = Field(
         None, ge=0, le=4096, description="Grow each passage to its section before it is read, up to so many tokens."
     )
+    history: list[Turn] = Field([], max_length=100, description="Earlier turns of the conversation, oldest first.")
+    examples: int = Field(0, ge=0, le=8, description="Similar curated answers shown to the model as examples.")
+    reasoning: bool = Field(False, description="Reason step by step first; it comes apart from the answer.")
+    best_of: int = Field(1, ge=1, le=8, description="Candidates made; the best supported one is the answer.")
     response_format: dict[str, Any] | None = Field(
         None, description="As OpenAI has it: `json_object` or `json_schema`; docs/answers.md says what is taken."
     )
@@ -56,6 +67,7 @@ class AnswerBody(ResponseBody):
     usage: dict[str, Any]
     timings_ms: dict[str, Any]
     finish_reason: str = "stop"
+    reasoning: str | None = None
 
 
 class SearchBody(RequestBody):

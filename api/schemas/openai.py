@@ -72,6 +72,9 @@ class ChatBody(BaseModel):
     stop: str | list[str] | None = None
     seed: int | None = None
     response_format: dict[str, Any] | None = None
+    examples: int = Field(0, ge=0, le=8)
+    reasoning: bool = False
+    best_of: int = Field(1, ge=1, le=8)
     n: int | None = None
     collection: str | None = Field(None, min_length=1, max_length=100)
     conversation_id: str | None = Field(None, min_length=1, max_length=100)

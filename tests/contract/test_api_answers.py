@@ -296,3 +296,28 @@ def test_openais_client_parses_json_answers_and_sees_refusals(api: Api, client: 
     deltas = [chunk.choices[0].delta for chunk in stream]
     assert "could not find" in "".join(delta.refusal or "" for delta in deltas)
     assert not any(delta.content for delta in deltas)
+
+
+def test_modes_reach_the_answer_and_its_stream(api: Api, admin: TestClient) -> None:
+    body = {"question": "How many days?", "reasoning": True, "best_of": 2}
+    answer = admin.post("/v1/ask", json=body).json()
+    assert answer["reasoning"] == answer["answer"] == "25 days [1]." and len(api.engine.requests) == 3
+    events = events_of(admin.post("/v1/ask", json={**body, "stream": True}).text)
+    kinds = [kind for kind, _ in events]
+    assert kinds[0] == "meta" and kinds.index("reasoning") < kinds.index("token") and kinds[-1] == "done"
+    chat = {"model": "tsumugi", "messages": [{"role": "user", "content": "How many days?"}], "reasoning": True}
+    message = admin.post("/v1/chat/completions", json=chat).json()["choices"][0]["message"]
+    assert message["reasoning_content"] == message["content"] == "25 days [1]."
+    assert admin.post("/v1/ask", json={"question": "How?", "best_of": 99}).status_code == 422
+
+
+def test_curated_answers_serve_as_examples_within_their_groups(api: Api, admin: TestClient) -> None:
+    for question, answer in (("How many days of sick leave?", "Ten, kindly."), ("Where is the canteen?", "Floor 2.")):
+        made = admin.post("/v1/admin/curated", json={"question": question, "answer": answer})
+        assert made.status_code == 201, made.text
+    closed = {"question": "How many days of secret leave?", "answer": "Ninety.", "groups": ["board"]}
+    assert admin.post("/v1/admin/curated", json=closed).status_code == 201
+    reader = api.client(api.key("query"))
+    reader.post("/v1/ask", json={"question": "How many days of annual leave?", "examples": 1})
+    turns = [(turn.role, turn.content) for turn in api.engine.requests[-1].messages[1:3]]
+    assert turns == [("user", "How many days of sick leave?"), ("assistant", "Ten, kindly.")]
