@@ -31,7 +31,8 @@ from generation.adapters.checks import check_servable
 from generation.adapters.fingerprint import measure_adapter
 from generation.adapters.manifest import build_manifest, verify, write_manifest
 from generation.build import build_base
-from generation.models import BaseModelInfo
+from generation.engines.transformers_engine import choose_device
+from generation.models import BaseModelInfo, describe_base
 from generation.prompt import not_found_text
 from tuning.gate import Margins, Verdict, judge
 from tuning.items import BASE, CANDIDATE, FEW_SHOT, EvaluateSpec, Evaluation, read_items
@@ -181,9 +182,8 @@ class Workshop:
 
         torch.manual_seed(SEEDS[0])
         tokenizer = AutoTokenizer.from_pretrained(self.base.path)
-        native = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-        dtype = torch.bfloat16 if native else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(self.base.path, dtype=dtype)
+        device, dtype = choose_device("auto")
+        model = AutoModelForCausalLM.from_pretrained(self.base.path, dtype=dtype).to(device)
         lora = self.recipe.factors
         config = LoraConfig(
             r=lora.rank, lora_alpha=lora.alpha, use_rslora=lora.rank_stabilised, target_modules=list(lora.targets),
@@ -210,7 +210,7 @@ class Workshop:
             mask = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one, _ in picked])
             for group in optimizer.param_groups:
                 group["lr"] = rate * (1 - step / steps)
-            model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+            model(input_ids=ids.to(device), attention_mask=mask.to(device), labels=labels.to(device)).loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -284,7 +284,8 @@ def evaluated(shop: Workshop, style: str, seed: int, adapters: Mapping[str, Path
             return known
     spec = EvaluateSpec(
         base_path=shop.base.path, items_path=rows / ITEMS_FILE, adapters=dict(adapters), result_path=result,
-        read_only=tuple(held_out[SMALL.answered :]), batch=12,
+        read_only=tuple(held_out[SMALL.answered :]),
+        batch=64 if choose_device("auto")[0].type == "cuda" else 12,
         max_new_tokens=answer_limit(items, SMALL, token_counter(shop.base.path)),
     )  # fmt: skip
     path = shop.folder / f"evaluate-{style}-{seed}.json"
@@ -344,6 +345,7 @@ def main() -> int:
     """Run and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("./.tsumugi/gate-benchmark"), help="where adapters are kept")
+    parser.add_argument("--base", type=Path, help="folder of a prepared base [default: the product's, made in --work]")
     parser.add_argument("--styles", nargs="*", choices=sorted(STYLES), default=sorted(STYLES))
     parser.add_argument("--steps", type=int, help="steps of a good adapter [default: the recipe's]")
     parser.add_argument("--json", type=Path, help="write the table here")
@@ -357,7 +359,8 @@ def main() -> int:
 
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    base = build_base(load_settings(data_dir=work))
+    settings = load_settings(data_dir=work)
+    base = build_base(settings) if arguments.base is None else describe_base(arguments.base.resolve(), "base")
     say(f"base {base.name} is ready")
     shop = Workshop(work, base, arguments.steps)
     try:
