@@ -41,6 +41,11 @@ class TrainingTemplate:
         messages.append({"role": "assistant", "content": completion})
         whole = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
         start = self.prompt_text(prompt)
+        served = self.tokenizer.backend_tokenizer.encode(start, add_special_tokens=False).ids
+        if self.tokenizer(start, add_special_tokens=False)["input_ids"] != served:
+            raise DatasetRejected(
+                "The tokenizer gives other tokens in training than in serving for the same prompt", code="template_skew"
+            )
         if not whole.startswith(start + completion):
             raise DatasetRejected(
                 "The chat template renders a conversation differently from prompt plus completion: the model would be "

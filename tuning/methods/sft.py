@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tuning.audits import audit_loss
 from tuning.batches import plan_batches
 from tuning.methods.work import Built, Work, whole_factors
 from tuning.rows import EncodedRow, encode_rows, histogram
@@ -48,6 +49,7 @@ def build(work: Work) -> Built:
         processing_class=work.tokenizer,
     )
     whole_factors(attached, work.recipe.adapter)
+    audit_loss(trainer)
     return Built(trainer, attached, sum(row.supervised_tokens for row in rows), histogram(rows))
 
 
