@@ -36,6 +36,10 @@ _MAX_ACCENT_SHARE = 0.3
 _EBCDIC = re.compile(r"(?:cp|ibm-?)(?:037|273|424|500|875|1026|1140)\Z")
 """Mainframe code pages map any bytes to letters, so statistics find them in damaged files."""
 _KANA = re.compile(r"[\u3041-\u30fc、。]")
+_COMMON_KANJI = re.compile(rb"[\x88-\x97][\x40-\xfc]|\x98[\x40-\x72]|[\x82\x83\x87].")
+"""First level of JIS X 0208, the 2,965 kanji in daily use, kana, and marks like ① and ㈱, as CP932 writes them."""
+_RUNS = re.compile(r"[\u3041-\u30ff\u3400-\u9fff々]{2,}")
+_FEWEST_KANJI = 3
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
@@ -109,6 +113,17 @@ def _kana_share(text: str) -> float:
     return len(_KANA.findall(text)) / others if others else 0.0
 
 
+def _is_of_common_kanji(text: str) -> bool:
+    """Whether what was read as CP932 is words of common kanji, as a short price list without any kana has them.
+
+    Other multi-byte encodings come out as half-width katakana, and the curly quotes of Western text as single kanji.
+    """
+    others = _NOT_ASCII.findall(text)
+    common = [char for char in others if char in "、。・ー々（）「」　" or _COMMON_KANJI.match(char.encode("cp932"))]
+    in_words = sum(len(run) for run in _RUNS.findall(text))
+    return len(others) >= _FEWEST_KANJI and len(common) >= 0.95 * len(others) and 2 * in_words >= len(others)
+
+
 def _judge(data: bytes) -> DecodedText:
     import chardet
 
@@ -120,6 +135,9 @@ def _judge(data: bytes) -> DecodedText:
             decoded = _strict(data, name)
             if decoded is not None and _kana_share(decoded.text) >= _SURE_KANA_SHARE:
                 return decoded
+        decoded = _strict(data, "cp932")
+        if decoded is not None and _is_of_common_kanji(decoded.text):
+            return decoded
     verdict = chardet.detect(data[:_JUDGED_BYTES])
     name = str(verdict["encoding"] or "").lower()
     names = [name] if name and not _EBCDIC.match(name) and verdict["confidence"] >= _MIN_CONFIDENCE else []

@@ -10,18 +10,19 @@ from __future__ import annotations
 import io
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
 from core.errors import ExtractionFailed
+from ingest.extract.container import ZIP_ERRORS
 from ingest.extract.tar import TAR_ERRORS, bomb, is_tar, tar_members, unsafe
 
 MAX_ARCHIVE_MEMBERS = 2_000
 MAX_ARCHIVE_BYTES = 512 * 2**20
 MAX_MEMBER_RATIO = 200
 _RATIO_FREE_BYTES = 2**20
+_ERRORS: tuple[type[Exception], ...] = (*ZIP_ERRORS, *TAR_ERRORS)
 _JUNK = ("__MACOSX/", "__MACOSX\\")
 
 
@@ -52,17 +53,7 @@ def read_archive(data: bytes) -> list[Member]:
             if len(members) == MAX_ARCHIVE_MEMBERS:
                 raise bomb(f"it holds more than {MAX_ARCHIVE_MEMBERS} files")
             members.append(Member(_label(name, len(members)), content))
-    except (
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-        zlib.error,
-        NotImplementedError,
-        EOFError,
-        OSError,
-        ValueError,
-        RuntimeError,
-        *TAR_ERRORS,
-    ) as error:
+    except _ERRORS as error:
         raise ExtractionFailed(f"the archive cannot be read: {error}", code="broken_archive") from error
     if not any(member.data for member in members):
         raise ExtractionFailed("there is no file with content in the archive", code="empty_archive")

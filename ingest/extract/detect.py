@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 
 from core.errors import ExtractionFailed, UnsupportedFormat
+from ingest.extract.container import ZIP_ERRORS
 from ingest.extract.tar import is_tar
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
@@ -65,6 +66,17 @@ class FileFormat(StrEnum):
     ARCHIVE = "archive"
 
 
+_CONTAINERS = {
+    ".docx": FileFormat.DOCX,
+    ".pptx": FileFormat.SLIDES,
+    ".xlsx": FileFormat.WORKBOOK,
+    ".ods": FileFormat.WORKBOOK,
+    ".odt": FileFormat.OPENDOCUMENT,
+    ".odp": FileFormat.OPENDOCUMENT,
+    ".epub": FileFormat.EPUB,
+}
+
+
 def detect_format(data: bytes, filename: str) -> FileFormat:
     """Name the format of a file.
 
@@ -111,9 +123,13 @@ def is_batch_archive(data: bytes, filename: str) -> bool:
 
 def _zip_format(data: bytes, filename: str, suffix: str) -> FileFormat:
     kind = _zip_kind(data, suffix)
-    if suffix == ".pdf" and kind is FileFormat.ARCHIVE:
+    if kind is not FileFormat.ARCHIVE or suffix in {"", ".zip"}:
+        return kind
+    if suffix == ".pdf":
         raise ExtractionFailed(f"'{filename}' is a ZIP container, not a PDF", code="not_a_pdf")
-    return kind
+    if suffix in _CONTAINERS:
+        return _CONTAINERS[suffix]  # damaged so that it no longer says what it is; its reader says what is broken
+    raise UnsupportedFormat(f"'{filename}' is a ZIP container of a kind that is not taken; {_TAKEN}")
 
 
 def _zip_kind(data: bytes, suffix: str) -> FileFormat:
@@ -124,17 +140,8 @@ def _zip_kind(data: bytes, suffix: str) -> FileFormat:
             declared = ""
             if "mimetype" in names and archive.getinfo("mimetype").file_size < 200:
                 declared = archive.read("mimetype").decode("ascii", errors="replace").strip()
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, RuntimeError, EOFError, zipfile.zlib.error):  # type: ignore[attr-defined]
-        by_name = {
-            ".docx": FileFormat.DOCX,
-            ".pptx": FileFormat.SLIDES,
-            ".xlsx": FileFormat.WORKBOOK,
-            ".ods": FileFormat.WORKBOOK,
-            ".odt": FileFormat.OPENDOCUMENT,
-            ".odp": FileFormat.OPENDOCUMENT,
-            ".epub": FileFormat.EPUB,
-        }
-        return by_name.get(suffix, FileFormat.ARCHIVE)
+    except ZIP_ERRORS:
+        return _CONTAINERS.get(suffix, FileFormat.ARCHIVE)
     if declared == "application/epub+zip" or "META-INF/container.xml" in names:
         return FileFormat.EPUB
     if declared.startswith("application/vnd.oasis.opendocument"):

@@ -12,6 +12,7 @@ import functools
 import io
 import os
 import shutil
+import struct
 import tempfile
 import time
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ _SURE = 0.75
 """A reading at least so sure is not tried again."""
 _POOR = 0.55
 """A reading less sure than this is noise: the page counts as not read."""
+_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, struct.error, AssertionError)
+"""What Pillow raises on damaged bytes; TypeError, for one, where a TIFF has no size."""
 _SAME_SIZE = 0.25
 """Heights of lines that differ less from the page's median are one size: a line without tall letters is no footnote."""
 
@@ -99,7 +102,7 @@ def installed_languages() -> frozenset[str]:
 
 
 def read_picture(image: Any, *, dpi: float, budget: Budget) -> Reading:
-    """Read one picture; an empty reading when what comes out is noise, or nothing.
+    """Read one grey picture; an empty reading when what comes out is noise, or nothing.
 
     Raises:
         ExtractionFailed: `ocr_unavailable` (retryable), `extraction_timeout`.
@@ -113,7 +116,7 @@ def read_picture(image: Any, *, dpi: float, budget: Budget) -> Reading:
         )
     started = time.monotonic()
     try:
-        best = max(_readings(image.convert("L"), languages, dpi), key=lambda reading: reading.confidence)
+        best = max(_readings(image, languages, dpi), key=lambda reading: reading.confidence)
     finally:
         budget.spent_s += time.monotonic() - started
     if best.confidence < _POOR or not best.lines:
@@ -128,34 +131,24 @@ def extract_image(data: bytes, *, max_chars: int) -> ExtractedDocument:
     Raises:
         ExtractionFailed: `ocr_unavailable`, `broken_document`, `too_many_pixels`, `text_too_long`.
     """
-    from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
-
-    Image.MAX_IMAGE_PIXELS = _MAX_PIXELS
     builder = TextBuilder(max_chars=max_chars)
     budget = new_budget()
     pages = 0
+    media_type = ""
     without_text: list[int] = []
     out_of_time: list[int] = []
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > _MAX_PIXELS:
-                raise ExtractionFailed(f"the image has more than {_MAX_PIXELS} pixels", code="too_many_pixels")
-            media_type = Image.MIME.get(image.format or "", "application/octet-stream")
-            paged = image.format in {"TIFF", "MPO"}  # frames of an animation are no pages
-            for pages, frame in enumerate(islice(ImageSequence.Iterator(image), None if paged else 1), start=1):
-                if not budget.left:
-                    out_of_time.append(pages)
-                    continue
-                upright = ImageOps.exif_transpose(frame) or frame
-                paragraphs = paragraphs_of(read_picture(upright, dpi=_dpi(frame), budget=budget).lines)
-                if not paragraphs:
-                    without_text.append(pages)
-                body, larger, body_is_bold = heading_sizes(paragraphs)
-                for paragraph in paragraphs:
-                    kind, level = kind_of(paragraph, body, larger, body_is_bold)
-                    builder.add(kind, paragraph.text, page=pages, level=level or None)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise ExtractionFailed(f"the image cannot be read: {error}", code="broken_document") from error
+    for pages, (frame, kind_of_file) in enumerate(_frames(data), start=1):
+        media_type = kind_of_file
+        if not budget.left:
+            out_of_time.append(pages)
+            continue
+        paragraphs = paragraphs_of(read_picture(frame, dpi=_dpi(frame), budget=budget).lines)
+        if not paragraphs:
+            without_text.append(pages)
+        body, larger, body_is_bold = heading_sizes(paragraphs)
+        for paragraph in paragraphs:
+            kind, level = kind_of(paragraph, body, larger, body_is_bold)
+            builder.add(kind, paragraph.text, page=pages, level=level or None)
     not_read = sorted([*without_text, *out_of_time])
     return builder.build(
         media_type,
@@ -168,6 +161,25 @@ def extract_image(data: bytes, *, max_chars: int) -> ExtractedDocument:
             "ocr_confidence": budget.confidence,
         },
     )
+
+
+def _frames(data: bytes) -> Iterator[tuple[Any, str]]:
+    """(picture the right way up, media type) of every page of a file."""
+    from PIL import Image, ImageOps, ImageSequence
+
+    Image.MAX_IMAGE_PIXELS = _MAX_PIXELS
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise ExtractionFailed(f"the image has more than {_MAX_PIXELS} pixels", code="too_many_pixels")
+            media_type = Image.MIME.get(image.format or "", "application/octet-stream")
+            paged = image.format in {"TIFF", "MPO"}  # frames of an animation are no pages
+            for frame in islice(ImageSequence.Iterator(image), None if paged else 1):
+                yield (ImageOps.exif_transpose(frame) or frame).convert("L"), media_type  # decoded here, errors too
+    except _IMAGE_ERRORS as error:
+        raise ExtractionFailed(f"the image cannot be read: {error}", code="broken_document") from error
+    except Image.DecompressionBombError as error:
+        raise ExtractionFailed(f"the image is not taken: {error}", code="too_many_pixels") from error
 
 
 def _dpi(image: Any) -> float:

@@ -188,8 +188,8 @@ def _read_by_ocr(page: Any, index: int, lines: list[Line], facts: _Facts) -> lis
         return lines
     width, height = page.get_size()
     scale = min(_OCR_DPI / 72, (_OCR_MAX_PIXELS / max(1.0, width * height)) ** 0.5)
-    image = page.render(scale=scale).to_pil()
-    if image.convert("L").getextrema()[0] > _WHITE:
+    image = page.render(scale=scale).to_pil().convert("L")
+    if image.getextrema()[0] > _WHITE:
         return lines  # nothing is printed on it
     try:
         reading = read_picture(image, dpi=scale * 72, budget=facts.ocr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.errors import ExtractionFailed
-from ingest.encoding import clean_text, decode_text
+from ingest.encoding import DecodedText, clean_text, decode_text
 
 LONG = "経費精算は月末までに申請してください。領収書（①㈱～）が必要です。\r\nカタカナとABCと１２３も混ざる。\n" * 6
 
@@ -58,3 +58,23 @@ def test_a_few_broken_bytes_are_marked_and_many_are_refused() -> None:
 
 def test_line_ends_controls_and_lone_surrogates_are_cleaned() -> None:
     assert clean_text("a\r\nb\rc\u2028d\x00e\x1bf\ud800") == "a\nb\nc\ndef\ufffd"
+
+
+@pytest.mark.parametrize(
+    "text", ["品名,単価\n緑茶,120\n", "見積書 株式会社山田", "東京都", "商品①,㈱山田商店,第二営業部"]
+)
+def test_a_short_list_of_kanji_without_kana_is_japanese(text: str) -> None:
+    assert decode_text(text.encode("cp932")) == DecodedText(text, "cp932")
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("“Hello” he said – ‘yes’", "cp1252"),
+        ("Größe Übergröße Änderung", "cp1252"),
+        ("가격표 상품명 단가", "cp949"),
+        ("Preis – 10€ “gut”", "cp1252"),
+    ],
+)
+def test_short_texts_of_others_are_not_taken_for_kanji(text: str, encoding: str) -> None:
+    assert decode_text(text.encode(encoding)) == DecodedText(text, encoding)
