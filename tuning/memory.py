@@ -2,8 +2,8 @@
 
 What cannot be smaller is known: weights, and for every trained number its value, gradient and two moments in float32.
 Activations are an estimate: what a Llama-like layer keeps for the backward pass, ten values of the hidden width and
-four of the MLP's for each token. A run is refused when the first part and half of the second do not fit, so that an estimate
-that is off by a factor of two refuses nothing that would have run.
+four of the MLP's for each token. A run is refused when the first part and half of the second do not fit, so that an
+estimate that is off by a factor of two refuses nothing that would have run.
 """
 
 from __future__ import annotations
