@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.first_token import FirstToken
 from core.settings import GenerationSettings
 from core.types import AdapterRef, GenerationRequest, Message
 from generation.adapters.manifest import build_manifest, write_manifest
@@ -105,26 +106,12 @@ def _report(samples: dict[str, list[tuple[float, float]]], loads: Sequence[float
     return figures
 
 
-class _FirstToken:
-    """A streamer that only looks at the clock: the first call is the prompt, the second the first token."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, _value: Any) -> None:
-        """Called with each token."""
-        self.times.append(perf_counter())
-
-    def end(self) -> None:
-        """Called at the end."""
-
-
 def _bare_round(model: Any, tokenizer: Any, prompts: Sequence[Sequence[Message]]) -> tuple[float, float]:
     """Mean wait for the first token over all requests, all of which came at once, and tokens per second."""
     began, waits, tokens = perf_counter(), [], 0
     for prompt in prompts:
         ids = torch.tensor([_encode(tokenizer, prompt)], device=model.device)
-        clock = _FirstToken()
+        clock = FirstToken()
         output = model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=MAX_TOKENS, do_sample=False, streamer=clock
         )

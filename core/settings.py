@@ -245,7 +245,9 @@ class GenerationSettings(Section):
         description="Where answers are made: in this process, on vLLM with adapters loaded at run time, or on another "
         "OpenAI-compatible server without adapters. The latter two are set up in the section `endpoint`.",
     )
-    max_batch: int = Field(8, ge=1, description="Sequences decoded together.")
+    max_batch: int | None = Field(
+        None, ge=1, le=1024, description="Sequences decoded together; default: 8 on a CPU, 128 on a GPU."
+    )
     max_queue: int = Field(64, ge=1, description="Requests waiting; more are answered 429.")
     max_adapters: int = Field(8, ge=1, description="Adapter versions kept in memory (least recently used goes).")
     max_tokens: int = Field(256, ge=1, description="Default bound on generated tokens.")
@@ -254,6 +256,15 @@ class GenerationSettings(Section):
     )
     context_tokens: int = Field(8192, ge=256, description="Context window used.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
+    decoder: Literal["auto", "plain", "paged"] = Field(
+        "auto", description="Decode loop: paged with recorded steps on a GPU for Llama-like models, else plain."
+    )
+    kv_cache_tokens: int | None = Field(
+        None, ge=256, description="Tokens of keys and values on a GPU; default: what gpu_memory_fraction leaves."
+    )
+    gpu_memory_fraction: float = Field(
+        0.85, gt=0, le=1, description="Share of the GPU's memory that model, adapters and keys and values may take."
+    )
     torch_threads: int | None = Field(None, ge=1, description="CPU threads of torch; default: all cores.")
 
 

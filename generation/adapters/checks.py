@@ -60,7 +60,7 @@ def check_servable(folder: Path, base_path: Path) -> dict[str, tuple[int, ...]]:
         if match is None:
             raise AdapterRefused(f"'{name}' is not the weight of a LoRA layer", code="adapter_unsupported")
         module, side = match["module"], match["side"] or MAGNITUDE
-        _check_shape(module, side, shape, base, _rank_of(config, module))
+        _check_shape(module, side, shape, base, rank_of(config, module))
         sides.setdefault(module, set()).add(side)
     whole = {"A", "B", MAGNITUDE} if config.get("use_dora") else {"A", "B"}
     for module, found in sides.items():
@@ -119,7 +119,8 @@ def _check_shape(
         raise AdapterRefused(f"LoRA on '{module}' changes tied embeddings", code="adapter_unsupported")
 
 
-def _rank_of(config: Mapping[str, Any], module: str) -> int:
+def rank_of(config: Mapping[str, Any], module: str) -> int:
+    """Rank of a module's LoRA by the configuration, patterns first, as PEFT reads it."""
     patterns = config.get("rank_pattern") or {}
     for pattern, rank in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", module):

@@ -14,7 +14,7 @@ import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -26,8 +26,12 @@ from generation.engines.adapter_bank import BASE, AdapterBank, PreparedAdapter, 
 from generation.engines.batch import Batch, Row
 from generation.engines.grammar import GrammarCompiler
 from generation.engines.handle import StreamHandle
+from generation.engines.paged.weights import why_unsupported
 from generation.engines.text import Detokenizer, StopFilter
 from generation.models import BaseModelInfo, quiet_transformers
+
+if TYPE_CHECKING:
+    from generation.engines.paged.slots import SlotBank
 
 _log = logging.getLogger(__name__)
 
@@ -44,27 +48,34 @@ def choose_device(setting: str) -> tuple[torch.device, torch.dtype]:
 class TransformersEngine:
     """Engine over one model in this process; see `core.ports.Engine` for the contract of its methods."""
 
-    def __init__(self, base: BaseModelInfo, settings: GenerationSettings, *, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        base: BaseModelInfo,
+        settings: GenerationSettings,
+        *,
+        dtype: torch.dtype | None = None,
+        model: Any = None,
+        tokenizer: Any = None,
+    ) -> None:
         """Load the base.
 
         dtype: overrides the choice by hardware; float32 gives results independent of batching.
+        model, tokenizer: the base itself where it is in memory already.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         quiet_transformers()
         if settings.torch_threads is not None:
             torch.set_num_threads(settings.torch_threads)
-        device, chosen = choose_device(settings.device)
         self._base = base
         self._settings = settings
-        self._tokenizer = AutoTokenizer.from_pretrained(base.path)
-        model = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype or chosen, attn_implementation="sdpa")
-        self._model = cast("Any", model).to(device).eval()
+        self._tokenizer = tokenizer or _load_tokenizer(base)
+        self._model = model or _load_model(base, settings, dtype)
         self._stop_ids = _stop_ids(self._model, self._tokenizer)
         self._context = min(settings.context_tokens, int(self._model.config.max_position_embeddings))
         self._grammars = GrammarCompiler(self._tokenizer, int(self._model.config.vocab_size), self._stop_ids)
-        self._bank = AdapterBank(self._model, self._tokenizer)
-        self._batch = Batch(self._model, self._bank, token_budget=max(self._context, 2048 * settings.max_batch))
+        self._max_batch = settings.max_batch or (128 if self._model.device.type == "cuda" else 8)
+        self._bank: AdapterBank | SlotBank
+        self._batch: Batch
+        self._build_batch()
         self.base_model = base.stamp
 
         self._lock = threading.Condition()
@@ -78,6 +89,33 @@ class TransformersEngine:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="generator", daemon=True)
         self._thread.start()
+
+    def _build_batch(self) -> None:
+        """The decode loop that the setting, the device and the model allow."""
+        settings, model = self._settings, self._model
+        obstacle = why_unsupported(model)
+        if settings.decoder == "paged" and obstacle:
+            raise Unavailable(f"generation.decoder = 'paged': {obstacle}", retryable=False)
+        if settings.decoder == "paged" or (settings.decoder == "auto" and model.device.type == "cuda" and not obstacle):
+            from generation.engines.paged.batch import PagedBatch
+
+            batch = PagedBatch(
+                model,
+                self._tokenizer,
+                rows=self._max_batch,
+                context=self._context,
+                tokens=settings.kv_cache_tokens,
+                fraction=settings.gpu_memory_fraction,
+            )
+            self._batch, self._bank = batch, batch.bank
+            self._context = min(self._context, batch.capacity)
+            self._prepare = batch.prepare
+            return
+        if obstacle and model.device.type == "cuda":
+            _log.warning("the plain decode loop serves this model on the GPU, several times slower: %s", obstacle)
+        bank = AdapterBank(model, self._tokenizer)
+        self._batch, self._bank = Batch(model, bank, token_budget=max(self._context, 2048 * self._max_batch)), bank
+        self._prepare = lambda: None
 
     def submit(self, request: GenerationRequest) -> StreamHandle:
         """Queue a generation; an adapter that is not in memory is loaded first, in the caller's thread."""
@@ -224,6 +262,7 @@ class TransformersEngine:
 
     def _run(self) -> None:
         try:
+            self._prepare()
             while self._round():
                 pass
         except BaseException:
@@ -244,7 +283,8 @@ class TransformersEngine:
             _settle(*command)
         self._drop_cancelled()
         try:
-            self._admit()
+            while self._admit():
+                pass
             self._batch.step()
         except Exception as error:  # noqa: BLE001 - logged; the rows end with it, the engine goes on
             _log.exception("generation step failed")
@@ -252,14 +292,17 @@ class TransformersEngine:
         self._trim()
         return True
 
-    def _admit(self) -> None:
-        """Take the oldest waiting request into the batch if there is room; it is prefilled by the following steps."""
+    def _admit(self) -> bool:
+        """Take the oldest waiting request into the batch if there is room; it is prefilled by the following steps.
+
+        False: nobody waits, or there is no room.
+        """
         with self._lock:
-            if not self._queue or len(self._batch.rows) >= self._settings.max_batch:
-                return
+            if not self._queue or len(self._batch.rows) >= self._max_batch:
+                return False
             row = self._queue[0]
             if not self._batch.fits(row):
-                return
+                return False
             self._queue.popleft()
         try:
             if row.request.adapter is not None and row.key not in self._bank.loaded:
@@ -270,6 +313,7 @@ class TransformersEngine:
         finally:
             with self._lock:
                 self._waiting[row.key] -= 1
+        return True
 
     def _insert(self, prepared: PreparedAdapter) -> None:
         key = key_of(prepared.ref)
@@ -317,6 +361,20 @@ class TransformersEngine:
             row.handle.fail(error)
         for _, done in commands:
             done.set_exception(error)
+
+
+def _load_tokenizer(base: BaseModelInfo) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base.path)
+
+
+def _load_model(base: BaseModelInfo, settings: GenerationSettings, dtype: torch.dtype | None) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    device, chosen = choose_device(settings.device)
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype or chosen, attn_implementation="sdpa")
+    return cast("Any", model).to(device).eval()
 
 
 def _settle(action: Callable[[], None], done: Future[None]) -> None:

@@ -17,7 +17,6 @@ from core.settings import GenerationSettings
 from core.types import AnswerFormat
 from generation.adapters.fingerprint import measure_adapter
 from generation.adapters.manifest import build_manifest, read_manifest, write_manifest
-from generation.engines.batch import Batch
 from generation.engines.grammar import GrammarCompiler, TokenGrammar
 from generation.engines.transformers_engine import TransformersEngine
 from tests.tiny_adapters import PROMPTS, ask, reference, save_random_adapter
@@ -40,9 +39,16 @@ def adapters(base, tmp_path_factory):
     return made
 
 
+@pytest.fixture(params=["plain", "paged"])
+def decoder(request):
+    """Both decode loops are held to the same."""
+    return request.param
+
+
 @pytest.fixture
-def engine(base):
-    engine = TransformersEngine(base, GenerationSettings(max_adapters=2, context_tokens=1024), dtype=torch.float32)
+def engine(base, decoder):
+    settings = GenerationSettings(max_adapters=2, context_tokens=1024, decoder=decoder)
+    engine = TransformersEngine(base, settings, dtype=torch.float32)
     yield engine
     engine.close()
 
@@ -85,14 +91,14 @@ def test_mixed_batch_says_what_each_request_gets_alone(base, adapters, engine, m
         for number, (text, adapter) in enumerate(zip(PROMPTS * 3, [None, *adapters] * 3, strict=True))
     ]
     steps_with_company = 0
-    step = Batch.step
+    step = engine._batch.step
 
-    def counting_step(batch):
+    def counting_step():
         nonlocal steps_with_company
-        steps_with_company += len({row.key for row in batch.rows}) > 1
-        step(batch)
+        steps_with_company += len({row.key for row in engine._batch.rows}) > 1
+        step()
 
-    monkeypatch.setattr(Batch, "step", counting_step)
+    monkeypatch.setattr(engine._batch, "step", counting_step)
     handles = []
     for text, adapter, max_tokens in cases:
         handles.append(engine.submit(ask(text, adapter, max_tokens)))
@@ -157,11 +163,11 @@ def test_what_does_not_fit_the_context_is_refused(engine):
     assert engine.submit(ask("x" * 900, max_tokens=100)).result().completion_tokens > 0
 
 
-def test_a_failing_step_ends_its_rows_and_the_engine_goes_on(engine, monkeypatch):
+def test_a_failing_step_ends_its_rows_and_the_engine_goes_on(engine, decoder, monkeypatch):
     handle = engine.submit(ask("hello", max_tokens=900))
     next(iter(handle))
     with monkeypatch.context() as patched:
-        patched.setattr(engine._batch, "_decode", lambda rows: 1 / 0)
+        patched.setattr(engine._batch, "_decode" if decoder == "plain" else "_start_decode", lambda *_: 1 / 0)
         with pytest.raises(Unavailable, match="division"):
             handle.result()
     assert engine.submit(ask("hello", max_tokens=5)).result().completion_tokens == 5

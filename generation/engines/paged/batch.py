@@ -1,0 +1,214 @@
+"""The running batch on a GPU: the host is one step behind the device.
+
+A round reads a bounded piece of the newcomers' prompts, starts the next decode step of everyone else, and only then
+looks at the tokens of the step before: turning them into text, finding stops and serving streams costs milliseconds,
+and the device computes meanwhile. A row that turns out to have ended was decoded once in vain; its pages go to others
+only behind that step in the device's queue, so nothing is overwritten that is still read.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from generation.engines.adapter_bank import BASE
+from generation.engines.batch import Batch, Row
+from generation.engines.paged.decoder import PagedDecoder, Stretch
+from generation.engines.paged.pages import PAGE, bytes_per_token, pages_for
+from generation.engines.paged.sampling import draw
+from generation.engines.paged.slots import AdapterSlots, SlotBank
+from generation.engines.paged.steps import DecodeSteps
+from generation.engines.paged.transfer import Download, upload
+from generation.engines.paged.weights import join_weights
+
+PIECE_TOKENS = 2048
+"""Prompt tokens read between two decode steps: about 65 ms of an 8B model on an H100, and enough to keep it busy."""
+_WORK_BYTES = 1 << 30
+"""Left free for intermediate results, beside the output matrix in float32 that the fingerprint needs."""
+
+
+@dataclass(slots=True, eq=False)
+class _Seated:
+    """A row and what it holds on the device."""
+
+    row: Row
+    seat: int
+    pages: list[int]
+    started: int = 0
+    """Tokens whose computation was started, the one of the prompt included."""
+    uniform: random.Random | None = None
+
+
+class PagedBatch(Batch):
+    """Rows, their pages, and one round of work on them."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, rows: int, context: int, tokens: int | None, fraction: float):
+        """rows: most at once. tokens: size of the page pool; None takes what `fraction` of the device's memory leaves."""
+        weights = join_weights(model)
+        slots = AdapterSlots(weights.shape, model.dtype, model.device)
+        per_token = bytes_per_token(weights.shape, model.dtype)
+        pool = tokens or _room(model, weights.head, rows, context, per_token, fraction)
+        self.capacity = pages_for(pool) * PAGE
+        self._decoder = PagedDecoder(model, weights, slots, seats=rows, context=context, tokens=pool)
+        self._slots = slots
+        self.bank = SlotBank(slots, tokenizer, torch.inference_mode()(self._decoder.probe))
+        self._steps = DecodeSteps(self._decoder)
+        self._piece = PIECE_TOKENS
+        self._free_seats = list(range(rows - 1, -1, -1))
+        self._seated: list[_Seated] = []
+        self._flights: deque[tuple[list[_Seated], Download]] = deque()
+        self._device = model.device
+
+    @property
+    def rows(self) -> list[Row]:  # type: ignore[override]
+        """Rows in the batch, in order of arrival."""
+        return [seated.row for seated in self._seated]
+
+    def prepare(self) -> None:
+        """Record the decode steps, so that the first requests do not wait for it."""
+        self._steps.record_all()
+
+    def fits(self, row: Row) -> bool:
+        """Whether a seat and all pages that the row may come to need are free."""
+        return bool(self._free_seats) and pages_for(row.most_columns) <= self._decoder.pool.free
+
+    @torch.inference_mode()
+    def add(self, row: Row) -> None:
+        """Take a newcomer; `fits` must have said yes."""
+        seated = _Seated(row, self._free_seats.pop(), self._decoder.pool.take(pages_for(row.most_columns)))
+        if row.request.temperature > 0:
+            seated.uniform = random.Random(row.request.seed)  # noqa: S311 - the draw of a token is no secret
+        self._decoder.table[seated.seat, : len(seated.pages)] = upload(seated.pages, self._device, torch.int32)
+        self._decoder.slot[seated.seat].fill_(self._slots.slot_of(row.key))
+        self._seated.append(seated)
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Start a piece of the newcomers' prompts and one token of every other row; take in the tokens before."""
+        if not self._seated:
+            return
+        self.bank.touch([seated.row.key for seated in self._seated])
+        self._start_prompts()
+        started = self._start_decode()
+        self._take_in(keep=1 if started else 0)
+        self._sweep()
+
+    @torch.inference_mode()
+    def fail(self, error: BaseException) -> None:
+        """End all rows with an error."""
+        self._flights.clear()
+        for seated in self._seated:
+            if not seated.row.handle.done:
+                seated.row.handle.fail(error)
+        self._sweep()
+
+    def _start_prompts(self) -> None:
+        """Read up to a piece of prompt tokens of the oldest newcomers, several of them together."""
+        room, parts, newcomers = self._piece, [], []
+        for seated in self._seated:
+            row = seated.row
+            count = min(len(row.prompt) - row.read, room)
+            if row.handle.done or count <= 0:
+                continue
+            parts.append(Stretch(seated.seat, row.read, count, self._slots.slot_of(row.key)))
+            newcomers.append(seated)
+            room -= count
+        if not parts:
+            return
+        spans = list(zip(newcomers, parts, strict=True))
+        tokens = [token for one, part in spans for token in one.row.prompt[part.before : part.before + part.count]]
+        seats = [part.seat for part in parts for _ in range(part.count)]
+        packed = upload([tokens, seats], self._device)
+        logits = self._decoder.prefill(packed[0], packed[1], parts)
+        for seated, part in spans:
+            seated.row.read += part.count
+        ready = [index for index, seated in enumerate(newcomers) if seated.row.prefilled]
+        if not ready:
+            return
+        done = [newcomers[index] for index in ready]
+        chosen = logits[upload(ready, self._device)] if len(ready) < len(newcomers) else logits
+        best = chosen.argmax(dim=-1)
+        where = upload([[one.seat for one in done], [len(one.row.prompt) for one in done]], self._device)
+        self._decoder.positions[where[0]] = where[1]
+        self._decoder.last[where[0]] = best
+        self._launch(done, best, chosen)
+
+    def _start_decode(self) -> bool:
+        """Start the next token of every row that may need one; False when there is none."""
+        ready = [
+            seated
+            for seated in self._seated
+            if seated.started and not seated.row.handle.done and seated.started < seated.row.request.max_tokens
+        ]
+        if not ready:
+            return False
+        adapted = any(seated.row.key != BASE for seated in ready)
+        best, logits = self._steps.run([seated.seat for seated in ready], adapted=adapted)
+        self._launch(ready, best, logits)
+        return True
+
+    def _launch(self, seated: list[_Seated], best: torch.Tensor, logits: torch.Tensor) -> None:
+        """Draw where a row asks for more than the best token, and send the tokens on their way to the host."""
+        drawn = [index for index, one in enumerate(seated) if one.uniform is not None]
+        if drawn:
+            best = self._draw(seated, drawn, best, logits)
+        for one in seated:
+            one.started += 1
+        self._flights.append((seated, Download(best)))
+
+    def _draw(self, seated: Sequence[_Seated], drawn: list[int], best: torch.Tensor, logits: torch.Tensor) -> Any:
+        numbers = []
+        for index in drawn:
+            request, source = seated[index].row.request, seated[index].uniform
+            assert source is not None
+            numbers.append([request.temperature, request.top_p, source.random()])
+        options = upload(numbers, self._device, torch.float32)
+        where = upload([drawn, [seated[index].seat for index in drawn]], self._device)
+        tokens = draw(logits[where[0]], options[:, 0], options[:, 1], options[:, 2])
+        self._decoder.last[where[1]] = tokens
+        return best.index_copy(0, where[0], tokens)
+
+    def _take_in(self, keep: int) -> None:
+        """Take in the tokens of all flights but the last `keep`."""
+        while len(self._flights) > keep:
+            seated, tokens = self._flights.popleft()
+            for one, token in zip(seated, tokens.values(), strict=True):
+                if not one.row.handle.done:
+                    self._accept(one.row, token)
+
+    def _sweep(self) -> None:
+        """Give back what ended rows held. A step in flight may still write there; whoever comes next writes after it."""
+        kept = []
+        for seated in self._seated:
+            if not seated.row.handle.done:
+                kept.append(seated)
+                continue
+            self._decoder.pool.give(seated.pages)
+            self._free_seats.append(seated.seat)
+        self._seated = kept
+        if not kept:
+            self._flights.clear()
+
+
+def _room(model: Any, head: torch.Tensor, rows: int, context: int, per_token: int, fraction: float) -> int:
+    """Tokens of the page pool: enough for every row at full length, or what the memory allows.
+
+    Raises:
+        RuntimeError: the memory does not hold one full-length sequence.
+    """
+    if model.device.type != "cuda":
+        return max(context, 2048 * rows)
+    free, total = torch.cuda.mem_get_info(model.device)
+    spare = int(total * fraction) - (total - free) - _WORK_BYTES - 4 * head.numel()
+    tokens = min(rows * context, spare // per_token)
+    if tokens < context:
+        raise RuntimeError(
+            f"the device has room for {max(0, tokens)} tokens of keys and values beside the model, and the context is "
+            f"{context}: lower generation.context_tokens or raise generation.gpu_memory_fraction"
+        )
+    return tokens
