@@ -31,7 +31,7 @@ from generation.engines.text import Detokenizer, StopFilter
 from generation.models import BaseModelInfo, quiet_transformers
 
 if TYPE_CHECKING:
-    from generation.engines.paged.slots import SlotBank
+    from generation.engines.paged.slot_bank import SlotBank
 
 _log = logging.getLogger(__name__)
 
@@ -99,14 +99,7 @@ class TransformersEngine:
         if settings.decoder == "paged" or (settings.decoder == "auto" and model.device.type == "cuda" and not obstacle):
             from generation.engines.paged.batch import PagedBatch
 
-            batch = PagedBatch(
-                model,
-                self._tokenizer,
-                rows=self._max_batch,
-                context=self._context,
-                tokens=settings.kv_cache_tokens,
-                fraction=settings.gpu_memory_fraction,
-            )
+            batch = PagedBatch(model, self._tokenizer, settings, rows=self._max_batch, context=self._context)
             self._batch, self._bank = batch, batch.bank
             self._context = min(self._context, batch.capacity)
             self._prepare = batch.prepare

@@ -55,8 +55,10 @@ def alone(base: BaseModelInfo, adapter: AdapterRef | None, text: str) -> str:
     return str(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).rstrip("\ufffd")
 
 
-def test_kinds_mix_in_one_batch(base: BaseModelInfo, adapters: list[AdapterRef]) -> None:
-    engine = TransformersEngine(base, GenerationSettings(max_adapters=4, context_tokens=1024), dtype=torch.float32)
+@pytest.mark.parametrize("decoder", ["plain", "paged"])
+def test_kinds_mix_in_one_batch(base: BaseModelInfo, adapters: list[AdapterRef], decoder: str) -> None:
+    settings = GenerationSettings.model_validate({"max_adapters": 4, "context_tokens": 1024, "decoder": decoder})
+    engine = TransformersEngine(base, settings, dtype=torch.float32)
     try:
         asked = [(text, adapter) for text in PROMPTS[:3] for adapter in (None, *adapters)]
         handles = [engine.submit(ask(text, adapter, max_tokens=8)) for text, adapter in asked]

@@ -16,18 +16,23 @@ from typing import Any
 
 import torch
 
+from core.errors import Unavailable
+from core.settings import GenerationSettings
 from generation.engines.adapter_bank import BASE
 from generation.engines.batch import Batch, Row
 from generation.engines.paged.decoder import PagedDecoder, Stretch
 from generation.engines.paged.pages import PAGE, bytes_per_token, pages_for
 from generation.engines.paged.sampling import draw
-from generation.engines.paged.slots import AdapterSlots, SlotBank
+from generation.engines.paged.slot_bank import SlotBank
+from generation.engines.paged.slots import AdapterSlots, bytes_of_slot
 from generation.engines.paged.steps import DecodeSteps
 from generation.engines.paged.transfer import Download, upload
-from generation.engines.paged.weights import join_weights
+from generation.engines.paged.weights import Weights, join_weights
 
 PIECE_TOKENS = 2048
 """Prompt tokens read between two decode steps: about 65 ms of an 8B model on an H100, and enough to keep it busy."""
+_USUAL_RANK = 16
+"""Rank that memory is kept for in every adapter slot; larger ones take from what the fraction leaves free."""
 _WORK_BYTES = 1 << 30
 """Left free for intermediate results, beside the output matrix in float32 that the fingerprint needs."""
 
@@ -47,17 +52,16 @@ class _Seated:
 class PagedBatch(Batch):
     """Rows, their pages, and one round of work on them."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, rows: int, context: int, tokens: int | None, fraction: float):
-        """rows: most at once. tokens: size of the page pool; None takes what `fraction` of the device's memory leaves."""
+    def __init__(self, model: Any, tokenizer: Any, settings: GenerationSettings, *, rows: int, context: int) -> None:
+        """rows: most at once. context: longest sequence."""
         weights = join_weights(model)
-        slots = AdapterSlots(weights.shape, model.dtype, model.device)
-        per_token = bytes_per_token(weights.shape, model.dtype)
-        pool = tokens or _room(model, weights.head, rows, context, per_token, fraction)
+        slots = AdapterSlots(weights, limit=settings.max_adapters)
+        pool = settings.kv_cache_tokens or _room(weights, settings, rows, context)
         self.capacity = pages_for(pool) * PAGE
         self._decoder = PagedDecoder(model, weights, slots, seats=rows, context=context, tokens=pool)
         self._slots = slots
-        self.bank = SlotBank(slots, tokenizer, torch.inference_mode()(self._decoder.probe))
         self._steps = DecodeSteps(self._decoder)
+        self.bank = SlotBank(slots, tokenizer, self._decoder.probe, lambda: self._steps.record_all(adapted=True))
         self._piece = PIECE_TOKENS
         self._free_seats = list(range(rows - 1, -1, -1))
         self._seated: list[_Seated] = []
@@ -71,7 +75,7 @@ class PagedBatch(Batch):
 
     def prepare(self) -> None:
         """Record the decode steps, so that the first requests do not wait for it."""
-        self._steps.record_all()
+        self._steps.record_all(adapted=False)
 
     def fits(self, row: Row) -> bool:
         """Whether a seat and all pages that the row may come to need are free."""
@@ -82,7 +86,7 @@ class PagedBatch(Batch):
         """Take a newcomer; `fits` must have said yes."""
         seated = _Seated(row, self._free_seats.pop(), self._decoder.pool.take(pages_for(row.most_columns)))
         if row.request.temperature > 0:
-            seated.uniform = random.Random(row.request.seed)  # noqa: S311 - the draw of a token is no secret
+            seated.uniform = random.Random(row.request.seed)
         self._decoder.table[seated.seat, : len(seated.pages)] = upload(seated.pages, self._device, torch.int32)
         self._decoder.slot[seated.seat].fill_(self._slots.slot_of(row.key))
         self._seated.append(seated)
@@ -182,7 +186,7 @@ class PagedBatch(Batch):
                     self._accept(one.row, token)
 
     def _sweep(self) -> None:
-        """Give back what ended rows held. A step in flight may still write there; whoever comes next writes after it."""
+        """Give back what ended rows held; a step in flight may still write there, before whoever comes next does."""
         kept = []
         for seated in self._seated:
             if not seated.row.handle.done:
@@ -195,20 +199,25 @@ class PagedBatch(Batch):
             self._flights.clear()
 
 
-def _room(model: Any, head: torch.Tensor, rows: int, context: int, per_token: int, fraction: float) -> int:
+def _room(weights: Weights, settings: GenerationSettings, rows: int, context: int) -> int:
     """Tokens of the page pool: enough for every row at full length, or what the memory allows.
 
     Raises:
-        RuntimeError: the memory does not hold one full-length sequence.
+        Unavailable: `generator_misconfigured`: the memory does not hold one full-length sequence.
     """
-    if model.device.type != "cuda":
+    device, dtype = weights.embedding.device, weights.embedding.dtype
+    if device.type != "cuda":
         return max(context, 2048 * rows)
-    free, total = torch.cuda.mem_get_info(model.device)
-    spare = int(total * fraction) - (total - free) - _WORK_BYTES - 4 * head.numel()
-    tokens = min(rows * context, spare // per_token)
+    free, total = torch.cuda.mem_get_info(device)
+    adapters = (settings.max_adapters + 1) * bytes_of_slot(weights, _USUAL_RANK)
+    spare = int(total * settings.gpu_memory_fraction) - (total - free) - adapters - _WORK_BYTES
+    spare -= 4 * weights.head.numel()
+    tokens = min(rows * context, spare // bytes_per_token(weights.shape, dtype))
     if tokens < context:
-        raise RuntimeError(
-            f"the device has room for {max(0, tokens)} tokens of keys and values beside the model, and the context is "
-            f"{context}: lower generation.context_tokens or raise generation.gpu_memory_fraction"
+        raise Unavailable(
+            f"the GPU has room for {max(0, tokens)} tokens of keys and values beside the model and the context is "
+            f"{context}: lower generation.context_tokens or raise generation.gpu_memory_fraction",
+            code="generator_misconfigured",
+            retryable=False,
         )
     return tokens

@@ -58,15 +58,13 @@ class PagedDecoder:
         positions = self.positions[seats]
         places = self.table[seats, positions // PAGE].long() * PAGE + positions % PAGE
         cosines, sines = self._cosines[positions].to(self.dtype), self._sines[positions].to(self.dtype)
-        own = self.slots.own[self.slot[seats]] if adapted else None
+        rows = self.slot[seats]
         x = functional.embedding(self.last[seats], self.weights.embedding)
 
         def project(y: torch.Tensor, layer: int, group: str) -> torch.Tensor:
             weights = self.weights.layers[layer]
             out = functional.linear(y, weights.matrices[group], weights.biases[group])
-            if own is not None:
-                self.slots.add_mixed(out, y, layer, group, own)
-            return out
+            return self.slots.add_mixed(out, y, layer, group, rows) if adapted else out
 
         heads = self.weights.shape.heads
 
@@ -147,7 +145,7 @@ class PagedDecoder:
         """All layers and the last norm, of the rows `ends` alone where given."""
         ops = ops or self._operations
         epsilon = self.weights.shape.epsilon
-        add = None
+        add: Any = None
         for number, layer in enumerate(self.weights.layers):
             hidden = ops.add_norm(x, add, layer.input_norm, epsilon)
             add = project(attend(project(hidden, number, "qkv"), number), number, "output")
@@ -171,7 +169,7 @@ class PagedDecoder:
     def _split(self, qkv: torch.Tensor, weights: LayerWeights) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         shape = self.weights.shape
         every = qkv.view(qkv.shape[0], -1, shape.head_dim)
-        query, key, value = every.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
+        query, key, value = every.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)  # type: ignore[no-untyped-call]
         if weights.query_norm is not None and weights.key_norm is not None:
             query = operations.norm(query, weights.query_norm.float(), shape.epsilon)
             key = operations.norm(key, weights.key_norm.float(), shape.epsilon)
@@ -181,7 +179,7 @@ class PagedDecoder:
         """`qkv` is rotated and stored already."""
         shape = self.weights.shape
         every = qkv.view(qkv.shape[0], -1, shape.head_dim)
-        query, key, value = every.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
+        query, key, value = every.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)  # type: ignore[no-untyped-call]
         if part.before:
             key, value = self._read(part.seat, part.before + part.count, layer)
         return operations.attend_causal(query, key, value, part.before, self._scale)

@@ -20,7 +20,7 @@ _MOST_SPLITS = 32
 
 
 @triton.jit
-def _add_norm(x_ptr, add_ptr, weight_ptr, out_ptr, size, epsilon, ADD: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _add_norm(x_ptr, add_ptr, weight_ptr, out_ptr, size, epsilon, ADD: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < size
@@ -38,38 +38,39 @@ def _add_norm(x_ptr, add_ptr, weight_ptr, out_ptr, size, epsilon, ADD: tl.conste
 
 
 @triton.jit
-def _rotate_store(  # type: ignore[no-untyped-def]
+def _rotate_store(
     qkv_ptr, cos_ptr, sin_ptr, place_ptr, keys_ptr, values_ptr, stride,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, PAGE: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """BLOCK heads of one token: queries, keys and values lie one behind the other."""
     token = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
+    head = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     half = tl.arange(0, HALF)
-    base = qkv_ptr + token * stride + head * (2 * HALF)
-    low = tl.load(base + half)
-    high = tl.load(base + HALF + half)
-    if head < HEADS + KV_HEADS:
-        cosine = tl.load(cos_ptr + token * (2 * HALF) + half).to(tl.float32)
-        sine = tl.load(sin_ptr + token * (2 * HALF) + half).to(tl.float32)
-        wide_low, wide_high = low.to(tl.float32), high.to(tl.float32)
-        low = (wide_low * cosine - wide_high * sine).to(low.dtype)
-        high = (wide_high * cosine + wide_low * sine).to(high.dtype)
-        tl.store(base + half, low)
-        tl.store(base + HALF + half, high)
-    if head >= HEADS:
-        place = tl.load(place_ptr + token)
-        kv = (head - HEADS) % KV_HEADS
-        target = (((place // PAGE) * KV_HEADS + kv) * PAGE + place % PAGE) * (2 * HALF)
-        if head < HEADS + KV_HEADS:
-            tl.store(keys_ptr + target + half, low)
-            tl.store(keys_ptr + target + HALF + half, high)
-        else:
-            tl.store(values_ptr + target + half, low)
-            tl.store(values_ptr + target + HALF + half, high)
+    turned = (head < HEADS + KV_HEADS)[:, None]
+    inside = (head < HEADS + 2 * KV_HEADS)[:, None]
+    base = qkv_ptr + token * stride + head[:, None] * (2 * HALF) + half[None, :]
+    low = tl.load(base, mask=inside, other=0.0)
+    high = tl.load(base + HALF, mask=inside, other=0.0)
+    cosine = tl.load(cos_ptr + token * (2 * HALF) + half).to(tl.float32)[None, :]
+    sine = tl.load(sin_ptr + token * (2 * HALF) + half).to(tl.float32)[None, :]
+    wide_low, wide_high = low.to(tl.float32), high.to(tl.float32)
+    low = tl.where(turned, (wide_low * cosine - wide_high * sine).to(low.dtype), low)
+    high = tl.where(turned, (wide_high * cosine + wide_low * sine).to(high.dtype), high)
+    tl.store(base, low, mask=turned)
+    tl.store(base + HALF, high, mask=turned)
+    place = tl.load(place_ptr + token)
+    kv = tl.where(head < HEADS + KV_HEADS, head - HEADS, head - HEADS - KV_HEADS)
+    target = (((place // PAGE) * KV_HEADS + kv) * PAGE + place % PAGE)[:, None] * (2 * HALF) + half[None, :]
+    key = turned & (head >= HEADS)[:, None]
+    tl.store(keys_ptr + target, low, mask=key)
+    tl.store(keys_ptr + target + HALF, high, mask=key)
+    value = inside & (head >= HEADS + KV_HEADS)[:, None]
+    tl.store(values_ptr + target, low, mask=value)
+    tl.store(values_ptr + target + HALF, high, mask=value)
 
 
 @triton.jit
-def _silu_multiply(x_ptr, out_ptr, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _silu_multiply(x_ptr, out_ptr, size, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < size
@@ -81,7 +82,7 @@ def _silu_multiply(x_ptr, out_ptr, size, BLOCK: tl.constexpr):  # type: ignore[n
 
 
 @triton.jit
-def _attend(  # type: ignore[no-untyped-def]
+def _attend(
     q_ptr, keys_ptr, values_ptr, table_ptr, seats_ptr, position_ptr, out_ptr, most_ptr, total_ptr,
     q_stride, table_stride, scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SIZE: tl.constexpr, PAGE: tl.constexpr,
@@ -126,7 +127,7 @@ def _attend(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _join_splits(part_ptr, most_ptr, total_ptr, out_ptr, SIZE: tl.constexpr, SPLITS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _join_splits(part_ptr, most_ptr, total_ptr, out_ptr, SIZE: tl.constexpr, SPLITS: tl.constexpr):
     head = tl.program_id(0).to(tl.int64)
     split, size = tl.arange(0, SPLITS), tl.arange(0, SIZE)
     most = tl.load(most_ptr + head * SPLITS + split)
@@ -159,9 +160,9 @@ def rotate_store(
 ) -> None:
     """See `operations.rotate_store`."""
     _, kv_heads, _, size = keys.shape
-    _rotate_store[(qkv.shape[0], heads + 2 * kv_heads)](
+    _rotate_store[(qkv.shape[0], triton.cdiv(heads + 2 * kv_heads, 16))](
         qkv, cosines, sines, places, keys, values, qkv.stride(0),
-        HEADS=heads, KV_HEADS=kv_heads, HALF=size // 2, PAGE=PAGE, num_warps=1,
+        HEADS=heads, KV_HEADS=kv_heads, HALF=size // 2, PAGE=PAGE, BLOCK=16, num_warps=4,
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ class Download:
             self._numbers = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
             self._numbers.copy_(source, non_blocking=True)
             # Blocking: sleeping until the device is done leaves the processor to the threads that serve HTTP.
-            self._event = torch.cuda.Event(blocking=True)
+            self._event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             self._event.record()
         else:
             self._numbers = source.clone()
@@ -37,4 +37,4 @@ class Download:
         """The numbers, once they are here."""
         if self._event is not None:
             self._event.synchronize()
-        return self._numbers.tolist()  # type: ignore[no-any-return]
+        return self._numbers.tolist()

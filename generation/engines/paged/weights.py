@@ -150,6 +150,6 @@ def _head_dim(config: Any) -> int:
 
 def _join(parts: list[torch.nn.Parameter]) -> torch.Tensor:
     joined = torch.cat([part.data for part in parts])
-    for part, view in zip(parts, joined.split([part.shape[0] for part in parts]), strict=True):
+    for part, view in zip(parts, joined.split([part.shape[0] for part in parts]), strict=True):  # type: ignore[no-untyped-call]
         part.data = view
     return joined
