@@ -79,7 +79,11 @@ def measure(options: argparse.Namespace, device: torch.device, work: Path, repor
     plain: dict[int, float] = {}
     _plain(model, tokenizer, prompts[:1], 4)
     for count in options.concurrent if options.plain else []:
-        found = _plain(model, tokenizer, prompts[:count], options.new)
+        try:
+            found = _plain(model, tokenizer, prompts[:count], options.new)
+        except torch.OutOfMemoryError:
+            report.add(what="generate", concurrent=count, error="out of memory")
+            continue
         plain[count] = found["tokens_per_s"]
         report.add(what="generate", concurrent=count, **{k: v for k, v in found.items() if k != "ids"})
     if device.type == "cuda":
@@ -110,9 +114,10 @@ def measure(options: argparse.Namespace, device: torch.device, work: Path, repor
                     continue
                 _round(engine, [_prompt(n, 64) for n in range(count)], chosen, 48)  # records the steps of this mix
                 rounds = [_round(engine, prompts[:count], chosen, options.new) for _ in range(options.rounds)]
-                best = sorted(rounds, key=lambda row: row["tokens_per_s"])[len(rounds) // 2]
-                ratio = round(best["tokens_per_s"] / plain[count], 2) if count in plain else None
-                report.add(what="engine", concurrent=count, adapters=kinds, over_generate=ratio, **best)
+                row = sorted(rounds, key=lambda row: row["tokens_per_s"])[len(rounds) // 2]
+                speeds = [other["tokens_per_s"] for other in rounds]
+                ratio = round(row["tokens_per_s"] / plain[count], 2) if count in plain else None
+                report.add(what="engine", concurrent=count, adapters=kinds, over_generate=ratio, **row, rounds=speeds)
             if loads:
                 report.add(what="load", adapters=kinds, slowest_s=round(max(loads), 3), median_s=_median(loads))
         if options.profile:
@@ -201,7 +206,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--adapters", type=int, nargs="+", default=[0, 1, 4, 16], help="adapters mixed in one batch")
     parser.add_argument("--prompt", type=int, default=1024, help="prompt tokens [1024]")
     parser.add_argument("--new", type=int, default=128, help="tokens out [128]")
-    parser.add_argument("--rounds", type=int, default=1, help="rounds of each row, the median is kept [1]")
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="rounds of each row; the middle one, or the better of two, is kept [1]"
+    )
     parser.add_argument("--plain", type=int, default=1, help="0 leaves plain generate out")
     parser.add_argument("--profile", action="store_true", help="also print the time by kernel")
     parser.add_argument("--json", type=Path, help="also write the results here")
