@@ -245,6 +245,11 @@ class GenerationSettings(Section):
         description="Where answers are made: in this process, on vLLM with adapters loaded at run time, or on another "
         "OpenAI-compatible server without adapters. The latter two are set up in the section `endpoint`.",
     )
+    base_folder: Path | None = Field(
+        None,
+        description="In process: folder of another Hugging Face causal language model (safetensors and tokenizer with "
+        "a chat template) instead of the embedded one.",
+    )
     max_batch: int | None = Field(
         None, ge=1, le=1024, description="Sequences decoded together; default: 8 on a CPU, 128 on a GPU."
     )

@@ -15,7 +15,7 @@ from generation.adapters.routing import Router
 from generation.answer import AnswerService, Stamp
 from generation.canary.monitor import CanaryMonitor
 from generation.canary.shadow import ShadowRunner
-from generation.models import BaseModelInfo, prepare_base
+from generation.models import CARD_FILE, BaseModelInfo, describe_base, prepare_base, read_card
 from retrieval.live import Retrieval
 
 
@@ -44,7 +44,18 @@ def starter_folder() -> Path:
 
 
 def build_base(settings: Settings) -> BaseModelInfo:
-    """The embedded base: the prepared model with the starter merged in."""
+    """The base in process: the folder that the settings name, or the prepared model with the starter merged in.
+
+    A folder without a card is read whole for its digest, which takes seconds per gigabyte at each start.
+
+    Raises:
+        Unavailable: `generator_misconfigured`: the folder holds no model; see also `models.read_card`.
+    """
+    folder = settings.generation.base_folder
+    if folder is not None:
+        if not any(folder.glob("*.safetensors")):
+            raise Unavailable(f"no safetensors in {folder}", code="generator_misconfigured", retryable=False)
+        return read_card(folder) if (folder / CARD_FILE).is_file() else describe_base(folder, folder.resolve().name)
     return prepare_base(settings.models_dir, starter_folder())
 
 

@@ -164,7 +164,7 @@ class Batch:
         """The next token of each row: the best one, or a draw at its temperature; only what its grammar allows."""
         for index, row in enumerate(rows):
             if row.grammar is not None:
-                _constrain(row, row.grammar, logits[index])
+                constrain(row, row.grammar, logits[index])
         tokens: list[int] = logits.argmax(dim=-1).tolist()
         for index, row in enumerate(rows):
             if row.random is None:
@@ -222,7 +222,7 @@ class Batch:
         self.rows[target] = row
 
 
-def _constrain(row: Row, grammar: TokenGrammar, logits: torch.Tensor) -> None:
+def constrain(row: Row, grammar: TokenGrammar, logits: torch.Tensor) -> None:
     """Mask one row; a grammar that becomes too costly ends this row alone."""
     try:
         grammar.mask(logits)

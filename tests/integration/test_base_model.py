@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.errors import AdapterRefused
-from core.settings import GenerationSettings
+from core.errors import AdapterRefused, Unavailable
+from core.settings import GenerationSettings, Settings
 from generation.adapters.manifest import build_manifest, write_manifest
 from generation.engines.transformers_engine import TransformersEngine
 from generation.models import prepare_base
@@ -126,3 +126,17 @@ def test_the_engine_says_on_it_what_transformers_says(raw):
         inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         output = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         assert tokenizer.decode(output, skip_special_tokens=True).rstrip("\ufffd") == result.text
+
+
+def test_another_base_comes_from_its_folder(tmp_path):
+    from generation.build import build_base
+    from tests.tiny_llama import build_tiny_llama
+
+    described = build_tiny_llama(tmp_path / "tiny")
+    settings = Settings(data_dir=tmp_path, generation=GenerationSettings(base_folder=tmp_path / "tiny"))
+    found = build_base(settings)
+    assert (found.digest, found.path, found.name) == (described.digest, tmp_path / "tiny", "tiny")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Unavailable) as refused:
+        build_base(Settings(data_dir=tmp_path, generation=GenerationSettings(base_folder=tmp_path / "empty")))
+    assert refused.value.code == "generator_misconfigured"

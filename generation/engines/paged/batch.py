@@ -2,8 +2,9 @@
 
 A round reads a bounded piece of the newcomers' prompts, starts the next decode step of everyone else, and only then
 looks at the tokens of the step before: turning them into text, finding stops and serving streams costs milliseconds,
-and the device computes meanwhile. A row that turns out to have ended was decoded once in vain; its pages go to others
-only behind that step in the device's queue, so nothing is overwritten that is still read.
+and the device computes meanwhile. Rows that follow a grammar are the exception, their round waits. A row that turns out
+to have ended was decoded once in vain; its pages go to others only behind that step in the device's queue, so nothing
+is overwritten that is still read.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from core.errors import Unavailable
 from core.settings import GenerationSettings
 from generation.engines.adapter_bank import BASE
-from generation.engines.batch import Batch, Row
+from generation.engines.batch import Batch, Row, constrain
 from generation.engines.paged.decoder import PagedDecoder, Stretch
 from generation.engines.paged.pages import PAGE, bytes_per_token, pages_for
 from generation.engines.paged.sampling import draw
@@ -98,6 +99,8 @@ class PagedBatch(Batch):
             return
         self.bank.touch([seated.row.key for seated in self._seated])
         self._start_prompts()
+        if any(seated.row.grammar is not None for seated in self._seated):
+            self._take_in(keep=0)  # what a grammar allows next depends on the token before
         started = self._start_decode()
         self._take_in(keep=1 if started else 0)
         self._sweep()
@@ -158,12 +161,26 @@ class PagedBatch(Batch):
 
     def _launch(self, seated: list[_Seated], best: torch.Tensor, logits: torch.Tensor) -> None:
         """Draw where a row asks for more than the best token, and send the tokens on their way to the host."""
+        bound = [index for index, one in enumerate(seated) if one.row.grammar is not None]
+        if bound:
+            best = self._bind(seated, bound, best, logits)
         drawn = [index for index, one in enumerate(seated) if one.uniform is not None]
         if drawn:
             best = self._draw(seated, drawn, best, logits)
         for one in seated:
             one.started += 1
         self._flights.append((seated, Download(best)))
+
+    def _bind(self, seated: Sequence[_Seated], bound: list[int], best: torch.Tensor, logits: torch.Tensor) -> Any:
+        """Mask the rows that follow a grammar; their best tokens are then others."""
+        for index in bound:
+            row = seated[index].row
+            assert row.grammar is not None
+            constrain(row, row.grammar, logits[index])
+        where = upload([bound, [seated[index].seat for index in bound]], self._device)
+        tokens = logits[where[0]].argmax(dim=-1)
+        self._decoder.last[where[1]] = tokens
+        return best.index_copy(0, where[0], tokens)
 
     def _draw(self, seated: Sequence[_Seated], drawn: list[int], best: torch.Tensor, logits: torch.Tensor) -> Any:
         numbers = []
