@@ -1,6 +1,7 @@
 """What becomes of each file of a folder in the real extractor: status, time, characters, pages, quality, error code.
 
     python -m benchmarks.documents --data DIR [--limit N] [--json FILE]
+    python -m benchmarks.documents --data DIR --engines      extraction libraries side by side
 
 Ends with 1 when a file is neither read nor refused with a code of its own, or passes its limits.
 """
@@ -16,6 +17,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.document_engines import compare
 from core.errors import TsumugiError
 from core.settings import load_settings
 from ingest.sandbox import Sandbox
@@ -74,10 +76,14 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="a folder of files, or one file")
     parser.add_argument("--limit", type=int, help="so many files at most")
     parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--engines", action="store_true", help="compare extraction libraries instead")
     arguments = parser.parse_args()
     data: Path = arguments.data
     files = [data] if data.is_file() else sorted(path for path in data.rglob("*") if path.is_file())
     files = files[: arguments.limit]
+    if arguments.engines:
+        compare(files)
+        return 0
     settings = load_settings().ingest
     results: list[FileResult] = []
     with tempfile.TemporaryDirectory() as folder:
