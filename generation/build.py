@@ -78,6 +78,11 @@ def build_remote(settings: Settings, db: Database) -> Remote | None:
         return None
     if not chosen.urls:
         raise Unavailable("endpoint.urls is empty", code="generator_misconfigured", retryable=False)
+    if settings.generation.engine == "vllm":
+        from generation.engines.vllm_engine import VllmEngine
+
+        base = remote_base(settings)
+        return Remote(VllmEngine(chosen, settings.generation, base, adapters_dir=settings.adapters_dir), base)
     key = chosen.api_key.get_secret_value() if chosen.api_key else None
     from generation.engines.openai_engine import OpenAIEngine
 
@@ -98,6 +103,16 @@ def build_remote(settings: Settings, db: Database) -> Remote | None:
         attempts=chosen.attempts,
     )
     return Remote(engine, None)
+
+
+def remote_base(settings: Settings) -> BaseModelInfo:
+    """The base that the servers hold: a folder with a card, which is read without its weights.
+
+    Raises:
+        Unavailable: there is no such folder; `tsumugi models card` writes the card of any model.
+    """
+    folder = settings.endpoint.base_folder
+    return read_card(folder) if folder is not None else build_base(settings)
 
 
 def build_engine(settings: Settings, base: BaseModelInfo) -> Engine:

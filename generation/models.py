@@ -106,6 +106,18 @@ def describe_base(folder: Path, name: str) -> BaseModelInfo:
     return BaseModelInfo(folder, name, digest, tokenizer_digest(tokenizer), template_digest(tokenizer))
 
 
+def write_card(base: BaseModelInfo) -> None:
+    """Put `card.json` into the folder of a base, so that `read_card` need not read its weights."""
+    files = {path.name: path.stat().st_size for path in sorted(base.path.iterdir()) if path.name != CARD_FILE}
+    card = {
+        "name": base.name, "digest": base.digest, "tokenizer_digest": base.tokenizer_digest,
+        "template_digest": base.template_digest, "files": files, "created_at": utc_now().isoformat(),
+    }  # fmt: skip
+    temporary = base.path / f".{CARD_FILE}.new"
+    temporary.write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+    temporary.replace(base.path / CARD_FILE)
+
+
 def tensors_digest(files: list[Path]) -> str:
     """SHA-256 over (name, dtype, shape, bytes) of all tensors in order of their names."""
     import torch

@@ -11,12 +11,14 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-from fastapi import APIRouter, Request
+import uvicorn
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -45,6 +47,8 @@ class Faults:
     refuse_loads: bool = False
     ignore_adapters: bool = False
     """Loads, lists, and then generates with the base."""
+    pretend_loads: bool = False
+    """Says that it has loaded, loads nothing, and answers unknown names with the base."""
     answer_with: str | None = None
     """Generates with this adapter whatever is asked for."""
     statuses: list[int] = field(default_factory=list)
@@ -133,14 +137,15 @@ def routes(replica: Replica) -> APIRouter:
             return _error(str(error), "BadRequestError", 400)
 
     def unknown(name: str) -> JSONResponse | None:
-        if name == replica.base or name in replica.loaded:
+        if name == replica.base or name in replica.loaded or replica.faults.pretend_loads:
             return None
         return _error(f"The model `{name}` does not exist.", "NotFoundError", 404, "model")
 
     def acting(name: str) -> str | None:
         if replica.faults.answer_with is not None:
             return replica.faults.answer_with
-        return None if name == replica.base or replica.faults.ignore_adapters else name
+        known = name in replica.loaded and not replica.faults.ignore_adapters
+        return name if known else None
 
     @router.get("/health")
     def health() -> Response:
@@ -174,6 +179,8 @@ def routes(replica: Replica) -> APIRouter:
                     "InvalidUserInput",
                     400,
                 )
+            if replica.faults.pretend_loads:
+                return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
             if replica.faults.refuse_loads:
                 return _error("CUDA out of memory.", "InternalServerError", 500)
             folder = Path(body.lora_path)
@@ -270,6 +277,25 @@ def routes(replica: Replica) -> APIRouter:
     return router
 
 
+@contextmanager
+def serve(replica: Replica) -> Iterator[str]:
+    """A replica on a free port of this machine; its URL, ending with `/v1`."""
+    app = FastAPI()
+    app.include_router(routes(replica))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        if not thread.is_alive():
+            raise RuntimeError("the stand-in did not start")
+        time.sleep(0.01)  # uvicorn offers no event for it
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
 async def _in_thread(call: Any, *arguments: Any) -> Any:
     from fastapi.concurrency import run_in_threadpool
 
@@ -342,6 +368,8 @@ class PeftBackend:
 
     def load(self, name: str, folder: Path) -> None:
         with self._lock:
+            if self._peft and _key(name) in self._model.peft_config:
+                return  # kept when it was unloaded; a name holds the digest of its content
             try:
                 if not self._peft:
                     from peft import PeftModel
@@ -363,30 +391,35 @@ class PeftBackend:
         ids = self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
         made: list[int] = []
         shown = ""
-        with self._torch.inference_mode():
-            past = None
-            tokens = self._torch.tensor([list(ids)])
-            for _ in range(max_tokens):
-                with self._lock, self._acting(adapter):
-                    output = self._model(input_ids=tokens, past_key_values=past, use_cache=True)
-                past = output.past_key_values
-                token = int(output.logits[0, -1].argmax())
-                if token in self._stops():
-                    break
-                made.append(token)
-                tokens = self._torch.tensor([[token]])
-                text = self._tokenizer.decode(made, skip_special_tokens=True)
-                if not text.endswith("\ufffd") and len(text) > len(shown):
-                    yield text[len(shown) :]
-                    shown = text
+        past = None
+        tokens = self._torch.tensor([list(ids)])
+        for _ in range(max_tokens):
+            # The mode belongs to the thread, and a generator may go on in another: none is held over a yield.
+            with self._lock, self._torch.no_grad(), self._acting(adapter):
+                output = self._model(input_ids=tokens, past_key_values=past, use_cache=True)
+            past = output.past_key_values
+            token = int(output.logits[0, -1].argmax())
+            if token in self._stops():
+                break
+            made.append(token)
+            tokens = self._torch.tensor([[token]])
+            text = self._tokenizer.decode(made, skip_special_tokens=True)
+            if not text.endswith("\ufffd") and len(text) > len(shown):
+                yield text[len(shown) :]
+                shown = text
 
     def logprobs(self, adapter: str | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
-        rows = []
-        with self._torch.inference_mode(), self._lock, self._acting(adapter):
-            for prompt in prompts:
-                tokens = self._torch.tensor([list(prompt)])
-                told = self._model(input_ids=tokens).logits[0, :-1].float().log_softmax(-1)
-                rows.append(told.gather(1, tokens[0, 1:, None])[:, 0].tolist())
+        rows: list[list[float]] = [[] for _ in prompts]
+        by_length: dict[int, list[int]] = {}
+        for at, prompt in enumerate(prompts):
+            by_length.setdefault(len(prompt), []).append(at)
+        with self._torch.no_grad(), self._lock, self._acting(adapter):
+            for places in by_length.values():
+                tokens = self._torch.tensor([list(prompts[at]) for at in places])
+                told = self._model(input_ids=tokens).logits[:, :-1].float().log_softmax(-1)
+                found = told.gather(2, tokens[:, 1:, None])[:, :, 0].tolist()
+                for at, row in zip(places, found, strict=True):
+                    rows[at] = row
         return rows
 
     def _stops(self) -> set[int]:

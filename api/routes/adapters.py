@@ -31,7 +31,7 @@ from core.paging import after_cursor, cut_page
 from core.repositories.lineage import SourceKind, versions_that_saw
 from core.tables import AdapterFamily, AdapterVersion, AliasEvent
 from core.types import Scope
-from generation.adapters.registry import AliasMove
+from generation.adapters.moves import AliasMove
 from tuning.report import as_html, as_markdown
 
 router = APIRouter(route_class=GuardedRoute, prefix="/v1/admin/adapters", tags=["adapters"])

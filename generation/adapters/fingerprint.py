@@ -22,17 +22,8 @@ import torch
 from core.errors import AdapterRefused
 from generation.adapters.forms import load_adapter
 from generation.adapters.manifest import Fingerprint, ProbeFingerprint
+from generation.adapters.probes import NO_EFFECT, PROBES, PROBES_VERSION, TOKENS_PER_PROBE
 
-PROBES_VERSION = "probes-1"
-PROBES = (
-    "[1] The office opens at nine.\n\nQuestion: When does it open?",
-    "返品の期限はいつですか。",
-    "Thank you for your help",
-)
-"""Bare texts, few tokens: the probe runs between two decode steps of everyone else."""
-TOKENS_PER_PROBE = 32
-NO_EFFECT = 1e-3
-"""Largest shift of any logit under which an adapter counts as having no effect; rounding noise is about 1e-5."""
 TOLERANCE = 0.1
 """Relative distance over which two fingerprints differ. A dead adapter has 1.0, an unrelated one about 1.4."""
 
@@ -101,7 +92,14 @@ def make_fingerprint(base: Sequence[torch.Tensor], adapted: Sequence[torch.Tenso
         count = min(TOKENS_PER_PROBE, shift.numel())
         ids = torch.topk(shift.abs(), count).indices
         largest = max(largest, float(shift.abs().max()))
-        probes.append(ProbeFingerprint(token_ids=ids.tolist(), shifts=[round(v, 5) for v in shift[ids].tolist()]))
+        told = (after - after.logsumexp(-1)) - (before - before.logsumexp(-1))
+        probes.append(
+            ProbeFingerprint(
+                token_ids=ids.tolist(),
+                shifts=[round(v, 5) for v in shift[ids].tolist()],
+                logprob_shifts=[round(v, 5) for v in told[ids].tolist()],
+            )
+        )
     if largest < NO_EFFECT:
         raise AdapterRefused(f"the adapter changes no logit by more than {largest:.1e}", code="adapter_no_effect")
     return Fingerprint(probes=probes, probes_version=PROBES_VERSION)

@@ -9,6 +9,9 @@ from sqlalchemy import select
 from core.database import ReadSession
 from core.tables import AliasEvent
 
+REFUSED = "refused"
+"""Action of a move that was asked for and not made; its reason says why, and the alias stayed."""
+
 
 def champions(events: Iterable[tuple[str, str | None]]) -> list[str | None]:
     """Fold (action, version moved to), oldest first, into the champions one could go back through, current last.
@@ -30,7 +33,7 @@ def champion_stack(session: ReadSession, family_id: str, alias: str) -> list[str
     """The stack of a family, as version names."""
     rows = session.execute(
         select(AliasEvent.action, AliasEvent.to_version)
-        .where(AliasEvent.family_id == family_id, AliasEvent.alias == alias)
+        .where(AliasEvent.family_id == family_id, AliasEvent.alias == alias, AliasEvent.action != REFUSED)
         .order_by(AliasEvent.revision)
     )
     return champions((action, version) for action, version in rows)

@@ -53,6 +53,8 @@ class ProbeFingerprint(BaseModel):
     token_ids: list[int]
     shifts: list[float]
     """Logit with the adapter minus logit without it, both less their mean over the vocabulary; float32 arithmetic."""
+    logprob_shifts: list[float] | None = None
+    """The same of log-probabilities, which is all that a server tells; None in older manifests."""
 
 
 class Fingerprint(BaseModel):

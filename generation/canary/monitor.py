@@ -21,7 +21,7 @@ from core.tables.adapters import AdapterAlias, AdapterFamily, AdapterVersion
 from core.tables.base import utc_now
 from core.tables.canary import CanaryTrial, FamilyPolicy
 from core.types import AdapterStatus
-from generation.adapters.registry import AliasMove, Mover, PolicyMover
+from generation.adapters.moves import AliasMove, Mover, PolicyMover
 from generation.adapters.routing import CANARY, CHAMPION
 from generation.canary.outcomes import add_up, settled_conversations, slow_limit_ms
 from generation.canary.policy import Figure, Policy, Promotion, policy_of

@@ -68,7 +68,7 @@ class OpenAIEngine:
         if not self._room.acquire(blocking=False):
             raise Unavailable("too many generations are waiting", code="queue_full")
         handle = StreamHandle(request.adapter, self.count_prompt_tokens(request.messages), lambda: None)
-        self._pool.submit(self._work, handle, _body(request, model))
+        self._pool.submit(self._work, handle, body_of(request, model))
         return handle
 
     def ensure_adapter(self, adapter: AdapterRef) -> None:
@@ -114,7 +114,7 @@ class OpenAIEngine:
                 reason = "stop"
                 usage: dict[str, Any] = {}
                 pieces = 0
-                for event in _events(response):
+                for event in events_of(response):
                     if handle.cancelled or self._closed.is_set():
                         reason = "cancelled"
                         break
@@ -174,7 +174,8 @@ class _Response:
         self._response.close()
 
 
-def _body(request: GenerationRequest, model: str) -> dict[str, Any]:
+def body_of(request: GenerationRequest, model: str) -> dict[str, Any]:
+    """JSON of a streamed chat completion."""
     body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": message.role, "content": message.content} for message in request.messages],
@@ -201,7 +202,7 @@ def _response_format(answer_format: AnswerFormat) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": answer_format.name, "schema": schema, "strict": True}}
 
 
-def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
+def events_of(response: httpx.Response) -> Iterator[dict[str, Any]]:
     """Server-sent events until `[DONE]`; a stream that ends without it broke off."""
     for line in response.iter_lines():
         if not line.startswith("data:"):

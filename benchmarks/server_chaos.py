@@ -1,0 +1,244 @@
+"""The server topology while its parts die: two api and two ingest worker processes and beat over PostgreSQL and Redis.
+
+    python -m benchmarks.server_chaos [--documents 300] [--queries 2000] [--json FILE]
+
+Documents are uploaded, a quarter replaced, a tenth deleted, and questions asked, all at once, while each process is
+killed (SIGKILL) and started again in turn, Redis loses its data and PostgreSQL is restarted. Ends with 1 when a
+document is lost or doubled, an answer shows what is deleted, replaced or half ingested, or a refused request was not
+retryable.
+From a checkout with `tests/`, whose stand-ins of Qdrant and of the models it uses; needs Debian's postgresql.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.chaos_load import Clients, Known, Tally, in_threads
+from tests.server_processes import ServerTopology
+
+UPLOADERS = 4
+ASKERS = 4
+REPLACE_EVERY = 4
+DELETE_EVERY = 10
+ASK_EVERY = 10
+"""One question in so many goes through the generator; the others are searches."""
+SETTLE_S = 240.0
+VICTIMS = ("worker-1", "api-1", "redis", "worker-2", "postgres", "api-2", "beat")
+
+
+@dataclass
+class Report:
+    """What happened, in counts. `wrong` is empty when the system kept its promises."""
+
+    documents: int
+    replaced: int
+    deleted: int
+    queries_answered: int
+    refused_retryable: dict[str, int]
+    connections_cut: int
+    """Requests that were running in a process when it was killed."""
+    connections_not_taken: int
+    """Requests to a process that was away; the client went on to the next one."""
+    kills: list[str]
+    ready: int
+    points: int
+    points_wanted: int
+    seconds: float
+    wrong: list[str]
+
+
+def run_chaos(topology: ServerTopology, *, documents: int, queries: int, say: Callable[[str], None]) -> Report:
+    """Run load and kills on a started topology until all is done and quiet again."""
+    began = time.monotonic()
+    tally = Tally()
+    clients = Clients([topology.url("api-1"), topology.url("api-2")], topology.admin_key, tally)
+    known = [Known(number) for number in range(documents)]
+    left = iter(known)
+    lock = threading.Lock()
+    killed = threading.Event()
+    taken = asked = 0
+
+    def upload(_number: int) -> None:
+        nonlocal taken
+        while True:
+            with lock:
+                document = next(left, None)
+                taken += 1
+            if document is None:
+                return
+            try:
+                clients.upload(document, 1)
+                if document.number % REPLACE_EVERY == 1:
+                    clients.upload(document, 2)
+                if document.number % DELETE_EVERY == 0:
+                    clients.delete(document)
+            except TimeoutError as error:
+                with tally.lock:
+                    tally.wrong.append(str(error))
+
+    def ask(number: int) -> None:
+        nonlocal asked
+        chosen = random.Random(number)
+        while True:
+            with lock:
+                if asked >= queries and killed.is_set():
+                    return
+                asked += 1
+                turn = asked
+            while not clients.ask(known[chosen.randrange(documents)], answer=turn % ASK_EVERY == 0):
+                time.sleep(0.3)
+
+    uploaders, askers = in_threads(UPLOADERS, upload), in_threads(ASKERS, ask)
+    kills = _kill_in_turn(topology, lambda: min(1.0, taken / documents), say)
+    killed.set()
+    for thread in [*uploaders, *askers]:
+        thread.join()
+    say(f"load ended after {time.monotonic() - began:.0f} s; waiting for the jobs")
+    _settle(clients)
+    alive = [document for document in known if not document.deleted]
+    ready, points, wanted = _count(topology, clients, alive, tally)
+    clients.close()
+    return Report(
+        documents=documents,
+        replaced=sum(document.ready_edition == 2 for document in known),
+        deleted=sum(document.deleted for document in known),
+        queries_answered=tally.answered,
+        refused_retryable=dict(tally.retryable),
+        connections_cut=tally.cut,
+        connections_not_taken=tally.not_taken,
+        kills=kills,
+        ready=ready,
+        points=points,
+        points_wanted=wanted,
+        seconds=round(time.monotonic() - began, 1),
+        wrong=tally.wrong,
+    )
+
+
+def _kill_in_turn(topology: ServerTopology, progress: Callable[[], float], say: Callable[[str], None]) -> list[str]:
+    """Each process once, Redis with its data, PostgreSQL, spread over the uploads; one is back before the next goes."""
+    done: list[str] = []
+    pause = threading.Event()
+    for turn, name in enumerate(VICTIMS):
+        while progress() < (turn + 0.5) / (len(VICTIMS) + 1):
+            pause.wait(0.2)
+        say(f"{name} goes, {progress():.0%} of the documents sent")
+        if name == "redis":
+            topology.redis.lose_everything()
+        elif name == "postgres":
+            topology.postgres.restart()
+        else:
+            topology.processes[name].kill()
+            pause.wait(1.0)
+            topology.restart(name)
+            if name.startswith("api"):
+                topology.wait_ready(name)
+        done.append(name)
+    return done
+
+
+def _settle(clients: Clients) -> None:
+    """Return when no job is queued or running."""
+    deadline = time.monotonic() + SETTLE_S
+    while any(
+        clients.until_done("GET", "/v1/jobs", params={"status": status, "limit": 1}).json()["items"]
+        for status in ("queued", "running")
+    ):
+        if time.monotonic() > deadline:
+            return  # the counts below tell what is missing
+        time.sleep(0.5)
+
+
+def _count(topology: ServerTopology, clients: Clients, alive: list[Known], tally: Tally) -> tuple[int, int, int]:
+    """Documents that are ready, points in the index, and points that there must be: once each."""
+    rows: list[dict[str, Any]] = []
+    cursor = None
+    while True:
+        query = {"collection": "chaos", "limit": 100, **({"cursor": cursor} if cursor else {})}
+        page = clients.until_done("GET", "/v1/documents", params=query).json()
+        rows += page["items"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    names = [row["external_id"] for row in rows]
+    wanted = {f"depot-{document.number}" for document in alive}
+    tally.wrong += [f"{name} is there {names.count(name)} times" for name in set(names) if names.count(name) > 1]
+    tally.wrong += [f"{name} is lost" for name in sorted(wanted - set(names))]
+    tally.wrong += [f"{name} is there after its deletion" for name in sorted(set(names) - wanted)]
+    tally.wrong += [f"{row['external_id']} is {row['status']}" for row in rows if row["status"] != "ready"]
+    points, expected, findings = _compare_index(topology)
+    tally.wrong += findings
+    return sum(row["status"] == "ready" for row in rows), points, expected
+
+
+def _compare_index(topology: ServerTopology) -> tuple[int, int, list[str]]:
+    """Points of the index against the chunk rows of the generations that serve, as `tsumugi doctor` compares them."""
+    from sqlalchemy import func, select
+
+    from core.database import Database
+    from core.settings import load_settings
+    from core.tables import ChunkRow, Document
+    from retrieval.build import build_retrieval
+    from retrieval.reconcile import reconcile
+
+    given = {name: value for name, value in topology.environment().items() if name.startswith("TSUMUGI_")}
+    settings = load_settings(
+        data_dir=topology.data_dir,
+        database={"url": given["TSUMUGI_DATABASE__URL"]},
+        retrieval={"index": "qdrant", "embedder": "endpoint"},
+        qdrant={"url": given["TSUMUGI_QDRANT__URL"]},
+        embedding={
+            "url": given["TSUMUGI_EMBEDDING__URL"], "model": given["TSUMUGI_EMBEDDING__MODEL"], "dim": 384,
+            "max_tokens": 256, "languages": ["en"],
+        },
+    )  # fmt: skip
+    database = Database(settings.database_url)
+    retrieval = build_retrieval(settings, database)
+    try:
+        report = reconcile(database, retrieval, repair=False)
+        with database.read() as session:
+            serving = select(func.count()).select_from(ChunkRow).join(Document, Document.id == ChunkRow.document_id)
+            expected = session.scalar(serving.where(ChunkRow.generation == Document.active_generation)) or 0
+        points = retrieval.count()
+        findings = [] if report.clean else [f"index and database differ: {report}"]
+        if points != expected:
+            findings.append(f"{points} points, {expected} chunks")
+        return points, expected, findings
+    finally:
+        retrieval.close()
+        database.close()
+
+
+def main() -> int:
+    """Start everything, run, print the counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=300)
+    parser.add_argument("--queries", type=int, default=2000)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    with tempfile.TemporaryDirectory() as models, ServerTopology(Path(models)) as topology:
+        topology.start_all()
+        report = run_chaos(topology, documents=arguments.documents, queries=arguments.queries, say=say)
+    text = json.dumps(asdict(report), ensure_ascii=False, indent=2)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text + "\n", "utf-8")
+    return 1 if report.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
