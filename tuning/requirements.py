@@ -17,7 +17,7 @@ from tuning.recipe import DistillMethod, GrpoMethod, MergeMethod, Recipe, RlooMe
 
 def serving_of(settings: Settings) -> Serving:
     """Which generator answers in this installation."""
-    return Serving.IN_PROCESS
+    return Serving.IN_PROCESS if settings.generation.engine == "transformers" else Serving.REMOTE
 
 
 def require_served(recipe: Recipe, serving: Serving) -> None:
