@@ -296,9 +296,6 @@ class GeneratorEndpointSettings(Section):
     )
     model: str = Field("base", min_length=1, max_length=200, description="Name of the base model there.")
     api_key: SecretStr | None = Field(None, description="Bearer key of the server.")
-    base_folder: Path | None = Field(
-        None, description="vLLM: folder of the base with its `card.json`; default is the prepared embedded base."
-    )
     adapters_folder: str | None = Field(
         None, description="vLLM: where the server mounts our folder of adapters; default is the same path as here."
     )

@@ -111,7 +111,7 @@ def remote_base(settings: Settings) -> BaseModelInfo:
     Raises:
         Unavailable: there is no such folder; `tsumugi models card` writes the card of any model.
     """
-    folder = settings.endpoint.base_folder
+    folder = settings.generation.base_folder
     return read_card(folder) if folder is not None else build_base(settings)
 
 
