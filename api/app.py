@@ -10,12 +10,14 @@ import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import func, select
+from starlette.middleware.cors import CORSMiddleware
 
 from api import errors
 from api.context import ContextMiddleware
 from api.idempotency import forget_interrupted
 from api.limits import BodyLimitMiddleware
 from api.metrics import HttpMetrics
+from api.quotas import Quotas
 from api.routes import ROUTERS
 from api.services import Services
 from api.streaming import StreamPool
@@ -44,23 +46,34 @@ def create_app(services: Services) -> FastAPI:
             await run_in_threadpool(forget_interrupted, services.db)
         yield
         app.state.streams.close()
+        app.state.quotas.close()
 
     app = FastAPI(
         title="Tsumugi",
         version="1",
         description=_DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         strict_content_type=False,  # a body without a type is taken for JSON: keys are no cookies, nothing to forge
     )
     app.state.services = services
     app.state.metrics = metrics
     app.state.streams = StreamPool()
+    app.state.quotas = Quotas(services.settings.http, services.redis_url)
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
     # Added last runs first: the context sees everything, also what the body limit refuses.
     app.add_middleware(BodyLimitMiddleware, settings=services.settings.http)
+    if services.settings.http.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=services.settings.http.cors_origins,
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Retry-After", "RateLimit", "RateLimit-Policy"],
+        )
     app.add_middleware(ContextMiddleware, metrics=metrics)
     return app
 

@@ -50,6 +50,8 @@ STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "malformed_json": 400,
     "question_too_long": 422,
     "queue_full": 429,
+    "rate_limited": 429,
+    "too_many_at_once": 429,
     "unsupported_content": 400,
     "unsupported_parameter": 400,
 }

@@ -17,6 +17,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import select
 
 from api.idempotency import run_idempotent
+from api.quotas import Quotas, RateLimited
 from api.services import Services
 from core.access import Principal
 from core.errors import Forbidden, NotFound, Unauthenticated
@@ -74,7 +75,7 @@ class GuardedRoute(APIRoute):
         async def guarded(request: Request) -> Response:
             request.scope["state"]["route_template"] = template
             services: Services = request.app.state.services
-            principal = await run_in_threadpool(authenticate_request, request, services)
+            principal = await run_in_threadpool(_admit, request, services)
             request.state.principal = principal
             structlog.contextvars.bind_contextvars(tenant=principal.tenant_id, key=principal.key_id)
             guard.check_scopes(principal)
@@ -96,6 +97,23 @@ class GuardedRoute(APIRoute):
             if isinstance(dependency.dependency, Guard):
                 return dependency.dependency
         raise TypeError(f"{self.path} has no needs(...)")
+
+
+def _admit(request: Request, services: Services) -> Principal:
+    """Who calls, if they may call now: headers of the answer and what ends with it go into the request's state."""
+    principal = authenticate_request(request, services)
+    quotas: Quotas = request.app.state.quotas
+    state = request.scope["state"]
+    try:
+        state["headers"] = quotas.take(principal)
+    except RateLimited as error:
+        state["headers"] = error.headers
+        raise
+    # Not when the route returns: a stream has only begun then.
+    place = quotas.running(principal)
+    place.__enter__()
+    state["when_sent"] = lambda: place.__exit__(None, None, None)
+    return principal
 
 
 def authenticate_request(request: Request, services: Services) -> Principal:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from core import keys
 from core.access import Principal
 from core.database import Database
-from core.settings import Settings
+from core.settings import OidcSettings, Settings
 
 if TYPE_CHECKING:
+    from api.oidc import OidcVerifier
     from core.jobs import JobStore
     from core.notify import Notifier
     from core.ports import BlobStore, Engine
@@ -54,15 +55,28 @@ class Services:
     datasets: DatasetService
     schedules: SchedulesService
     checks: Sequence[Check] = ()
+    redis_url: str | None = None
+    """Where rate limits are counted for all processes together; None: each counts for itself."""
+    oidc: OidcVerifier | None = None
     index: IndexService | None = None
     """None in a process that does not reach the index."""
     draining: threading.Event = field(default_factory=threading.Event)
     """Set by the root on SIGTERM: /readyz says so, and long event streams end, so that connections can close."""
 
     def authenticate(self, secret: str) -> Principal:
-        """Find the caller of a key.
+        """Find the caller of a key, or of a token where those are taken.
 
         Raises:
             Unauthenticated: unknown, expired or revoked.
+            Unavailable: the keys of the token issuer cannot be read.
         """
+        if self.settings.http.oidc is not None and secret.count(".") == 2:  # an API key has no dot
+            return self._verifier(self.settings.http.oidc).authenticate(secret)
         return keys.authenticate(self.db, secret)
+
+    def _verifier(self, settings: OidcSettings) -> OidcVerifier:
+        if self.oidc is None:
+            from api.oidc import OidcVerifier
+
+            self.oidc = OidcVerifier(settings, self.db)
+        return self.oidc

@@ -147,6 +147,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
         db=db,
         jobs=jobs,
         notifier=notifier,
+        redis_url=broker_url,
         blobs=blobs,
         ingest=ingest.service,
         searcher=retrieval.searcher,

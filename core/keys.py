@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core import audit
 from core.access import PUBLIC_GROUP, Principal
 from core.database import Database, ReadSession, WriteSession
-from core.errors import FieldError, InvalidInput, NotFound, Unauthenticated
+from core.errors import Conflict, FieldError, InvalidInput, NotFound, Unauthenticated
 from core.settings import Settings
 from core.tables.base import utc_now
 from core.tables.tenancy import ApiKey, Tenant
@@ -107,6 +107,31 @@ def revoke_key(session: WriteSession, *, tenant_id: str, key_id: str) -> ApiKey:
         raise NotFound(f"no key '{key_id}'")
     key.revoked_at = key.revoked_at or utc_now()
     return key
+
+
+def rotate_key(session: WriteSession, *, tenant_id: str, key_id: str, overlap: timedelta) -> tuple[ApiKey, str, ApiKey]:
+    """A successor with the same name and rights; the old key works on for `overlap`. Returns (new, secret, old).
+
+    A successor of a key that expires lives as long as that one was made to live.
+
+    Raises:
+        NotFound: this tenant has no such key.
+        Conflict: `key_ended`: it is revoked or expired, and so has nothing to hand on.
+    """
+    old = session.scalars(select(ApiKey).where(ApiKey.id == key_id, ApiKey.tenant_id == tenant_id)).one_or_none()
+    if old is None:
+        raise NotFound(f"no key '{key_id}'")
+    now = utc_now()
+    if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
+        raise Conflict("the key is revoked or expired; make a new one", code="key_ended")
+    lifetime = None if old.expires_at is None else now + (old.expires_at - old.created_at)
+    secret = PREFIX + secrets.token_urlsafe(32)
+    new = _key_row(tenant_id, old.name, secret, list(old.scopes), list(old.groups), lifetime)
+    session.add(new)
+    ends = now + overlap
+    old.expires_at = ends if old.expires_at is None else min(old.expires_at, ends)
+    session.flush()
+    return new, secret, old
 
 
 @dataclass(frozen=True, slots=True)

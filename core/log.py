@@ -16,8 +16,10 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 _SECRET_NAME = re.compile(r"(^|_)(secret|password|passwd|authorization|api_key|token|cookie)$", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"tsu_[A-Za-z0-9_-]{8,}|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)")
-"""Our keys, and user:password in URLs."""
+_SECRET_VALUE = re.compile(
+    r"tsu_[A-Za-z0-9_-]{8,}|eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+){1,4}|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"
+)
+"""Our keys, signed tokens, and user:password in URLs."""
 
 MASK = "***"
 

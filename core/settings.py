@@ -17,13 +17,36 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from core.types import Language
+from core.types import Language, Scope
 
 
 class Section(BaseModel):
     """Base of a group of settings: unknown names are errors, and nothing changes after start."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OidcSettings(Section):
+    """Bearer tokens of an OpenID Connect provider, beside API keys."""
+
+    issuer: str = Field(min_length=8, description="`iss` of its tokens; keys are found from its discovery document.")
+    audience: str = Field(min_length=1, description="`aud` that a token must carry.")
+    jwks_url: str | None = Field(None, description="Address of its keys, where they are not to be discovered.")
+    algorithms: tuple[Literal["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"], ...] = Field(
+        ("RS256", "ES256"), min_length=1, description="Signatures taken; never a symmetric one."
+    )
+    tenant: str = Field("default", description="Tenant of all tokens, unless `tenant_claim` is set.")
+    tenant_claim: str | None = Field(None, description="Claim that names the tenant.")
+    scopes_claim: str = Field("scope", description="Claim with scopes or roles; dotted for nested ones.")
+    scope_of: dict[str, Scope] = Field(
+        {}, description="Our scope for a word of that claim; where this is empty, the words are our scopes."
+    )
+    groups_claim: str = Field("groups", description="Claim with the groups whose documents may be read.")
+    leeway_s: int = Field(30, ge=0, le=300, description="Difference of clocks that is forgiven.")
+    jwks_ttl_s: float = Field(3600.0, ge=60, description="How long fetched keys are used.")
+    allow_private_issuer: bool = Field(
+        False, description="Fetch keys over plain http or from private addresses, for a provider in the own network."
+    )
 
 
 class HttpSettings(Section):
@@ -38,6 +61,17 @@ class HttpSettings(Section):
     drain_notice_s: float = Field(
         0.0, ge=0, le=120, description="On SIGTERM, how long /readyz says no before new requests are refused."
     )
+    requests_per_minute_key: int = Field(
+        0, ge=0, description="Requests a minute of one key, over all processes; more are 429. 0 is no limit."
+    )
+    requests_per_minute_tenant: int = Field(0, ge=0, description="The same for all keys of a tenant together.")
+    concurrent_requests_key: int = Field(
+        256, ge=0, description="Requests of one key at once in each process, streams included; more are 429. 0: any."
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (), description="Origins whose pages may call the API from a browser, such as `https://intranet.example`."
+    )
+    oidc: OidcSettings | None = Field(None, description="Take bearer tokens of an OpenID Connect provider too.")
     metrics_open: bool = Field(
         False, description="Serve /metrics without a key. Otherwise it needs an admin key of the default tenant."
     )

@@ -180,7 +180,9 @@ class Api:
         return TestClient(self.app, headers=dict(given), raise_server_exceptions=False)
 
 
-def build_api(settings: Settings, database: Database, base: BaseModelInfo | None = None) -> Api:
+def build_api(
+    settings: Settings, database: Database, base: BaseModelInfo | None = None, *, redis_url: str | None = None
+) -> Api:
     """Application over the database; makes tenant `default` and its admin key."""
     log.configure("CRITICAL", json=True)  # the default renderer spends seconds on a coloured traceback
     bootstrap = keys.ensure_bootstrap(database, settings)
@@ -196,6 +198,7 @@ def build_api(settings: Settings, database: Database, base: BaseModelInfo | None
         db=database,
         jobs=jobs,
         notifier=jobs.notifier,
+        redis_url=redis_url,
         blobs=blobs,
         ingest=IngestService(database, blobs, jobs, settings),
         searcher=search,  # type: ignore[arg-type]

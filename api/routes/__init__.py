@@ -7,6 +7,7 @@ from api.routes import (
     canary,
     curated,
     datasets,
+    docs,
     documents,
     health,
     index,
@@ -20,6 +21,7 @@ from api.routes import (
 
 ROUTERS = (
     health.router,
+    docs.router,
     documents.router,
     jobs.router,
     answers.router,

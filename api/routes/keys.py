@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,7 +11,7 @@ from sqlalchemy import select
 
 from api.errors import request_id_of
 from api.paging import PageQuery
-from api.schemas.admin import KeyBody, KeyList, KeyRequest, NewKeyBody
+from api.schemas.admin import KeyBody, KeyList, KeyRequest, NewKeyBody, RotatedKeyBody, RotateRequest
 from api.security import Caller, GuardedRoute, ServicesOf, is_operator, needs
 from api.services import Services
 from core import audit, keys
@@ -75,6 +76,31 @@ def create_key(body: KeyRequest, request: Request, caller: Caller, services: Ser
         )
         shown = KeyBody.model_validate(key)
     return SecretResponse({**shown.model_dump(mode="json"), "secret": secret}, status_code=201)
+
+
+@router.post("/{key_id}/rotate", status_code=201, response_model=RotatedKeyBody, dependencies=[needs(Scope.ADMIN)])
+def rotate_key(key_id: str, body: RotateRequest, request: Request, caller: Caller, services: ServicesOf) -> Response:
+    """Make a successor with the same rights. The old key works on for `overlap_s`, so that nobody is cut off."""
+    with services.db.read() as session:
+        found = session.get(ApiKey, key_id)
+    if found is None or (found.tenant_id != caller.tenant_id and not is_operator(caller, services)):
+        raise NotFound(f"no key {key_id!r}")
+    with services.db.write() as session:
+        new, secret, old = keys.rotate_key(
+            session, tenant_id=found.tenant_id, key_id=key_id, overlap=timedelta(seconds=body.overlap_s)
+        )
+        audit.record(
+            session,
+            tenant_id=found.tenant_id,
+            actor=caller.actor,
+            action="key.rotate",
+            object_id=key_id,
+            detail={"successor": new.id, "overlap_s": body.overlap_s},
+            request_id=request_id_of(request.scope),
+        )
+        shown, replaced = KeyBody.model_validate(new), KeyBody.model_validate(old)
+    content = {**shown.model_dump(mode="json"), "secret": secret, "replaces": replaced.model_dump(mode="json")}
+    return SecretResponse(content, status_code=201)
 
 
 @router.get("", dependencies=[needs(Scope.ADMIN)])

@@ -41,6 +41,18 @@ class NewKeyBody(KeyBody):
     secret: str | None
 
 
+class RotateRequest(RequestBody):
+    """How long the old key works on."""
+
+    overlap_s: int = Field(86_400, ge=0, le=30 * 86_400)
+
+
+class RotatedKeyBody(NewKeyBody):
+    """The successor, and the key that it replaces with its new end."""
+
+    replaces: KeyBody
+
+
 class KeyList(ResponseBody):
     """A page of keys, newest first."""
 

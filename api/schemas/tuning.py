@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from api.schemas.base import RequestBody, ResponseBody
 from api.schemas.jobs import JobBody
+from core.errors import FieldError, InvalidInput
 from tuning.kinds import Method
 from tuning.recipe_parts import MergeRecipe, MergeSource
 from tuning.schedules import Conditions, RunTemplate, ScheduleRequest
@@ -28,11 +29,19 @@ class MergeRequest(RequestBody, MergeRecipe):
     )
 
     def as_run(self, family: str) -> TuningRequest:
-        """The run that makes it."""
+        """The run that makes it.
+
+        Raises:
+            InvalidInput: `invalid_request`: the family of the path is no name of one.
+        """
         how = self.model_dump(mode="json", exclude={"dataset_ids"})
-        return TuningRequest(
-            family=family, method=Method.MERGE.value, dataset_ids=self.dataset_ids, overrides={"merge": how}
-        )
+        try:
+            return TuningRequest(
+                family=family, method=Method.MERGE.value, dataset_ids=self.dataset_ids, overrides={"merge": how}
+            )
+        except ValidationError as error:
+            fields = [FieldError(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
+            raise InvalidInput("the merge cannot be asked for", code="invalid_request", errors=fields) from error
 
 
 class TuningRunBody(ResponseBody):

@@ -81,6 +81,7 @@ def _build(parts: Parts, stack: ExitStack) -> ApiProcess:
         db=db,
         jobs=jobs,
         notifier=parts.notifier,
+        redis_url=parts.broker_url,
         blobs=parts.blobs,
         ingest=IngestService(db, parts.blobs, jobs, settings),
         searcher=retrieval.searcher,

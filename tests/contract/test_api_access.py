@@ -13,7 +13,7 @@ from core.tables import AdapterFamily, Answer, ApiKey, Tenant
 from core.tables.base import utc_now
 from tests.api_app import Api
 
-OPEN = {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/docs/oauth2-redirect"}
+OPEN = {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"}
 """/metrics checks its key itself: a setting may open it."""
 
 CONTRACT = [
