@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check format bench clean distclean
+.PHONY: help setup demo up test check audit format bench clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,11 @@ check: $(STAMP)  ## format, lint, types, import direction
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+audit: $(STAMP)  ## ask PyPI for known vulnerabilities of what is pinned; needs its JSON API, not a mirror of files
+	@test -x $(VENV)-audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)-audit && \
+		$(VENV)-audit/bin/python -m pip --disable-pip-version-check --quiet install pip-audit==2.10.1; }
+	@$(VENV)-audit/bin/pip-audit --no-deps --disable-pip --strict --progress-spinner off -r constraints.txt
+
 format: $(STAMP)  ## put the code into the house format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
@@ -59,4 +64,4 @@ clean:  ## drop caches and reports, keep .venv and data
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and drop .venv as well
-	@rm -rf $(VENV)
+	@rm -rf $(VENV) $(VENV)-audit
