@@ -18,6 +18,9 @@ def ask(
     collection: Annotated[str | None, typer.Option(help="Only documents of this collection.")] = None,
     conversation: Annotated[str | None, typer.Option(help="Conversation id: earlier turns are taken along.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer in tokens.")] = None,
+    expand_tokens: Annotated[
+        int | None, typer.Option(min=0, max=4096, help="Read passages with their sections, up to so many tokens.")
+    ] = None,
     json_output: JsonOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
@@ -28,6 +31,7 @@ def ask(
         "collection": collection,
         "conversation_id": conversation,
         "max_tokens": max_tokens,
+        "expand_tokens": expand_tokens,
     }
     with connect(data_dir) as client:
         if json_output:
@@ -40,12 +44,16 @@ def search(
     query: Annotated[str, typer.Argument(help="Words or a question.")],
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many passages.")] = 5,
     collection: Annotated[str | None, typer.Option(help="Only documents of this collection.")] = None,
+    expand_tokens: Annotated[
+        int | None, typer.Option(min=0, max=4096, help="Grow passages to their sections, up to so many tokens.")
+    ] = None,
     json_output: JsonOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
     """Search for passages, best first."""
+    body = {"query": query, "limit": limit, "collection": collection, "expand_tokens": expand_tokens}
     with connect(data_dir) as client:
-        answer = client.post("/v1/search", {"query": query, "limit": limit, "collection": collection})
+        answer = client.post("/v1/search", body)
     if json_output:
         print_json(answer)
         return

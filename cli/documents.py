@@ -83,6 +83,10 @@ def ingest(
         for result in results:
             if result.get("error"):
                 errors.print(f"[red]failed[/red] {result['path']}: {result['error'].get('detail')}", soft_wrap=True)
+            not_read = ((result.get("document") or {}).get("quality") or {}).get("pages_not_read")
+            if not_read:
+                pages = ", ".join(map(str, not_read))
+                errors.print(f"[yellow]not read[/yellow] {result['path']}: pages {pages} are pictures", soft_wrap=True)
     if any(result.get("error") for result in results):
         raise CommandFailed()
 

@@ -130,7 +130,9 @@ class IngestSettings(Section):
     extract_memory_bytes: int = Field(3 * 2**30, ge=2**28, description="Address-space limit of one extraction.")
     extract_max_chars: int = Field(20_000_000, ge=1_000, description="Longest extracted text; more is failed, not cut.")
     ocr_s: float = Field(
-        60.0, ge=0, description="Wall time for OCR in one document; pages beyond it are reported as not read."
+        60.0,
+        ge=0,
+        description="Wall time for OCR in one document, well below `extract_timeout_s`; later pages are not read.",
     )
     chunk_tokens: int = Field(160, ge=32, le=2048, description="Token budget of a chunk, by the embedder's tokenizer.")
     chunk_chars: int = Field(

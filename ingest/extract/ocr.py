@@ -31,7 +31,9 @@ from ingest.extract.pdf_lines import WIDE, Line, heading_sizes, kind_of, paragra
 _MAX_PIXELS = 100_000_000
 _WANTED = ("jpn", "eng")
 _VERTICAL = "jpn_vert"
-_PAGE_TIMEOUT_S = 60
+_PASS_TIMEOUT_S = 30.0
+_OVERRUN_S = 10.0
+"""How far the last page of a document may go beyond its time."""
 _POINTS = 72
 _SURE = 0.75
 """A reading at least so sure is not tried again."""
@@ -116,7 +118,8 @@ def read_picture(image: Any, *, dpi: float, budget: Budget) -> Reading:
         )
     started = time.monotonic()
     try:
-        best = max(_readings(image, languages, dpi), key=lambda reading: reading.confidence)
+        ends = started + max(0.0, budget.seconds - budget.spent_s) + _OVERRUN_S
+        best = max(_readings(image, languages, dpi, ends), key=lambda reading: reading.confidence)
     finally:
         budget.spent_s += time.monotonic() - started
     if best.confidence < _POOR or not best.lines:
@@ -192,36 +195,40 @@ def _dpi(image: Any) -> float:
     return dpi if 70 <= dpi <= 1200 else 200.0
 
 
-def _readings(image: Any, languages: str, dpi: float) -> Iterator[Reading]:
-    """Readings of a picture, the likeliest way first, until one is sure."""
-    first = _read(image, languages, 3, dpi)
+def _readings(image: Any, languages: str, dpi: float, ends: float) -> Iterator[Reading]:
+    """Readings of a picture, the likeliest way first, until one is sure or the time is up."""
+    first = _read(image, languages, 3, dpi, ends)
     yield first
-    if first.confidence >= _SURE:
+    if first.confidence >= _SURE or time.monotonic() > ends:
         return
-    turned = _upright(image) if "osd" in installed_languages() else None
+    turned = _upright(image, ends) if "osd" in installed_languages() else None
     if turned is not None:
-        second = _read(turned, languages, 3, dpi)
+        second = _read(turned, languages, 3, dpi, ends)
         yield second
         if second.confidence >= _SURE:
             return
-    if _VERTICAL in installed_languages():
-        yield _read(image if turned is None else turned, _VERTICAL, 5, dpi)
+    if _VERTICAL in installed_languages() and time.monotonic() < ends:
+        yield _read(image if turned is None else turned, _VERTICAL, 5, dpi, ends)
 
 
-def _upright(image: Any) -> Any | None:
+def _upright(image: Any, ends: float) -> Any | None:
     """The picture turned so that its letters stand, None where they do or nobody can tell."""
     import pytesseract
 
     with _file_of(image) as path:
         try:
-            found = pytesseract.image_to_osd(path, output_type=pytesseract.Output.DICT, timeout=_PAGE_TIMEOUT_S)
+            found = pytesseract.image_to_osd(path, output_type=pytesseract.Output.DICT, timeout=_left(ends))
         except RuntimeError:  # too few characters to tell
             return None
     angle = int(found.get("rotate", 0)) % 360
     return image.rotate(-angle, expand=True, fillcolor=255) if angle else None
 
 
-def _read(image: Any, languages: str, layout: int, dpi: float) -> Reading:
+def _left(ends: float) -> float:
+    return max(1.0, min(_PASS_TIMEOUT_S, ends - time.monotonic()))
+
+
+def _read(image: Any, languages: str, layout: int, dpi: float, ends: float) -> Reading:
     """One pass. layout: Tesseract's page segmentation mode, 3 finds out, 5 is vertical lines."""
     import pytesseract
 
@@ -232,8 +239,10 @@ def _read(image: Any, languages: str, layout: int, dpi: float) -> Reading:
                 lang=languages,
                 config=f"--psm {layout} --dpi {round(dpi)}",
                 output_type=pytesseract.Output.DICT,
-                timeout=_PAGE_TIMEOUT_S,
+                timeout=_left(ends),
             )
+        except pytesseract.TesseractError:
+            return Reading()  # a picture of no size, say: nothing can be read in it
         except RuntimeError as error:
             raise ExtractionFailed(f"OCR gave up: {error}", code="extraction_timeout") from error
     words = [index for index, text in enumerate(table["text"]) if str(text).strip()]

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from benchmarks.m3_checkpoint import make_checkpoint
 from client import Tsumugi
 from core.database import Database
 from core.errors import ExtractionFailed
-from core.settings import Settings
+from core.ports import Embedder, Reranker
+from core.settings import EmbeddingSettings, RerankSettings, Settings
 from core.tables.jobs import Job
 from generation.answer import AnswerService, Stamp
 from ingest.build import Ingest, build_ingest
 from retrieval.build import build_retrieval
+from retrieval.embedders.bge_m3 import BgeM3Embedder
 from retrieval.live import Retrieval
+from retrieval.rerank import MultiVectorReranker
 from tests.api_app import Api, serve
+from tests.integration import test_rerank
 from tests.retrieval_corpus import minilm
 from tests.scans import picture, scanned_pdf
 from tests.unit.test_extract import pdf
@@ -74,28 +81,80 @@ class Service:
         return self.client.get(f"/v1/documents/{document_id}/content", params={"as": "text"}).text
 
 
-@pytest.fixture
-def service(api: Api, settings: Settings, database: Database) -> Iterator[Service]:
-    # Small chunks, so that a section of an ordinary handbook is several of them.
+@contextmanager
+def opened(api: Api, settings: Settings, database: Database, embedder: Embedder | None = None) -> Iterator[Service]:
+    """The application over what the settings name, with small chunks: a section of a handbook is several of them."""
     small = settings.model_copy(
         update={"ingest": settings.ingest.model_copy(update={"chunk_tokens": 40, "chunk_chars_cjk": 60})}
     )
-    retrieval: Retrieval = build_retrieval(small, database, embedder=minilm())
+    retrieval: Retrieval = build_retrieval(small, database, embedder=embedder or minilm())
     ingest = build_ingest(small, database, api.services.blobs, api.services.jobs, retrieval)
     services = api.services
     services.searcher, services.ingest = retrieval.searcher, ingest.service
     services.answers = AnswerService(
         database,
         retrieval.searcher,
-        api.engine,
+        api.engine,  # type: ignore[arg-type]
         services.router,
         settings,
-        stamp=Stamp("iv", "minilm"),  # type: ignore[arg-type]
+        stamp=Stamp("iv", "minilm"),
     )
     with api.client() as client:
         yield Service(api, client, ingest)
     ingest.close()
     retrieval.close()
+
+
+@pytest.fixture
+def service(api: Api, settings: Settings, database: Database) -> Iterator[Service]:
+    with opened(api, settings, database) as made:
+        yield made
+
+
+RULES = (
+    "The night porter locks the main gate at ten and hands the keys to the guard.",
+    "Visitors sign the book at the gate before they are let in by the porter.",
+    "The guard rings the bell twice when the gate is opened at night for a doctor.",
+    "Keys of the main gate are kept in the office, in the second drawer of the desk.",
+)
+
+
+def check_second_stage(service: Service, reranker: Reranker) -> None:
+    """What the route answers is in the order, and has the scores, of the stage asked by itself."""
+    for number, text in enumerate(RULES):
+        service.put(f"rule{number}.txt", text)
+    query = "Who keeps the keys of the gate at night?"
+    answer = service.client.post("/v1/search", json={"query": query, "limit": 4}).json()
+    items = answer["items"]
+    assert answer["timings_ms"]["rerank"] > 0 and len(items) == 4
+    expected = reranker.score(query, [f"{item['filename']}\n{item['text']}" for item in items])
+    assert [item["score"] for item in items] == pytest.approx(expected, abs=2e-3)
+    assert expected == sorted(expected, reverse=True) and expected[0] - expected[-1] > 1e-3
+
+
+def test_a_cross_encoder_orders_what_the_route_answers(
+    api: Api, settings: Settings, database: Database, tmp_path: Path
+) -> None:
+    folder = test_rerank.make_checkpoint(tmp_path / "tiny")
+    chosen = RerankSettings(model=str(folder), dtype="float32", device="cpu", max_tokens=64)
+    with opened(api, settings.model_copy(update={"rerank": chosen}), database) as service:
+        check_second_stage(service, test_rerank.open_reranker(folder))
+
+
+def test_token_vectors_order_what_the_route_answers(
+    api: Api, settings: Settings, database: Database, tmp_path: Path
+) -> None:
+    folder = make_checkpoint(
+        tmp_path / "m3", hidden=32, layers=1, heads=2, vocabulary=300, corpus=[*RULES, HANDBOOK], tokens=300
+    )
+    embedder = BgeM3Embedder(str(folder), device="cpu", dtype="float32")
+    chosen = {
+        "retrieval": settings.retrieval.model_copy(update={"embedder": "bge-m3"}),
+        "embedding": EmbeddingSettings(model=str(folder), device="cpu", dtype="float32"),
+        "rerank": RerankSettings(multi_vector=True),
+    }
+    with opened(api, settings.model_copy(update=chosen), database, embedder) as service:
+        check_second_stage(service, MultiVectorReranker(embedder, cache_bytes=0))
 
 
 def test_a_hit_grows_to_its_section_and_no_further(service: Service) -> None:

@@ -53,3 +53,8 @@ def test_a_damaged_document_is_not_taken_apart_as_a_batch() -> None:
     """A book that has lost its mark is a broken book, not a batch of the files inside."""
     seed = SEEDS["a.odt"]().replace(b"application/vnd.oasis", b"application/vnd.0asis")
     assert len(unpacked(Upload("a.odt", seed), max_bytes=10**6)) == 1
+
+
+@pytest.mark.parametrize(("name", "number"), [("a.zip", 1048), ("a.tiff", 1061), ("a.tiff", 5038), ("a.pptx", 5050)])
+def test_mutants_that_once_broke_a_reader(sandbox: Sandbox, name: str, number: int) -> None:
+    assert outcome(sandbox, mutant(SEEDS[name](), name, number), name) not in UNEXPECTED
