@@ -20,7 +20,7 @@ import numpy as np
 from tuning.items import BASE, CANDIDATE, CHAMPION, FEW_SHOT, Evaluation, EvaluationItem
 from tuning.metrics import score
 
-GATE_VERSION = "gate-2"
+GATE_VERSION = "gate-3"
 
 
 class Verdict(StrEnum):
@@ -59,13 +59,15 @@ class Margins:
     """How low the bound of "not worse" may reach."""
     max_drop: float = 0.10
     """Largest observed drop of grounding, citation, answering, refusal, finished."""
-    max_forgetting: float = 0.10
-    """Nats per token by which neutral English and Japanese text may become less likely than under the reference."""
+    max_forgetting: float = 1.6
+    """Nats per token by which neutral English and Japanese text may become less likely than under the reference. Eight
+    good adapters of 48 steps moved it by 0.26 to 1.45 and answered no question worse; one that had learnt its rows by
+    heart by 1.75 (`python -m benchmarks.gate`). So this stops only what has lost the language; facts learnt by heart
+    are seen by `no_leak`, and by what grounding and refusal lose."""
     few_shot_margin: float = 0.05
     """How much worse than the base with examples in its prompt style may be: otherwise examples are the better way."""
-    advisory: tuple[str, ...] = ("general", "numbers", "language", "few_shot")
-    """Checks, by figure or by what they compare with, that are made and shown and do not decide. Their margins were set
-    without having seen what good adapters of this base do; `python -m benchmarks.gate --strict` shows it."""
+    advisory: tuple[str, ...] = ()
+    """Checks, by figure or by what they compare with, that are made and shown and do not decide."""
     max_rubric: float = 1.0
     """Points of 25 by which a calibrated judge may find answers worse."""
     max_leak: float = 0.05
