@@ -1,7 +1,7 @@
 """Do training files as they occur import whole, and does each train? `python -m benchmarks.tuning_files --data DIR`.
 
 DIR holds JSON or JSONL files in any of the shapes that are taken. Each is uploaded through the API, and every row of it
-must be accounted for: taken, refused with a code and a line, or an exact copy of another. Then its first rows train
+must be accounted for: taken, or refused with a code and a line. Then its first rows train
 through the API, by the method that fits their shape, in child processes as in the product, up to an evaluated version
 or a reward model. `--base tiny` is a random Llama (what is shown is that it runs); `--base embedded` the product's own.
 The application is that of the contract tests, whose generator is not asked anything here. Exit 1 if a row is missing or
@@ -45,7 +45,7 @@ SMOKE = RunSize(
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What became of a file's rows."""
+    """What became of a file's rows. `copies` are among those taken: a run leaves them out, and says how many."""
 
     file: str
     format: str
@@ -60,7 +60,7 @@ class Imported:
     @property
     def whole(self) -> bool:
         """Whether every row is accounted for."""
-        return self.taken + self.refused + self.copies == self.rows
+        return self.taken + self.refused == self.rows
 
 
 @dataclass(frozen=True, slots=True)
