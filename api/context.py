@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from contextlib import nullcontext
 from typing import Final
 
 import structlog
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import problem_response
 from api.metrics import HttpMetrics
+from core.tracing import TRACEPARENT, span
 
 log = structlog.stdlib.get_logger("api.errors")
 access_log = structlog.stdlib.get_logger("api.access")
@@ -46,6 +48,7 @@ class ContextMiddleware:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        parent = Headers(scope=scope).get(TRACEPARENT)
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -65,8 +68,11 @@ class ContextMiddleware:
             await send(message)
 
         self._metrics.in_flight.inc()
+        quiet = scope["path"] in QUIET_PATHS
+        trace = nullcontext() if quiet else span(f"http {scope['method']}", parent, request_id=request_id)
         try:
-            await self.app(scope, receive, send_with_headers)
+            with trace:
+                await self.app(scope, receive, send_with_headers)
         except Exception:
             log.exception("unexpected error", method=scope["method"], path=scope["path"])
             if status:

@@ -88,7 +88,11 @@ def embedded_service(settings: Settings, say: Say) -> Iterator[EmbeddedService]:
 
 
 def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
+    from core.tracing import start_tracing, stop_tracing
+
     started = time.monotonic()
+    start_tracing(settings.telemetry, "embedded")
+    stack.callback(stop_tracing)
     for folder in (settings.data_dir, settings.redis_dir, settings.runs_dir, settings.adapters_dir):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ThreadPoolExecutor(1, thread_name_prefix="base-model") as pool:

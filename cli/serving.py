@@ -50,6 +50,11 @@ class Served(Protocol):
         ...
 
 
+KEEP_ALIVE_S = 75
+"""An idle connection lives longer than load balancers (60 s) and clients that wait for `Retry-After` keep theirs: who closes
+first must be the one that sends, or a request meets a closing connection and is lost without an answer."""
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers, as ours drain the whole service; it says when it listens."""
 
@@ -81,6 +86,7 @@ async def serve(
         service.app,
         log_config=None,
         access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
         server_header=False,
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 
 from core.database import ReadSession, WriteSession
+from core.errors import NotFound
 from core.paging import Page, after_cursor, checked_limit, cut_page
+from core.tables.base import utc_now
 from core.tables.operations import AuditEntry
 
 SYSTEM = "system"
@@ -58,3 +61,24 @@ def list_entries(
         query = query.where(behind)
     query = query.order_by(AuditEntry.created_at.desc(), AuditEntry.id.desc()).limit(checked_limit(limit) + 1)
     return cut_page(session.scalars(query).all(), limit)
+
+
+SETTLE_S = 1.0
+"""Younger rows are held back by `list_after`: an earlier transaction may yet commit a row with an older time."""
+
+
+def list_after(session: ReadSession, tenant_id: str, after: str | None, *, limit: int) -> list[AuditEntry]:
+    """A tenant's rows behind the row `after`, oldest first; from the first one where it is None.
+
+    Raises:
+        NotFound: this tenant has no row `after`.
+    """
+    settled = utc_now() - timedelta(seconds=SETTLE_S)
+    query = select(AuditEntry).where(AuditEntry.tenant_id == tenant_id, AuditEntry.created_at <= settled)
+    if after is not None:
+        known = session.scalar(select(AuditEntry).where(AuditEntry.id == after, AuditEntry.tenant_id == tenant_id))
+        if known is None:
+            raise NotFound(f"no audit row {after!r}")
+        behind = and_(AuditEntry.created_at == known.created_at, AuditEntry.id > known.id)
+        query = query.where(or_(AuditEntry.created_at > known.created_at, behind))
+    return list(session.scalars(query.order_by(AuditEntry.created_at, AuditEntry.id).limit(limit)))

@@ -49,6 +49,16 @@ class OidcSettings(Section):
     )
 
 
+class TelemetrySettings(Section):
+    """Traces for an OpenTelemetry collector (extra `otel`)."""
+
+    otlp_endpoint: str | None = Field(
+        None, description="Address for traces over OTLP/HTTP, such as `http://collector:4318/v1/traces`; none: off."
+    )
+    service_name: str = Field("tsumugi", min_length=1, description="`service.name` of the spans.")
+    sampled_share: float = Field(1.0, ge=0, le=1, description="Share of traces kept that begin here.")
+
+
 class HttpSettings(Section):
     """The HTTP edge."""
 
@@ -398,6 +408,7 @@ class Settings(BaseSettings):
     topology: Literal["embedded", "server"] = Field("embedded", description="One process, or several machines.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level logged.")
     http: HttpSettings = HttpSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     database: DatabaseSettings = DatabaseSettings()
     broker: BrokerSettings = BrokerSettings()
     blobs: BlobSettings = BlobSettings()

@@ -14,10 +14,12 @@ from typing import Any
 
 from sqlalchemy import select
 
+from core import tracing
 from core.access import Principal, access_filter
 from core.database import Database
 from core.errors import InvalidInput, NotFound, TsumugiError, Unavailable
 from core.gpu import serving_pause
+from core.measures import observe_answer, observe_stage
 from core.ports import Engine, GenerationHandle
 from core.settings import Settings
 from core.tables import Answer, AnswerFailure, Collection, DocumentGroup, Feedback
@@ -116,6 +118,8 @@ class AnswerService:
         )
         passages = tuple(found.passages)
         retrieved = time.perf_counter()
+        observe_stage("retrieve", retrieved - begun)
+        tracing.record("retrieve", retrieved - begun, passages=len(passages))
         override = self._settings.retrieval.refusal_threshold
         threshold = found.refusal_threshold if override is None else override
         reason = None
@@ -366,6 +370,17 @@ class AnswerStream:
             passages=draft.passages,
             reasoning="".join(self._thoughts) or None,
         )
+        if draft.request is not None:
+            adapter = draft.provenance["adapter"]
+            observe_answer(adapter, timings, record.usage["completion_tokens"])
+            tracing.record(
+                "generate",
+                timings["generate"] / 1000,
+                answer_id=record.id,
+                adapter=adapter or "base",
+                tokens=record.usage["completion_tokens"],
+                first_token_ms=timings.get("first_token", 0.0),
+            )
         self._store(record)
         self._record = record
         plain = draft.options.answer_format is None and not isinstance(self._handle, Deliberation)

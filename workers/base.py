@@ -10,6 +10,8 @@ import structlog
 from core.errors import Cancelled, Interrupted, LeaseLost, Postponed, TsumugiError
 from core.jobs import JobLease, JobStore
 from core.log import bound
+from core.measures import observe_stage
+from core.tracing import TRACEPARENT, span
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -25,7 +27,15 @@ def run_job(jobs: JobStore, job_id: str, work: Callable[[JobLease], object], *, 
         if lease is None:
             log.debug("job.not_claimed")
             return
-        with bound(job_id=lease.job_id, kind=lease.kind.value, attempt=lease.attempt, tenant_id=lease.tenant_id):
+        observe_stage("queue_wait", lease.queued_s)
+        trace = span(
+            f"job {lease.task}",
+            lease.arguments.get(TRACEPARENT),
+            job_id=lease.job_id,
+            attempt=lease.attempt,
+            queued_s=round(lease.queued_s, 3),
+        )
+        with trace, bound(job_id=lease.job_id, kind=lease.kind.value, attempt=lease.attempt, tenant_id=lease.tenant_id):
             started = time.monotonic()
             log.info("job.started", task=lease.task, subject_id=lease.subject_id)
             try:

@@ -3,6 +3,7 @@
 from api.routes import (
     adapters,
     answers,
+    audit,
     builds,
     canary,
     curated,
@@ -36,6 +37,7 @@ ROUTERS = (
     canary.router,
     keys.router,
     tenants.router,
+    audit.router,
 )
 """All of them, in the order of the OpenAPI document."""
 

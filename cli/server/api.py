@@ -56,7 +56,7 @@ def api_process(settings: Settings) -> Iterator[ApiProcess]:
         Unavailable: a part cannot be used.
     """
     with ExitStack() as stack:
-        yield _build(open_parts(settings, stack), stack)
+        yield _build(open_parts(settings, stack, "api"), stack)
 
 
 def _build(parts: Parts, stack: ExitStack) -> ApiProcess:

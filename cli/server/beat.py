@@ -29,7 +29,7 @@ def run_beat(settings: Settings, wait_for_stop: Callable[[], None], on_ready: Ca
     from workers.context import WorkerContext
 
     with ExitStack() as stack:
-        parts = open_parts(settings, stack)
+        parts = open_parts(settings, stack, "beat")
         remote = build_remote(settings, parts.db)
         if remote is not None:
             stack.callback(remote.engine.close)

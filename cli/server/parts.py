@@ -59,8 +59,8 @@ def server_settings(**overrides: object) -> Settings:
     return settings
 
 
-def open_parts(settings: Settings, stack: ExitStack) -> Parts:
-    """Open everything; `stack` closes it.
+def open_parts(settings: Settings, stack: ExitStack, role: str = "server") -> Parts:
+    """Open everything; `stack` closes it. role: what traces call this process.
 
     Raises:
         Unavailable: database or blob store cannot be used. A broker that is away is no obstacle: it is tried again.
@@ -73,7 +73,10 @@ def open_parts(settings: Settings, stack: ExitStack) -> Parts:
     from core.notify_redis import RedisNotifier
     from core.queue import CeleryTaskQueue
     from core.repositories.documents import follow_jobs
+    from core.tracing import start_tracing, stop_tracing
 
+    start_tracing(settings.telemetry, role)
+    stack.callback(stop_tracing)
     for folder in (settings.data_dir, settings.adapters_dir, settings.runs_dir):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     assert settings.broker.url is not None

@@ -31,7 +31,7 @@ HAND_BACK_S = 10.0
 def run_ingest_worker(settings: Settings, wait_for_stop: Callable[[], None], on_ready: Callable[[], None]) -> int:
     """Consume the queues `ingest` and `maintenance` until told to stop; returns the exit code."""
     with ExitStack() as stack:
-        return _ingest(open_parts(settings, stack), stack, wait_for_stop, on_ready)
+        return _ingest(open_parts(settings, stack, "ingest"), stack, wait_for_stop, on_ready)
 
 
 def run_tuning_worker(settings: Settings, wait_for_stop: Callable[[], None]) -> int:
@@ -39,7 +39,7 @@ def run_tuning_worker(settings: Settings, wait_for_stop: Callable[[], None]) -> 
     from workers.tuning_worker import run
 
     with ExitStack() as stack:
-        parts = open_parts(settings, stack)
+        parts = open_parts(settings, stack, "tuning")
         broker_url = parts.broker_url
     return run(settings, broker_url, wait_for_stop)
 

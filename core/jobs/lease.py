@@ -15,9 +15,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.database import Database, WriteSession
 from core.errors import Cancelled, Interrupted, LeaseLost, Postponed, TsumugiError
 from core.jobs.machine import JobMachine
+from core.measures import observe_stage
 from core.queue import Task
 from core.settings import JobSettings
 from core.tables.jobs import Job
+from core.tracing import record
 from core.types import JobKind, JobStatus
 
 log = structlog.stdlib.get_logger(__name__)
@@ -52,8 +54,10 @@ class JobLease:
         self._open = threading.local()
         self._last_read = 0.0
         self._last_progress = 0.0
-        self._last_sign = time.monotonic()
+        self._last_sign = self._stage_began = time.monotonic()
         self.finished = False
+        self.queued_s = (machine.now() - max(job.not_before or job.created_at, job.created_at)).total_seconds()
+        """Seconds between when it could have begun and this attempt."""
 
     def check(self) -> None:
         """Call between steps, a few times a second at best. Cheap: reads the database at most twice a second.
@@ -106,7 +110,7 @@ class JobLease:
             LeaseLost: another attempt owns the job.
         """
         now = self._last_sign = time.monotonic()
-        self.stage = stage
+        self._enter(stage, now)
         if now - self._last_progress < REREAD_S:
             return
         self._last_progress = now
@@ -118,6 +122,16 @@ class JobLease:
             job.progress = min(1.0, max(0.0, fraction))
             job.heartbeat_at = self._machine.now()
             self._machine.touched(session, self.job_id)
+
+    def _enter(self, stage: str | None, now: float) -> None:
+        """Measure the stage that ends with this one."""
+        if stage == self.stage:
+            return
+        if self.stage is not None:
+            observe_stage(self.stage, now - self._stage_began)
+            record(self.stage, now - self._stage_began)
+        self.stage = stage if stage is not None else self.stage
+        self._stage_began = now
 
     def succeed(self) -> None:
         """End well. Inside `write()` the end is part of that transaction, so effect and end are one."""
@@ -215,6 +229,7 @@ class JobLease:
         return job
 
     def _end(self, transition: Any) -> None:
+        self._enter(None, time.monotonic())
         with self.write() as session:
             held = self._held()
             assert held is not None

@@ -27,6 +27,7 @@ from core.queue import FIRST_TASK_OF_KIND, Task
 from core.settings import Settings
 from core.tables.base import utc_now
 from core.tables.jobs import Job
+from core.tracing import with_trace
 from core.types import JobKind, JobStatus
 
 FINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
@@ -91,7 +92,7 @@ class JobStore:
             status=JobStatus.QUEUED.value,
             task=(task or FIRST_TASK_OF_KIND[kind]).value,
             subject_id=subject_id,
-            arguments=dict(arguments or {}),
+            arguments=with_trace(arguments or {}),
             priority=priority,
             created_at=self._clock(),
         )
