@@ -51,8 +51,8 @@ class Served(Protocol):
 
 
 KEEP_ALIVE_S = 75
-"""Longer than load balancers (60 s) and clients that wait for `Retry-After` keep an idle connection: the side that sends
-must be the first to close, or a request meets a closing connection and is lost without an answer."""
+"""Longer than load balancers (60 s) and clients that wait for `Retry-After` keep an idle connection: who sends
+must be first to close, or a request meets a closing connection and is lost without an answer."""
 
 
 class _Server(uvicorn.Server):
