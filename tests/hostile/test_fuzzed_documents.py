@@ -32,7 +32,7 @@ def test_mutants_end_in_text_or_in_a_code_of_their_own(sandbox: Sandbox, name: s
     seed = SEEDS[name]()
     whole = "no_text" if name in PICTURES else "nested_archive" if name.startswith(("a.zip", "a.tar")) else "ok"
     assert outcome(sandbox, seed, name) in {whole, "ocr_unavailable"}, "the seed itself is read"
-    for number in range(3 if name in PICTURES else 12):
+    for number in range(2 if name in PICTURES else 7):
         code = outcome(sandbox, mutant(seed, name, number), name)
         assert code in CODES | {"ok"}, f"{name}:{number}"
         assert code not in UNEXPECTED, f"{name}:{number} ended with {code}"
@@ -42,7 +42,7 @@ def test_mutants_end_in_text_or_in_a_code_of_their_own(sandbox: Sandbox, name: s
 def test_mutated_archives_never_break_an_upload(name: str) -> None:
     """Archives are taken apart in the service itself, where an error of a library would be a 500."""
     seed = SEEDS[name]()
-    for number in range(300 if len(seed) < 20_000 else 60):
+    for number in range(120 if len(seed) < 20_000 else 30):
         data = mutant(seed, name, number)
         if data:
             parts = unpacked(Upload(name, data), max_bytes=10**6)

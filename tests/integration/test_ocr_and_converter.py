@@ -106,7 +106,7 @@ def test_pages_beyond_the_time_for_ocr_are_reported(tmp_path: Path) -> None:
 
 def test_a_picture_without_letters_is_not_read_as_noise(sandbox: Sandbox) -> None:
     need_ocr("eng")
-    noise = Image.effect_noise((600, 800), 120)
+    noise = Image.effect_noise((300, 400), 120)
     with pytest.raises(ExtractionFailed) as caught:
         sandbox.extract(scanned_pdf([noise]), "noise.pdf")
     assert (caught.value.code, caught.value.retryable) == ("no_text_layer", False)
