@@ -1,4 +1,4 @@
-"""`tsumugi keys`: API keys. A secret is shown once, when its key is made."""
+"""`tsumugi keys`: API keys. A secret is shown once, when its key is made or rotated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cli.client import connect
 from cli.output import DataDirOption, JsonOption, console, errors, print_json, print_rows
 from core.types import Scope
 
-app = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)
+app = typer.Typer(help="API keys: create, list, rotate, revoke.", no_args_is_help=True)
 
 
 @app.command("create", epilog="Example: tsumugi keys create intranet --scope query --scope feedback --group sales")
@@ -52,6 +52,23 @@ def list_keys(json_output: JsonOption = False, data_dir: DataDirOption = None) -
     else:
         columns = ["id", "name", "scopes", "groups", "expires_at", "revoked_at", "last_used_at"]
         print_rows(found, columns, empty="no keys")
+
+
+@app.command("rotate", epilog="Example: tsumugi keys rotate key_0190... --overlap-hours 24")
+def rotate(
+    key_id: Annotated[str, typer.Argument(help="Id of a key.")],
+    overlap_hours: Annotated[float, typer.Option(min=0, max=720, help="How long the old key works on.")] = 24.0,
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Make a successor with the same rights and print its secret, once."""
+    with connect(data_dir) as client:
+        key = client.post(f"/v1/admin/keys/{key_id}/rotate", {"overlap_s": round(overlap_hours * 3600)})
+    if json_output:
+        print_json(key)
+    else:
+        errors.print(f"[dim]{key['id']} replaces {key_id}, which works until {key['replaces']['expires_at']}[/dim]")
+        typer.echo(key["secret"])
 
 
 @app.command("revoke", epilog="Example: tsumugi keys revoke key_0190...")

@@ -13,6 +13,7 @@ from typing import Final
 
 from core.language import language_of
 from core.types import Language, Message
+from generation.prompt import defuse
 
 LONGEST_CHAIN: Final = 3
 """Earlier questions that a follow-up may lean on."""
@@ -64,7 +65,9 @@ def rewritten_query(question: str, history: Sequence[Message], write: Callable[[
         return question
     order = REWRITE.get(language_of(question), REWRITE[Language.ENGLISH])
     turns = "\n".join(f"{turn.role}: {turn.content[-_LONGEST_TURN_CHARS:]}" for turn in history[-2 * LONGEST_CHAIN :])
-    lines = write((Message("system", order), Message("user", f"{turns}\nuser: {question}"))).strip().splitlines()
+    lines = (
+        write((Message("system", order), Message("user", defuse(f"{turns}\nuser: {question}")))).strip().splitlines()
+    )
     made = lines[0].removeprefix("user:").strip() if lines else ""
     if not 2 <= len(made) <= _LONGEST_TURN_CHARS + len(question):
         return search_query(question, history)

@@ -81,7 +81,7 @@ class Deliberation:
         self._thinking = None
         conclude = CONCLUDE.get(self._language, CONCLUDE[Language.ENGLISH])
         turns = (
-            Message("assistant", thought.text),
+            Message("assistant", defuse(thought.text)),
             Message("user", f"{conclude}\nQuestion: {defuse(self._plan.question)}"),
         )
         self._request = replace(self._plan.request, messages=(*self._plan.request.messages, *turns))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import openai
 import pytest
 
@@ -89,3 +91,20 @@ def test_the_openai_client_works(service: ServiceProcess) -> None:
     assert streamed == text
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="tsumugi:nobody", messages=messages)  # type: ignore[call-overload]
+
+
+def test_a_json_answer_follows_its_schema_and_is_cited(client: Client) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"場所": {"type": "string"}, "language": {"enum": ["ja", "en"]}},
+        "required": ["場所", "language"],
+        "additionalProperties": False,
+    }
+    shape = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
+    answer = client.post("/v1/ask", {"question": "避難場所はどこですか。", "response_format": shape, "max_tokens": 96})
+    assert answer["finish_reason"] == "stop", answer
+    said = json.loads(answer["answer"])
+    assert set(said) == {"場所", "language"} and said["language"] in {"ja", "en"}
+    if not answer["refused"]:
+        cited = answer["citations"][0]
+        assert answer["answer"][cited["answer_start"] : cited["answer_end"]] in {said["場所"], said["language"]}
