@@ -41,7 +41,7 @@ from generation.asking import (
 )
 from generation.canary.shadow import ShadowRequest
 from generation.citations import cite
-from generation.condense import rewritten_query, search_query
+from generation.condense import LONGEST_CHAIN, leans_back, rewritten_query, search_query
 from generation.curated import Curated, find_curated, similar_examples
 from generation.deliberation import Deliberation, Plan
 from generation.fitting import fitted
@@ -112,7 +112,7 @@ class AnswerService:
             if self._settings.gpu.while_training == "sleep":
                 pause = serving_pause(session, utc_now())
             examples = similar_examples(session, principal, question, options.examples) if options.examples else []
-        query = self._query(question, adapter, options)
+        query = self._query(principal, question, options)
         found = self._search.search(
             query, access, self._settings.retrieval.passages, expand_tokens=options.expand_tokens
         )
@@ -168,11 +168,13 @@ class AnswerService:
             self._beside,
         )
 
-    def _query(self, question: str, adapter: AdapterRef | None, options: AskOptions) -> str:
+    def _query(self, principal: Principal, question: str, options: AskOptions) -> str:
         """What is searched for: the question, with what it leaves to the conversation."""
         how = self._settings.retrieval.condense_history
-        if how == "off" or not options.history:
+        if how == "off":
             return question
+        if not options.history:
+            return search_query(question, self._asked_before(principal, question, options.conversation_id))
         if how == "rules":
             return search_query(question, options.history)
         return rewritten_query(
@@ -180,6 +182,20 @@ class AnswerService:
             options.history,
             lambda messages: self._engine.submit(GenerationRequest(messages, None, QUERY_TOKENS)).result().text,
         )
+
+    def _asked_before(self, principal: Principal, question: str, conversation_id: str | None) -> list[Message]:
+        """Earlier questions of a conversation, oldest first: those of the same key, for ids can be guessed."""
+        if conversation_id is None or not leans_back(question):
+            return []
+        with self._db.read() as session:
+            rows = session.scalars(
+                select(Answer.question)
+                .where(Answer.tenant_id == principal.tenant_id, Answer.key_id == principal.key_id)
+                .where(Answer.conversation_id == conversation_id)
+                .order_by(Answer.created_at.desc(), Answer.id.desc())
+                .limit(LONGEST_CHAIN)
+            ).all()
+        return [Message("user", row) for row in reversed(rows)]
 
     def feedback(
         self,

@@ -39,9 +39,11 @@ class FakeResult:
 class FakeSearch:
     passages: list[Passage]
     seen: list[AccessFilter] = field(default_factory=list)
+    queries: list[str] = field(default_factory=list)
 
     def search(self, query: str, access: AccessFilter, limit: int, *, expand_tokens: int | None = None) -> FakeResult:
         self.seen.append(access)
+        self.queries.append(query)
         return FakeResult(self.passages[:limit])
 
 
@@ -168,6 +170,22 @@ def test_the_search_sees_the_callers_groups_and_history_reaches_the_prompt(db: D
     service(db, search, engine).ask(asker(), "And now?", AskOptions(history=history)).final()
     assert search.seen[0].groups == {"sales", "*"}
     assert [message.content for message in engine.requests[0].messages[1:3]] == ["Before?", "Yes."]
+
+
+def test_a_follow_up_is_searched_with_what_the_same_key_asked_before(db: Database) -> None:
+    search = FakeSearch([passage("A fact.")])
+    answers = service(db, search, FakeEngine(["A fact [1]"]))
+    talk = AskOptions(conversation_id="c1")
+    answers.ask(asker(), "What is the daily allowance in Tokyo?", talk).final()
+    answers.ask(asker(), "And in Osaka?", talk).final()
+    answers.ask(Principal("t1", "key_2", frozenset({Scope.QUERY}), frozenset()), "And in Kyoto?", talk).final()
+    answers.ask(asker(), "Who approves business trips to other countries?", talk).final()
+    assert search.queries == [
+        "What is the daily allowance in Tokyo?",
+        "What is the daily allowance in Tokyo? And in Osaka?",
+        "And in Kyoto?",
+        "Who approves business trips to other countries?",
+    ]
 
 
 def test_bad_questions_and_unknown_names(db: Database) -> None:
