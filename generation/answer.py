@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import select
@@ -17,15 +17,15 @@ from sqlalchemy import select
 from core import tracing
 from core.access import Principal, access_filter
 from core.database import Database
-from core.errors import InvalidInput, NotFound, TsumugiError, Unavailable
+from core.errors import InvalidInput, NotFound, Unavailable
 from core.gpu import serving_pause
-from core.measures import observe_answer, observe_stage
+from core.measures import observe_stage
 from core.ports import Engine, GenerationHandle
 from core.settings import Settings
-from core.tables import Answer, AnswerFailure, Collection, DocumentGroup, Feedback
-from core.tables.base import new_id, utc_now
-from core.types import AdapterRef, Citation, GenerationRequest, Message, Passage
-from generation.adapters.routing import Route
+from core.tables import Answer, Collection, Feedback
+from core.tables.base import utc_now
+from core.types import AdapterRef, GenerationRequest, Message, Passage
+from generation.answer_stream import AnswerDraft, AnswerStream, elapsed_ms
 from generation.asking import (
     BELOW_THRESHOLD,
     NO_PASSAGES,
@@ -39,15 +39,14 @@ from generation.asking import (
     SearchResult,
     Stamp,
 )
-from generation.canary.shadow import ShadowRequest
 from generation.citations import cite
 from generation.condense import LONGEST_CHAIN, leans_back, rewritten_query, search_query
-from generation.curated import Curated, find_curated, similar_examples
+from generation.curated import find_curated, similar_examples
 from generation.deliberation import Deliberation, Plan
 from generation.fitting import fitted
 from generation.json_answers import PROMPT_SUFFIX, cite_json, format_hint
 from generation.orders import without_orders
-from generation.prompt import PROMPT_VERSION, PromptPassage, is_not_found, not_found_text, render_grounded
+from generation.prompt import PROMPT_VERSION, PromptPassage, render_grounded
 
 __all__ = [
     "BELOW_THRESHOLD",
@@ -159,7 +158,7 @@ class AnswerService:
                 passages=passages,
                 refusal_reason=reason,
                 provenance=self._provenance(adapter, found, options) | ({"curated": curated.id} if curated else {}),
-                timings_ms={"retrieve": _ms(begun, retrieved)},
+                timings_ms={"retrieve": elapsed_ms(begun, retrieved)},
                 begun=begun,
                 curated=curated,
             ),
@@ -280,233 +279,11 @@ class AnswerService:
         return {"orders_left_out": count} if count else {}
 
 
-def _title(title: str | None) -> str | None:
-    return without_orders(title).text if title else title
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerDraft:
-    """All that is known of an answer before its first token."""
-
-    principal: Principal
-    question: str
-    options: AskOptions
-    route: Route
-    request: GenerationRequest | None
-    """What was submitted; None where the model was not asked."""
-    passages: tuple[Passage, ...]
-    refusal_reason: str | None
-    provenance: dict[str, Any]
-    timings_ms: dict[str, float]
-    begun: float
-    curated: Curated | None = None
-    """Given instead of a generated answer."""
-    id: str = field(default_factory=lambda: new_id("ans"))
-
-
-class AnswerStream:
-    """An answer on its way: iterate for events, or call `final`. The tokens add up to the stored answer.
-
-    Dropping the iterator half-way cancels the generation, and nothing is stored.
-    """
-
-    def __init__(
-        self, draft: AnswerDraft, handle: GenerationHandle | None, db: Database, beside: Beside | None = None
-    ) -> None:
-        self.draft = draft
-        self._handle = handle
-        self._db = db
-        self._beside = beside
-        self._record: AnswerRecord | None = None
-        self._thoughts: list[str] = []
-
-    def __iter__(self) -> Iterator[AnswerEvent]:
-        draft = self.draft
-        yield AnswerEvent("meta", meta={"id": draft.id, "provenance": draft.provenance})
-        pieces: list[str] = []
-        try:
-            if isinstance(self._handle, Deliberation):
-                for text in _trimmed(self._handle.thoughts()):
-                    self._thoughts.append(text)
-                    yield AnswerEvent("reasoning", text=text)
-            ready = [draft.curated.answer if draft.curated else not_found_text(draft.question)]
-            for text in _trimmed(self._handle or ready):
-                if not pieces:
-                    draft.timings_ms["first_token"] = _ms(draft.begun, time.perf_counter())
-                pieces.append(text)
-                yield AnswerEvent("token", text=text)
-        except GeneratorExit:
-            self.cancel()
-            raise
-        except TsumugiError as error:
-            self._store_failure(error)
-            raise
-        record = self._finish("".join(pieces))
-        for citation in record.citations:
-            yield AnswerEvent("citation", citation=citation)
-        yield AnswerEvent("done", record=record)
-
-    def final(self) -> AnswerRecord:
-        """Run to the end and return the stored answer."""
-        if self._record is None:
-            for _event in self:
-                pass
-        assert self._record is not None
-        return self._record
-
-    def cancel(self) -> None:
-        """Stop generating: the asker has gone. Whoever iterates on gets the stored answer as far as it came."""
-        if self._handle is not None:
-            self._handle.cancel()
-
-    def _finish(self, answer: str) -> AnswerRecord:
-        draft = self.draft
-        result = self._handle.result() if self._handle is not None else None
-        reason = draft.refusal_reason
-        if reason is None and draft.curated is None and is_not_found(answer):
-            reason = NOT_IN_PASSAGES
-        ended = time.perf_counter()
-        timings = dict(draft.timings_ms)
-        timings["generate"] = round(_ms(draft.begun, ended) - timings["retrieve"], 3)
-        timings["total"] = _ms(draft.begun, ended)
-        record = AnswerRecord(
-            id=draft.id,
-            answer=answer,
-            refused=reason is not None,
-            refusal_reason=reason,
-            citations=() if reason else self._citations(answer),
-            provenance=draft.provenance,
-            usage={
-                "prompt_tokens": result.prompt_tokens if result else 0,
-                "completion_tokens": result.completion_tokens if result else 0,
-                "total_tokens": result.prompt_tokens + result.completion_tokens if result else 0,
-            },
-            timings_ms=timings,
-            finish_reason=result.finish_reason if result else "stop",
-            passages=draft.passages,
-            reasoning="".join(self._thoughts) or None,
-        )
-        if draft.request is not None:
-            adapter = draft.provenance["adapter"]
-            observe_answer(adapter, timings, record.usage["completion_tokens"])
-            tracing.record(
-                "generate",
-                timings["generate"] / 1000,
-                answer_id=record.id,
-                adapter=adapter or "base",
-                tokens=record.usage["completion_tokens"],
-                first_token_ms=timings.get("first_token", 0.0),
-            )
-        self._store(record)
-        self._record = record
-        plain = draft.options.answer_format is None and not isinstance(self._handle, Deliberation)
-        shadowed = self._beside is not None and draft.route.shadow is not None and plain
-        if shadowed and self._beside is not None and draft.request is not None:
-            self._beside.offer(
-                ShadowRequest(
-                    request=draft.request,
-                    route=draft.route,
-                    tenant_id=draft.principal.tenant_id,
-                    answer_id=record.id,
-                    question=draft.question,
-                    passages=draft.passages,
-                    answer=record.answer,
-                    citations=record.citations,
-                    refused=record.refused,
-                    generate_ms=timings["generate"],
-                )
-            )
-        return record
-
-    def _citations(self, answer: str) -> tuple[Citation, ...]:
-        draft = self.draft
-        how = cite if draft.options.answer_format is None else cite_json
-        return tuple(how(answer, draft.passages, question=draft.question))
-
-    def _store_failure(self, error: TsumugiError) -> None:
-        """An answer that broke off has no row of its own, and a canary that breaks off must be noticed."""
-        draft = self.draft
-        with self._db.write() as session:
-            session.add(
-                AnswerFailure(
-                    tenant_id=draft.principal.tenant_id,
-                    family_id=draft.route.family_id,
-                    arm=draft.route.arm,
-                    conversation_id=draft.options.conversation_id,
-                    adapter_version_id=draft.route.version_id,
-                    code=error.code[:64],
-                )
-            )
-
-    def _store(self, record: AnswerRecord) -> None:
-        draft, adapter = self.draft, self.draft.route.adapter
-        with self._db.write() as session:
-            read = {passage.document_id for passage in record.passages}
-            groups = session.scalars(
-                select(DocumentGroup.group_name).where(DocumentGroup.document_id.in_(read)).distinct()
-            )
-            session.add(
-                Answer(
-                    id=record.id,
-                    tenant_id=draft.principal.tenant_id,
-                    key_id=draft.principal.key_id,
-                    conversation_id=draft.options.conversation_id,
-                    question=draft.question,
-                    answer=record.answer,
-                    refused=record.refused,
-                    refusal_reason=record.refusal_reason,
-                    citations=[asdict(citation) for citation in record.citations],
-                    passages=[
-                        {
-                            "chunk_id": passage.chunk_id,
-                            "document_id": passage.document_id,
-                            "generation": passage.generation,
-                            "score": passage.score,
-                            "relevance": passage.relevance,
-                        }
-                        | ({"start": passage.start, "end": passage.end} if passage.hit_start is not None else {})
-                        for passage in record.passages
-                    ],
-                    groups=sorted(groups),
-                    provenance={**record.provenance, "adapter_digest": adapter.digest if adapter else None},
-                    usage=record.usage,
-                    timings_ms=record.timings_ms,
-                    adapter_version_id=draft.route.version_id,
-                    family_id=draft.route.family_id,
-                    arm=draft.route.arm if draft.curated is None else None,
-                    parameters={
-                        "max_tokens": draft.options.max_tokens,
-                        "temperature": draft.options.temperature,
-                        "top_p": draft.options.top_p,
-                        "seed": draft.options.seed,
-                        "examples": draft.options.examples,
-                        "reasoning": draft.options.reasoning,
-                        "best_of": draft.options.best_of,
-                        "response_format": asdict(draft.options.answer_format) if draft.options.answer_format else None,
-                    },
-                )
-            )
-
-
 def _support(answer: str, passages: Sequence[Passage], question: str, options: AskOptions) -> float:
     """Share of an answer's citations that are verified; 0 without any."""
     cited = (cite if options.answer_format is None else cite_json)(answer, passages, question=question)
     return sum(one.verified for one in cited) / len(cited) if cited else 0.0
 
 
-def _trimmed(pieces: Iterator[str] | Sequence[str] | GenerationHandle) -> Iterator[str]:
-    """Pass pieces on without the white space at both ends of the whole, keeping what lies between."""
-    started, held = False, ""
-    for piece in pieces:
-        text = held + piece
-        if not started:
-            text = text.lstrip()
-        body = text.rstrip()
-        held = text[len(body) :] if (started or body) else ""
-        if body:
-            started = True
-            yield body
-
-
-def _ms(begin: float, end: float) -> float:
-    return round((end - begin) * 1000, 3)
+def _title(title: str | None) -> str | None:
+    return without_orders(title).text if title else title
