@@ -1,17 +1,20 @@
 """All settings, as small nested models. Built once in a process root (`load_settings`) and passed in.
 
-Order of precedence: arguments of the call, `TSUMUGI_*` variables (`TSUMUGI_INGEST__WORKER_THREADS=4`), `tsumugi.toml`
-in the working directory, defaults. Nothing else in the project reads the environment.
+Order of precedence: arguments of the call, `TSUMUGI_*` variables (`TSUMUGI_INGEST__WORKER_THREADS=4`), files of such
+names in the folder `TSUMUGI_SECRETS_DIR` (as Docker and Kubernetes mount secrets), `tsumugi.toml` in the working directory,
+defaults. Nothing else in the project reads the environment.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
+    NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -434,8 +437,19 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments over variables over the TOML file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        """Arguments over variables over files of secrets over the TOML file."""
+        toml = TomlConfigSettingsSource(settings_cls)
+        folder = os.environ.get("TSUMUGI_SECRETS_DIR")
+        if folder is None:
+            return init_settings, env_settings, toml
+        files = NestedSecretsSettingsSource(
+            file_secret_settings,
+            secrets_dir=folder,
+            secrets_dir_missing="error",
+            secrets_prefix="TSUMUGI_",
+            secrets_nested_delimiter="__",
+        )
+        return init_settings, env_settings, files, toml
 
     @property
     def database_url(self) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import yaml
 
 from cli.client import Client
 from tests.conftest import redis_server_binary
@@ -55,6 +56,13 @@ def wait_for(
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {timeout_s:.0f} s")
         time.sleep(0.05)  # another process's start: there is no event to wait for
+
+
+def compose_command(service: str) -> list[str]:
+    """Arguments of `tsumugi` with which docker-compose.yml starts a service."""
+    text = (ROOT / "docker-compose.yml").read_text("utf-8")
+    command = yaml.safe_load(text)["services"][service]["command"]
+    return [str(part) for part in command]
 
 
 class Daemon:
@@ -277,26 +285,27 @@ class ServerTopology:
         }
 
     def start(self, name: str, *command: str) -> Daemon:
-        """Start one of our processes; api processes get a port of their own. Returns at once."""
+        """Start one of our processes on a port of its own, for requests or for figures. Returns at once."""
+        port = self.ports.setdefault(name, free_port())
+        environment = {**self.environment(), "TSUMUGI_WORKER__PORT": str(port)}
         if command[0] == "api":
-            port = self.ports.setdefault(name, free_port())
-            command = (*command, "--port", str(port))
+            command = ("api", "--port", str(port))
         daemon = Daemon(
-            name, [sys.executable, "-m", "cli.main", *command], self.folder / f"{name}.log", env=self.environment()
+            name, [sys.executable, "-m", "cli.main", *command], self.folder / f"{name}.log", env=environment
         )
         daemon.start()
         self.processes[name] = daemon
         return daemon
 
-    def start_all(self, *, apis: int = 2, workers: int = 2) -> None:
-        """Everything at once, as a deployment does; returns when each api process is ready."""
-        for number in range(1, apis + 1):
-            self.start(f"api-{number}", "api")
-        for number in range(1, workers + 1):
-            self.start(f"worker-{number}", "worker", "ingest")
-        self.start("beat", "beat")
-        for number in range(1, apis + 1):
-            self.wait_ready(f"api-{number}")
+    def start_all(self, *, apis: int = 2, workers: int = 2, trainer: bool = False) -> None:
+        """Everything at once, with the commands of docker-compose.yml; returns when all are ready."""
+        names = [(f"api-{number}", "api") for number in range(1, apis + 1)]
+        names += [(f"worker-{number}", "worker-ingest") for number in range(1, workers + 1)]
+        names += [("beat", "beat"), *([("trainer", "worker-tuning")] if trainer else [])]
+        for name, service in names:
+            self.start(name, *compose_command(service))
+        for name, _service in names:
+            self.wait_ready(name)
 
     def restart(self, name: str) -> Daemon:
         """Start a process that has ended again, with the same command."""
@@ -305,15 +314,16 @@ class ServerTopology:
         return daemon
 
     def wait_ready(self, name: str, timeout_s: float = 120.0) -> None:
-        """Return when an api process is ready."""
+        """Return when a process says that it is ready."""
         daemon = self.processes[name]
+        path = "readyz" if name.startswith("api") else "healthz"
         try:
-            wait_for(lambda: _ok(f"{self.url(name)}/readyz"), timeout_s, name, lambda: daemon.alive)
+            wait_for(lambda: _ok(f"{self.url(name)}/{path}"), timeout_s, name, lambda: daemon.alive)
         except (RuntimeError, TimeoutError) as error:
             raise type(error)(f"{error}\n{daemon.tail()}") from error
 
     def url(self, name: str = "api-1") -> str:
-        """Address of an api process."""
+        """Address of a process: of the API, or of its figures."""
         return f"http://127.0.0.1:{self.ports[name]}"
 
     @property

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.server_chaos import run_chaos
 from cli.client import Client
 from tests.e2e.conftest import EXAMPLES, upload_and_wait, upload_text
 
@@ -69,7 +70,7 @@ class ServerService:
 @pytest.fixture(scope="module")
 def topology(prepared_models: Path) -> Iterator[ServerTopology]:
     with ServerTopology(prepared_models) as started:
-        started.start_all()
+        started.start_all(trainer=True)
         yield started
 
 
@@ -84,11 +85,11 @@ def service(topology: ServerTopology) -> ServerService:
 def test_no_process_that_only_serves_holds_torch(topology: ServerTopology, service: ServerService) -> None:
     """The memory maps of the running processes say what they have loaded, whatever imported it."""
     loaded = {}
-    for name in ("api-1", "api-2", "beat"):
+    for name in ("api-1", "api-2", "beat", "worker-1"):
         process = topology.processes[name].process
         assert process is not None
         loaded[name] = "libtorch" in Path(f"/proc/{process.pid}/maps").read_text()
-    assert loaded == {"api-1": False, "api-2": False, "beat": False}
+    assert not any(loaded.values()), loaded
 
 
 def test_each_process_says_what_it_stands_on(topology: ServerTopology, service: ServerService) -> None:
@@ -103,3 +104,16 @@ def test_job_events_of_a_worker_reach_a_stream_of_an_api_process(service: Server
     path = f"/v1/jobs/{item['job']['id']}/events"
     seen = [data["status"] for _, data in service.client().stream("GET", path)]
     assert seen[-1] == "succeeded"
+
+
+def test_processes_without_an_api_tell_their_figures(topology: ServerTopology) -> None:
+    for name in ("worker-1", "worker-2", "beat", "trainer"):
+        assert "python_info" in httpx.get(f"{topology.url(name)}/metrics").text
+
+
+def test_nothing_is_lost_while_each_process_dies(topology: ServerTopology) -> None:
+    """A small version of `python -m benchmarks.server_chaos`."""
+    report = run_chaos(topology, documents=16, queries=100, say=print)
+    assert report.wrong == []
+    assert report.ready == 16 - report.deleted and report.points == report.points_wanted > 0
+    assert report.queries_answered >= 100 and len(report.kills) == 7
