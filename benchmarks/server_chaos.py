@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,14 @@ class Report:
     wrong: list[str]
 
 
-def run_chaos(topology: ServerTopology, *, documents: int, queries: int, say: Callable[[str], None]) -> Report:
+def run_chaos(
+    topology: ServerTopology,
+    *,
+    documents: int,
+    queries: int,
+    say: Callable[[str], None],
+    victims: Sequence[str] = VICTIMS,
+) -> Report:
     """Run load and kills on a started topology until all is done and quiet again."""
     began = time.monotonic()
     tally = Tally()
@@ -99,7 +106,7 @@ def run_chaos(topology: ServerTopology, *, documents: int, queries: int, say: Ca
                 time.sleep(0.3)
 
     uploaders, askers = in_threads(UPLOADERS, upload), in_threads(ASKERS, ask)
-    kills = _kill_in_turn(topology, lambda: min(1.0, taken / documents), say)
+    kills = _kill_in_turn(topology, victims, lambda: min(1.0, taken / documents), say)
     killed.set()
     for thread in [*uploaders, *askers]:
         thread.join()
@@ -125,12 +132,14 @@ def run_chaos(topology: ServerTopology, *, documents: int, queries: int, say: Ca
     )
 
 
-def _kill_in_turn(topology: ServerTopology, progress: Callable[[], float], say: Callable[[str], None]) -> list[str]:
+def _kill_in_turn(
+    topology: ServerTopology, victims: Sequence[str], progress: Callable[[], float], say: Callable[[str], None]
+) -> list[str]:
     """Each process once, Redis with its data, PostgreSQL, spread over the uploads; one is back before the next goes."""
     done: list[str] = []
     pause = threading.Event()
-    for turn, name in enumerate(VICTIMS):
-        while progress() < (turn + 0.5) / (len(VICTIMS) + 1):
+    for turn, name in enumerate(victims):
+        while progress() < (turn + 0.5) / (len(victims) + 1):
             pause.wait(0.2)
         say(f"{name} goes, {progress():.0%} of the documents sent")
         if name == "redis":

@@ -1,8 +1,8 @@
 """All settings, as small nested models. Built once in a process root (`load_settings`) and passed in.
 
 Order of precedence: arguments of the call, `TSUMUGI_*` variables (`TSUMUGI_INGEST__WORKER_THREADS=4`), files of such
-names in the folder `TSUMUGI_SECRETS_DIR` (as Docker and Kubernetes mount secrets), `tsumugi.toml` in the working directory,
-defaults. Nothing else in the project reads the environment.
+names in the folder `TSUMUGI_SECRETS_DIR` (as Docker and Kubernetes mount secrets), `tsumugi.toml` in the working
+directory, defaults. Nothing else in the project reads the environment.
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ def test_processes_without_an_api_tell_their_figures(topology: ServerTopology) -
 
 def test_nothing_is_lost_while_each_process_dies(topology: ServerTopology) -> None:
     """A small version of `python -m benchmarks.server_chaos`."""
-    report = run_chaos(topology, documents=16, queries=100, say=print)
+    victims = ("worker-1", "redis", "postgres", "api-2")
+    report = run_chaos(topology, documents=12, queries=80, say=print, victims=victims)
     assert report.wrong == []
-    assert report.ready == 16 - report.deleted and report.points == report.points_wanted > 0
-    assert report.queries_answered >= 100 and len(report.kills) == 7
+    assert report.ready == 12 - report.deleted and report.points == report.points_wanted > 0
+    assert report.queries_answered >= 80 and report.kills == list(victims)

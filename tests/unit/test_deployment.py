@@ -15,6 +15,7 @@ import yaml
 
 from api.metrics import HttpMetrics
 from cli.server.parts import server_settings
+from core.measures import observe_answer
 from core.settings import Settings, load_settings
 from tests.server_processes import compose_command
 
@@ -117,6 +118,7 @@ def test_alerts_and_dashboard_use_figures_that_exist() -> None:
     metrics.add_job_gauge(lambda: {("ingest", "queued"): 1})
     metrics.observe("GET", "/v1/ask", 200, 0.1)
     metrics.answers.labels("answered").inc()
+    observe_answer("house@v3", {"retrieve": 10.0, "first_token": 20.0, "generate": 30.0, "total": 40.0}, 7)
     told = set(re.findall(r"^([a-z_]+)", metrics.render().decode(), re.MULTILINE))
     rules = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
     panels = json.loads((ROOT / "deploy/grafana/dashboards/tsumugi.json").read_text("utf-8"))["panels"]
