@@ -32,7 +32,7 @@ from generation.prompt import PromptPassage, render_grounded
 
 CONCURRENT = (1, 4, 8)
 MAX_TOKENS = 32
-_PASSAGES = (
+PASSAGES = (
     "The warehouse in Kawasaki opens at 8:30 on weekdays and at 10:00 on Saturdays. Deliveries need a slot, which the "
     "portal gives out a week ahead; lorries without one wait until a gate is free, at most three hours.",
     "返品は到着後14日以内に受け付けます。開封済みの消耗品は対象外です。送料は不良品の場合に限り当社が負担します。"
@@ -62,7 +62,7 @@ def measure(base: BaseModelInfo, rounds: int, adapters_dir: Path) -> dict[str, A
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     adapters = [_noise_adapter(base, adapters_dir / f"v{seed}", seed) for seed in (1, 2)]
     engine = TransformersEngine(base, GenerationSettings())
-    prompts = [render_grounded(question, [PromptPassage(text) for text in _PASSAGES]) for question in _QUESTIONS]
+    prompts = [render_grounded(question, [PromptPassage(text) for text in PASSAGES]) for question in _QUESTIONS]
     try:
         loads = [_timed(lambda adapter=adapter: engine.ensure_adapter(adapter))[1] for adapter in adapters]
         _bare_round(bare, tokenizer, prompts[:1])
