@@ -48,8 +48,9 @@ def matmul_rate() -> float:
     size = 8_192
     a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     best = float("inf")
+    event: Any = torch.cuda.Event  # typed in some builds of torch and untyped in others
     for _ in range(12):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (event(enable_timing=True) for _ in range(2))
         start.record()
         for _ in range(10):
             a @ b
@@ -217,7 +218,11 @@ def small(base: Path, rows: int, seconds: float) -> dict[str, Any]:
         rank = 16
         common = {"lora.rank": rank, "lora.alpha": rank, "lora.rank_stabilised": False, "cadence.log_steps": 1}
         if on_gpu:
-            overrides = common | {"batch.epochs": 1000, "batch.max_steps": 100_000, "cadence.checkpoint_steps": 100_000}
+            overrides: dict[str, Any] = common | {
+                "batch.epochs": 1000,
+                "batch.max_steps": 100_000,
+                "cadence.checkpoint_steps": 100_000,
+            }
             limits: dict[str, Any] = {"seconds": seconds}
             reference: dict[str, Any] = {"arguments": {"num_train_epochs": 1000}, "seconds": seconds}
         else:
