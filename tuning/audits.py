@@ -46,6 +46,7 @@ def audit_loss(trainer: Any) -> None:
             alone = sum(_loss(trainer, batch, None) * count for batch, count in zip(batches, counts, strict=True))
     finally:
         trainer.model.train(was_training)
+        trainer._metrics["eval"].clear()
     expected = alone / float(whole)
     tolerance = TOLERANCE_BFLOAT16 if trainer.args.bf16 else TOLERANCE_FLOAT32
     for name, found in (
@@ -62,4 +63,5 @@ def audit_loss(trainer: Any) -> None:
 
 def _loss(trainer: Any, batch: Any, count: Any) -> float:
     inputs = trainer._prepare_inputs(dict(batch))
-    return float(trainer.compute_loss(trainer.model, inputs, num_items_in_batch=count))
+    with trainer.compute_loss_context_manager():
+        return float(trainer.compute_loss(trainer.model, inputs, num_items_in_batch=count))

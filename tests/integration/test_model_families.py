@@ -45,7 +45,7 @@ def rows() -> list[TrainRow]:
 
 
 def train_two_steps(
-    base: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **overrides: Any
+    base: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, recipe: str = "style-cpu", **overrides: Any
 ) -> tuple[Built, list[TrainEvent]]:
     built: list[Built] = []
 
@@ -56,15 +56,16 @@ def train_two_steps(
     monkeypatch.setattr(program, "build_trainer", build)
     folder.mkdir(exist_ok=True)
     (folder / "rows.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows()), "utf-8")
-    recipe = load_recipe(
-        "style-cpu",
+    values = load_recipe(
+        recipe,
         {
-            "precision": "float32", "lora.targets": "all-linear", "batch.max_steps": 2, "batch.max_tokens": 256,
+            **({"lora.targets": "all-linear"} if recipe == "style-cpu" else {}),
+            "precision": "float32", "batch.max_steps": 2, "batch.max_tokens": 256,
             "optimiser.learning_rate": 0.02, "optimiser.warmup_share": 0.0, **overrides,
         },
     )  # fmt: skip
     spec = TrainSpec(
-        run_dir=folder / "run", base_path=base, rows_path=folder / "rows.jsonl", recipe=recipe,
+        run_dir=folder / "run", base_path=base, rows_path=folder / "rows.jsonl", recipe=values,
         output_dir=folder / "adapter",
     )  # fmt: skip
     events: list[TrainEvent] = []
@@ -96,6 +97,34 @@ def test_a_family_trains_saves_and_reloads(family: str, tmp_path: Path, monkeypa
     trained = logits(built.trainer.model)
     assert (after - before).abs().max() > 1e-3, "the adapter must have an effect"
     # bfloat16 rounds the written factors: the error is small against what the adapter does
+    assert (after - trained).norm() < 0.02 * (trained - before).norm()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        ("style-dora", {}),
+        ("style-pissa", {"lora.rank": 4}),
+        ("style-pissa", {"lora.rank": 4, "lora.alpha": 9, "lora.rank_stabilised": True}),
+        ("style-bottleneck", {}),
+        ("style-full", {}),
+        ("style-prefix", {}),
+    ],
+)
+def test_what_is_written_is_what_was_trained(
+    recipe: str, overrides: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever an adapter was inside the trainer: converted to what serves, it is the same function."""
+    from transformers import AutoModelForCausalLM
+
+    base = tmp_path / "base"
+    build_tiny("llama", base)
+    built, _ = train_two_steps(base, tmp_path / "run", monkeypatch, recipe=recipe, **overrides)
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    before = logits(plain)
+    after = logits(load_adapter(plain, tmp_path / "run" / "adapter", "again"))
+    trained = logits(built.trainer.model)
+    assert (trained - before).abs().max() > 1e-3
     assert (after - trained).norm() < 0.02 * (trained - before).norm()
 
 
