@@ -24,6 +24,7 @@ from core.notify_redis import RedisNotifier
 from core.processes import end_descendants, end_with_parent
 from core.queue import CeleryTaskQueue, Queue
 from core.settings import Settings, load_settings
+from core.tracing import start_tracing, stop_tracing
 from workers.context import WorkerContext, set_context
 
 log = structlog.stdlib.get_logger(__name__)
@@ -70,6 +71,7 @@ def run(settings: Settings, broker_url: str, wait_for_stop: Callable[[], None]) 
     from workers.app import create_celery
     from workers.threads import ThreadsWorker
 
+    start_tracing(settings.telemetry, "tuning")
     db = open_database(settings)
     queue = CeleryTaskQueue(broker_url, visibility_timeout_s=settings.broker.visibility_timeout_s)
     notifier = RedisNotifier(broker_url)
@@ -87,6 +89,7 @@ def run(settings: Settings, broker_url: str, wait_for_stop: Callable[[], None]) 
     notifier.close()
     queue.close()
     db.close()
+    stop_tracing()
     return 0 if ended else 1
 
 
