@@ -56,6 +56,8 @@ class Faults:
     break_after: int | None = None
     """Next stream breaks off after so many pieces."""
     slow_s: float = 0.0
+    no_sleep_mode: bool = False
+    """Was started without --enable-sleep-mode, so it has no such routes."""
 
 
 @dataclass
@@ -72,6 +74,7 @@ class Replica:
     """Every name that was ever loaded, in order."""
     served: list[str] = field(default_factory=list)
     """Model of every chat completion that began."""
+    asleep: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -149,6 +152,20 @@ def routes(replica: Replica) -> APIRouter:
 
     @router.get("/health")
     def health() -> Response:
+        return Response(status_code=200)
+
+    @router.post("/sleep")
+    def sleep(level: int = 1) -> Response:
+        if replica.faults.no_sleep_mode:
+            return JSONResponse({"detail": "Not Found"}, status_code=404)
+        replica.asleep = True
+        return Response(status_code=200)
+
+    @router.post("/wake_up")
+    def wake_up() -> Response:
+        if replica.faults.no_sleep_mode:
+            return JSONResponse({"detail": "Not Found"}, status_code=404)
+        replica.asleep = False
         return Response(status_code=200)
 
     @router.get("/v1/models")

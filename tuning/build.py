@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from core.blobs import open_blobs
 from core.database import Database
+from core.gpu import GpuLeases
 from core.jobs import JobStore
 from core.ports import BlobStore
 from core.settings import Settings
+from generation.engines.vllm_sleep import VllmSleeper
 from tuning.datasets.service import DatasetService
 from tuning.negatives import Search
 from tuning.runner import Registry, TuningRunner
@@ -76,7 +78,15 @@ def build_runner(settings: Settings, db: Database, jobs: JobStore) -> TuningRunn
     """The runner of the training worker: no index and no engine there; the base is looked up at the first run."""
     from generation.adapters.registry import AdapterRegistry
 
-    return TuningRunner(db, open_blobs(settings), AdapterRegistry(db, settings, None), settings, base=base_of(settings))
+    sleeper = VllmSleeper(settings.endpoint) if settings.generation.engine == "vllm" else None
+    return TuningRunner(
+        db,
+        open_blobs(settings),
+        AdapterRegistry(db, settings, None),
+        settings,
+        base=base_of(settings),
+        gpus=GpuLeases(db, settings.gpu, sleeper=sleeper),
+    )
 
 
 def base_of(settings: Settings) -> Callable[[], BaseModelInfo]:
