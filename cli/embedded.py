@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -108,6 +109,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
     from core.queue import CeleryTaskQueue
     from generation.build import build_generation
     from retrieval.build import build_retrieval
+    from retrieval.reconcile import note_clean_stop
     from retrieval.switch import IndexService
 
     queue = CeleryTaskQueue(broker_url, visibility_timeout_s=settings.broker.visibility_timeout_s)
@@ -118,6 +120,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
     say("loading the models and opening the index")
     retrieval = build_retrieval(settings, db)
     stack.callback(retrieval.close)
+    clean_stop = settings.index_dir / "clean-stop.json"
     generation = build_generation(settings, db, retrieval)
     stack.callback(generation.close)
 
@@ -130,7 +133,8 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
     ingest = build_ingest(settings, db, blobs, jobs, retrieval)
     stack.callback(ingest.close)
     tuning = build_tuning(settings, db, blobs, jobs, generation.registry, retrieval, generation.base)
-    _recover(db, jobs, retrieval, ingest.builder, say)
+    _recover(db, jobs, retrieval, ingest.builder, clean_stop, say)
+    stack.callback(note_clean_stop, db, retrieval, clean_stop)
     index = IndexService(db, jobs, retrieval, settings)
     if not index.status()[0].configured:
         say("the settings make another index than the one that serves: `tsumugi index build`, then `switch`")
@@ -208,21 +212,24 @@ def _start_broker(settings: Settings, stack: ExitStack, say: Say) -> str:
     return redis.url
 
 
-def _recover(db: Database, jobs: JobStore, retrieval: Retrieval, builder: IndexBuilder, say: Say) -> None:
+def _recover(
+    db: Database, jobs: JobStore, retrieval: Retrieval, builder: IndexBuilder, clean_stop: Path, say: Say
+) -> None:
     """Take up what a predecessor left: its messages are dropped and sent anew, its running jobs queued again.
 
     We hold the data dir's lock, so no worker of it can be alive, and the broker is ours alone.
     """
     from ingest.vectors import passage_vectors
-    from retrieval.reconcile import reconcile
+    from retrieval.reconcile import reconcile, take_clean_stop
 
     orphans = jobs.recover_orphans()
     if orphans:
         say(f"{orphans} interrupted jobs go back to the queue")
-    report = reconcile(db, retrieval, repair=True, embed=passage_vectors)
-    if not report.clean:
-        log.warning("index.reconciled", report=str(report))
-        say("the index was brought back in line with the database")
+    if not take_clean_stop(db, retrieval, clean_stop):
+        report = reconcile(db, retrieval, repair=True, embed=passage_vectors)
+        if not report.clean:
+            log.warning("index.reconciled", report=str(report))
+            say("the index was brought back in line with the database")
     if builder.lacks(retrieval.active):
         say("the index was made by an older version of this program: building it anew")
         builder.fill(

@@ -27,14 +27,48 @@ _POSTGRES_LOCK = 7_305_146_009
 _STARTING_LOCK = _POSTGRES_LOCK + 1
 
 
+_LARGE = (
+    ("documents", "sqlite_autoindex_documents_1", "100000 1"),
+    ("documents", "ix_documents_tenant_id", "100000 50000"),
+    ("documents", "ix_documents_tenant_status", "100000 50000 40000"),
+    ("documents", "ix_documents_collection_id", "100000 20000"),
+    ("chunks", "sqlite_autoindex_chunks_1", "2000000 1"),
+    ("chunks", "ix_chunks_tenant_id", "2000000 1000000"),
+    ("chunks", "ix_chunks_chunk_set", "2000000 1000000"),
+    ("chunks", "ix_chunks_document_generation", "2000000 20 20"),
+)
+"""(table, index, "rows, rows of one value of its first column, of its first two ..."), as `ANALYZE` writes them."""
+
+
 def upgrade(db: Database, revision: str = "head") -> None:
     """Run the missing migrations, alone, in one transaction."""
     with connected(db) as connection:
         before = MigrationContext.configure(connection).get_current_revision()
         command.upgrade(_config(connection), revision)
         after = MigrationContext.configure(connection).get_current_revision()
+        if db.is_sqlite and after is not None:
+            _plan_as_for_many_rows(connection)
     if before != after:
         log.info("database.migrated", revision_before=before, revision=after)
+
+
+def _plan_as_for_many_rows(connection: Connection) -> None:
+    """Give SQLite's planner the statistics of a large database, whatever this one holds.
+
+    Without any it takes a tenant's documents for ten, and reads all of them to load eighty chunks by id: 120 ms among
+    200,000 chunks instead of one. Real statistics would be seen by connections opened later only, so a service that
+    fills up would keep the bad plan until its next start.
+    """
+    connection.exec_driver_sql("ANALYZE sqlite_schema")  # makes the table of statistics, and reads no data
+    for table, index, figures in _LARGE:
+        connection.execute(
+            text("DELETE FROM sqlite_stat1 WHERE tbl = :tbl AND idx = :idx"), {"tbl": table, "idx": index}
+        )
+        connection.execute(
+            text("INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES (:tbl, :idx, :stat)"),
+            {"tbl": table, "idx": index, "stat": figures},
+        )
+    connection.exec_driver_sql("ANALYZE sqlite_schema")
 
 
 def downgrade(db: Database, revision: str) -> None:

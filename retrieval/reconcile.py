@@ -6,17 +6,23 @@ generation that is not active belong to an ingest under way, which writes or dro
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from sqlalchemy import select
+import structlog
+from sqlalchemy import func, select
 
 from core.database import Database
+from core.errors import Unavailable
 from core.ports import Embedder
 from core.tables.documents import ChunkRow, Document, DocumentGeneration, DocumentGroup
 from core.types import DocumentStatus, IndexPoint
 from retrieval.live import OpenVersion, Retrieval
 from retrieval.text import indexed_text
+
+log = structlog.stdlib.get_logger(__name__)
 
 _BATCH = 256
 
@@ -154,3 +160,42 @@ def _points(db: Database, retrieval: OpenVersion, ids: Sequence[str], embed: Emb
 
 def _passages_alone(embedder: Embedder, passages: Sequence[tuple[str, str]]) -> list[Vectors]:
     return [(tuple(vector), ()) for vector in embedder.encode_passages([text for text, _ in passages]).tolist()]
+
+
+def note_clean_stop(db: Database, retrieval: Retrieval, note: Path) -> None:
+    """Write down, as the last thing before the index closes, that index and database agree by their counts."""
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(_counts(db, retrieval)), encoding="utf-8")
+    except (OSError, Unavailable) as error:  # the next start compares everything then
+        log.warning("index.clean_stop_not_noted", detail=str(error))
+
+
+def take_clean_stop(db: Database, retrieval: Retrieval, note: Path) -> bool:
+    """Whether the last process ended well and nothing was touched since; asked once, the note is gone afterwards.
+
+    Comparing every point with its row takes seconds for each 100,000 of them, which only a process that died makes
+    necessary.
+    """
+    try:
+        noted = json.loads(note.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    note.unlink()
+    return bool(noted == _counts(db, retrieval))
+
+
+def _counts(db: Database, retrieval: Retrieval) -> dict[str, list[int | str]]:
+    """By version: points, chunk rows; and what any change of a document changes, so that an older copy is not taken."""
+    with db.read() as session:
+        generations, changed = session.execute(
+            select(func.sum(Document.active_generation), func.max(Document.updated_at))
+        ).one()
+    found: dict[str, list[int | str]] = {"documents": [int(generations or 0), str(changed)]}
+    for version in retrieval.live():
+        with db.read() as session:
+            rows = session.scalar(
+                select(func.count()).select_from(ChunkRow).where(ChunkRow.chunk_set == version.chunk_set)
+            )
+        found[version.id] = [version.index.count(), rows or 0]
+    return found

@@ -43,12 +43,17 @@ from qdrant_edge import (
 from qdrant_edge import SparseVector as EdgeSparseVector
 
 from core.errors import DataDirBusy, Unavailable
+from core.processes import yield_to_others
 from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector
 from retrieval.index.names import DENSE, LEXICAL, SENTENCES, payload_of
 
 log = structlog.stdlib.get_logger(__name__)
 
 FLUSH_WITHIN_S = 2.0
+OPTIMIZE_FROM = 20_000
+"""Points without a graph from which it is worth making one: until then a scan takes a few milliseconds."""
+OPTIMIZE_AFTER_S = 10.0
+"""Seconds without a write before it is made: it takes half a second for each thousand points, and writers wait."""
 
 _UPSERT_BATCH = 256
 _SCAN_PAGE = 1000
@@ -77,6 +82,7 @@ class EdgeIndex:
         self._asked = Event()
         self._closing = Event()
         self._flusher: Thread | None = None
+        self._left_unindexed = 0
         folder.mkdir(parents=True, exist_ok=True)
         fresh = not (folder / "edge_config.json").exists()
         try:
@@ -174,6 +180,12 @@ class EdgeIndex:
             if offset is None:
                 return
 
+    def _unindexed(self) -> int:
+        """Points that no graph and no inverted index holds, about."""
+        info = self._live().info()
+        fields = 2 + self._sentences
+        return max(0, int(info.points_count) - int(info.indexed_vectors_count) // fields)
+
     def optimize(self) -> bool:
         """Build graph indexes and merge segments where it is due; blocks for as long as that takes."""
         with self._lock:
@@ -204,6 +216,7 @@ class EdgeIndex:
         self._asked.set()
 
     def _flush_when_asked(self) -> None:
+        yield_to_others()  # building a graph is background work, as is what asks for it
         while True:
             self._asked.wait()
             if self._closing.wait(FLUSH_WITHIN_S):
@@ -214,6 +227,20 @@ class EdgeIndex:
             except Exception:  # a full disk, most likely: the log holds the writes, and the next round tries again
                 log.exception("index.flush_failed", folder=str(self._folder))
                 self._asked.set()
+            else:
+                if not self._asked.wait(OPTIMIZE_AFTER_S):
+                    self._optimize_where_due()
+
+    def _optimize_where_due(self) -> None:
+        """Make graphs when enough points are without; what a round could not index is not tried again by itself."""
+        unindexed = self._unindexed()
+        if unindexed - self._left_unindexed < OPTIMIZE_FROM:
+            return
+        try:
+            self.optimize()
+        except Exception:  # the binding raises bare Exception; searches go on without graphs
+            log.exception("index.optimize_failed", folder=str(self._folder))
+        self._left_unindexed = self._unindexed()
 
     def close(self) -> None:
         """Flush and give up the lock; closing twice is fine."""
