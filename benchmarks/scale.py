@@ -208,7 +208,7 @@ def _queries(data: Path | None, chunks: int) -> list[str]:
 
 
 def restart(folder: Path) -> dict[str, Any]:
-    """Starts of the service on the filled data dir, after one that prepares the base: after a stop, and after a kill."""
+    """Starts of the service on the filled data dir, behind one that prepares the base: after a stop, after a kill."""
     service = ServiceProcess(folder)
     service.start(timeout_s=600)
     service.stop()
