@@ -5,7 +5,7 @@
 
 The first form fills a data dir without embedding anything: vectors are seeded random ones around a thousand centres,
 three for the sentences of each chunk, because embedding 200,000 chunks takes two cores more than an hour. Words are
-real where `--data` holds SQuAD-shaped files (paragraphs are taken again and again with another number in each), else
+real where `--data` holds SQuAD-shaped files (sentences of all paragraphs, thrown together anew for each chunk), else
 made with Zipf's frequencies. Rows, points and bookkeeping are those of the service, which is then started on them:
 ready means /readyz, so the check of index against database is in it. Searches go through the service's own searcher;
 `search` is what they take beyond the query's embedding.
@@ -44,6 +44,7 @@ from core.repositories.index_versions import note_content
 from core.settings import Settings, load_settings
 from core.tables import Collection, Document, DocumentGeneration, DocumentGroup
 from core.types import Chunk, DocumentStatus, IndexPoint, Scope
+from ingest.sentences import split_sentences
 from retrieval.build import build_retrieval
 from retrieval.index.edge import EdgeIndex
 from retrieval.live import OpenVersion
@@ -61,9 +62,13 @@ def texts_of(data: Path | None, count: int) -> Iterator[str]:
     """`count` passages, none like another."""
     generator = Random(_SEED)
     if data is not None:
-        paragraphs = [paragraph.text for paragraph in load_paragraphs(data)]
+        sentences = [
+            paragraph.text[start:end].strip()
+            for paragraph in load_paragraphs(data)
+            for start, end in split_sentences(paragraph.text)
+        ]
         for number in range(count):
-            yield f"{paragraphs[number % len(paragraphs)]} ({number})"
+            yield f"{' '.join(generator.sample(sentences, _SENTENCES + 1))} ({number})"
         return
     words = [f"{generator.choice('bcdfghklmnprst')}{generator.choice('aeiou')}{n:x}" for n in range(30_000)]
     weights = [1 / (rank + 3) for rank in range(len(words))]
