@@ -29,6 +29,7 @@ _STARTING_LOCK = _POSTGRES_LOCK + 1
 
 _LARGE = (
     ("documents", "sqlite_autoindex_documents_1", "100000 1"),
+    ("documents", "sqlite_autoindex_documents_2", "100000 50000 20000 1"),
     ("documents", "ix_documents_tenant_id", "100000 50000"),
     ("documents", "ix_documents_tenant_status", "100000 50000 40000"),
     ("documents", "ix_documents_collection_id", "100000 20000"),
