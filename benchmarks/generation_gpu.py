@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.first_token import FirstToken
+from benchmarks.phases import Phases
 from benchmarks.random_llama import build_model, build_tokenizer, describe, merged, save_adapter
 from core.settings import GenerationSettings
 from core.types import AdapterRef, GenerationRequest, Message
@@ -118,10 +119,14 @@ def measure(options: argparse.Namespace, device: torch.device, work: Path, repor
                 speeds = [other["tokens_per_s"] for other in rounds]
                 ratio = round(row["tokens_per_s"] / plain[count], 2) if count in plain else None
                 report.add(what="engine", concurrent=count, adapters=kinds, over_generate=ratio, **row, rounds=speeds)
+                if options.profile:  # a round of its own: the marks are not free
+                    with Phases(engine, device) as phases:
+                        _round(engine, prompts[:count], chosen, options.new)
+                    report.add(what="phases", concurrent=count, adapters=kinds, **phases.summary())
             if loads:
                 report.add(what="load", adapters=kinds, slowest_s=round(max(loads), 3), median_s=_median(loads))
-        if options.profile:
-            _profile(engine, prompts, adapters, options)
+        if options.kernels:
+            _kernels(engine, prompts, adapters)
     finally:
         engine.close()
 
@@ -169,7 +174,7 @@ def _plain(model: Any, tokenizer: Any, prompts: Sequence[str], new: int) -> dict
     }
 
 
-def _profile(engine: TransformersEngine, prompts: Sequence[str], adapters: Sequence[Any], options: Any) -> None:
+def _kernels(engine: TransformersEngine, prompts: Sequence[str], adapters: Sequence[Any]) -> None:
     """Where the time of a full batch goes, by kernel."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -210,7 +215,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--rounds", type=int, default=1, help="rounds of each row; the middle one, or the better of two, is kept [1]"
     )
     parser.add_argument("--plain", type=int, default=1, help="0 leaves plain generate out")
-    parser.add_argument("--profile", action="store_true", help="also print the time by kernel")
+    parser.add_argument("--profile", action="store_true", help="also print, for each row, the seconds of each phase")
+    parser.add_argument("--kernels", action="store_true", help="also print the device's time by kernel")
     parser.add_argument("--json", type=Path, help="also write the results here")
     options = parser.parse_args(arguments)
     device, _ = choose_device("auto")
