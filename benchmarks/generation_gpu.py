@@ -100,6 +100,9 @@ def measure(options: argparse.Namespace, device: torch.device, work: Path, repor
     )
     began = perf_counter()
     engine = TransformersEngine(base, settings, model=model, tokenizer=tokenizer)
+    if options.most_piece:
+        batch: Any = engine._batch
+        batch._most_piece = options.most_piece
     try:
         engine.submit(_request(prompts[0], None, 4)).result()
         report.add(what="start", seconds=round(perf_counter() - began, 2))
@@ -215,6 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--rounds", type=int, default=1, help="rounds of each row; the middle one, or the better of two, is kept [1]"
     )
     parser.add_argument("--plain", type=int, default=1, help="0 leaves plain generate out")
+    parser.add_argument("--most-piece", type=int, help="prompt tokens between two steps at most, for comparisons")
     parser.add_argument("--profile", action="store_true", help="also print, for each row, the seconds of each phase")
     parser.add_argument("--kernels", action="store_true", help="also print the device's time by kernel")
     parser.add_argument("--json", type=Path, help="also write the results here")

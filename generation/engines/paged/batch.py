@@ -1,10 +1,10 @@
-"""The running batch on a GPU: the host is one step behind the device.
+"""The running batch on a GPU: the host is one round behind the device.
 
-A round reads a bounded piece of the newcomers' prompts, starts the next decode step of everyone else, and only then
-looks at the tokens of the step before: turning them into text, finding stops and serving streams costs milliseconds,
-and the device computes meanwhile. Rows that follow a grammar are the exception, their round waits. A row that turns out
-to have ended was decoded once in vain; its pages go to others only behind that step in the device's queue, so nothing
-is overwritten that is still read.
+A round starts to read a bounded piece of the newcomers' prompts and the next decode step of everyone else, and only
+then looks at the tokens of the round before: turning them into text, finding stops and serving streams costs
+milliseconds, and the device computes meanwhile. Rows that follow a grammar are the exception, their round waits. A row
+that turns out to have ended was decoded once in vain; its pages go to others only behind that step in the device's
+queue, so nothing is overwritten that is still read.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from core.errors import Unavailable
 from core.settings import GenerationSettings
 from generation.engines.adapter_bank import BASE
 from generation.engines.batch import Batch, Row, constrain
-from generation.engines.paged.decoder import PagedDecoder, Stretch
+from generation.engines.paged.decoder import PagedDecoder
 from generation.engines.paged.pages import PAGE, bytes_per_token, pages_for
+from generation.engines.paged.prompts import Stretch
 from generation.engines.paged.sampling import draw
 from generation.engines.paged.slot_bank import SlotBank
 from generation.engines.paged.slots import AdapterSlots, bytes_of_slot
@@ -31,11 +32,16 @@ from generation.engines.paged.transfer import Download, upload
 from generation.engines.paged.weights import Weights, join_weights
 
 PIECE_TOKENS = 2048
-"""Prompt tokens read between two decode steps: about 65 ms of an 8B model on an H100, and enough to keep it busy."""
+"""Prompt tokens read between two decode steps: about 55 ms of an 8B model on an H100, and enough to keep it busy."""
+MOST_PIECE_TOKENS = 8192
+"""The same when much waits. A decode step of few rows takes as long as one of many, so each step between two pieces
+makes everyone's last token later; running streams pause for 0.2 s instead."""
+_PIECES_OF_BURST = 4
+"""A piece is this part of the prompt tokens that wait, between those bounds."""
 _USUAL_RANK = 16
 """Rank that memory is kept for in every adapter slot; larger ones take from what the fraction leaves free."""
 _WORK_BYTES = 1 << 30
-"""Left free for intermediate results, beside the output matrix in float32 that the fingerprint needs."""
+"""Left free for intermediate results at least, beside the output matrix in float32 that the fingerprint needs."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +69,7 @@ class PagedBatch(Batch):
         self._slots = slots
         self._steps = DecodeSteps(self._decoder)
         self.bank = SlotBank(slots, tokenizer, self._decoder.probe, lambda: self._steps.record_all(adapted=True))
-        self._piece = PIECE_TOKENS
+        self._piece, self._most_piece = PIECE_TOKENS, MOST_PIECE_TOKENS
         self._free_seats = list(range(rows - 1, -1, -1))
         self._seated: list[_Seated] = []
         self._flights: deque[tuple[list[_Seated], Download]] = deque()
@@ -98,11 +104,13 @@ class PagedBatch(Batch):
         if not self._seated:
             return
         self.bank.touch([seated.row.key for seated in self._seated])
+        earlier = len(self._flights)
         self._start_prompts()
         if any(seated.row.grammar is not None for seated in self._seated):
-            self._take_in(keep=0)  # what a grammar allows next depends on the token before
-        started = self._start_decode()
-        self._take_in(keep=1 if started else 0)
+            self._take_in(len(self._flights))  # what a grammar allows next depends on the token before
+            earlier = 0
+        self._start_decode()
+        self._take_in(earlier if len(self._flights) > earlier else len(self._flights))
         self._sweep()
 
     @torch.inference_mode()
@@ -116,18 +124,19 @@ class PagedBatch(Batch):
 
     def _start_prompts(self) -> None:
         """Read up to a piece of prompt tokens of the oldest newcomers, several of them together."""
-        room, parts, newcomers = self._piece, [], []
-        for seated in self._seated:
-            row = seated.row
-            count = min(len(row.prompt) - row.read, room)
-            if row.handle.done or count <= 0:
-                continue
-            parts.append(Stretch(seated.seat, row.read, count, self._slots.slot_of(row.key)))
-            newcomers.append(seated)
-            room -= count
-        if not parts:
+        waiting = [one for one in self._seated if not one.row.prefilled and not one.row.handle.done]
+        if not waiting:
             return
-        spans = list(zip(newcomers, parts, strict=True))
+        much = sum(len(one.row.prompt) - one.row.read for one in waiting) // _PIECES_OF_BURST
+        room = max(self._piece, min(self._most_piece, much))
+        spans = []
+        for one in waiting:
+            count = min(len(one.row.prompt) - one.row.read, room)
+            if count > 0:
+                spans.append((one, Stretch(one.seat, one.row.read, count, self._slots.slot_of(one.row.key))))
+            room -= count
+        spans.sort(key=lambda span: span[1].slot)  # neighbours of one adapter share its products
+        newcomers, parts = [one for one, _ in spans], [part for _, part in spans]
         tokens = [token for one, part in spans for token in one.row.prompt[part.before : part.before + part.count]]
         seats = [part.seat for part in parts for _ in range(part.count)]
         packed = upload([tokens, seats], self._device)
@@ -136,6 +145,7 @@ class PagedBatch(Batch):
             seated.row.read += part.count
         ready = [index for index, seated in enumerate(newcomers) if seated.row.prefilled]
         if not ready:
+            self._flights.append(([], Download(packed[0, :0])))  # no token, but the host is to wait for this piece
             return
         done = [newcomers[index] for index in ready]
         chosen = logits[upload(ready, self._device)] if len(ready) < len(newcomers) else logits
@@ -145,19 +155,18 @@ class PagedBatch(Batch):
         self._decoder.last[where[0]] = best
         self._launch(done, best, chosen)
 
-    def _start_decode(self) -> bool:
-        """Start the next token of every row that may need one; False when there is none."""
+    def _start_decode(self) -> None:
+        """Start the next token of every row that may need one."""
         ready = [
             seated
             for seated in self._seated
             if seated.started and not seated.row.handle.done and seated.started < seated.row.request.max_tokens
         ]
         if not ready:
-            return False
+            return
         adapted = any(seated.row.key != BASE for seated in ready)
         best, logits = self._steps.run([seated.seat for seated in ready], adapted=adapted)
         self._launch(ready, best, logits)
-        return True
 
     def _launch(self, seated: list[_Seated], best: torch.Tensor, logits: torch.Tensor) -> None:
         """Draw where a row asks for more than the best token, and send the tokens on their way to the host."""
@@ -194,9 +203,9 @@ class PagedBatch(Batch):
         self._decoder.last[where[1]] = tokens
         return best.index_copy(0, where[0], tokens)
 
-    def _take_in(self, keep: int) -> None:
-        """Take in the tokens of all flights but the last `keep`."""
-        while len(self._flights) > keep:
+    def _take_in(self, count: int) -> None:
+        """Take in the tokens of the oldest `count` flights, in order."""
+        for _ in range(count):
             seated, tokens = self._flights.popleft()
             for one, token in zip(seated, tokens.values(), strict=True):
                 if not one.row.handle.done:
@@ -227,8 +236,8 @@ def _room(weights: Weights, settings: GenerationSettings, rows: int, context: in
         return max(context, 2048 * rows)
     free, total = torch.cuda.mem_get_info(device)
     adapters = (settings.max_adapters + 1) * bytes_of_slot(weights, _USUAL_RANK)
-    spare = int(total * settings.gpu_memory_fraction) - (total - free) - adapters - _WORK_BYTES
-    spare -= 4 * weights.head.numel()
+    spare = int(total * settings.gpu_memory_fraction) - (total - free) - adapters
+    spare -= max(_WORK_BYTES, _work_bytes(weights)) + 4 * weights.head.numel()
     tokens = min(rows * context, spare // bytes_per_token(weights.shape, dtype))
     if tokens < context:
         raise Unavailable(
@@ -238,3 +247,10 @@ def _room(weights: Weights, settings: GenerationSettings, rows: int, context: in
             retryable=False,
         )
     return tokens
+
+
+def _work_bytes(weights: Weights) -> int:
+    """Memory of the intermediate results of the largest piece, with half as much again for the allocator's gaps."""
+    shape = weights.shape
+    wide = 3 * shape.intermediate + sum(shape.outputs("qkv")) + 4 * shape.hidden
+    return MOST_PIECE_TOKENS * wide * weights.embedding.dtype.itemsize * 3 // 2

@@ -8,7 +8,6 @@ the next step can start before the host has seen the tokens of this one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,19 +15,10 @@ from torch.nn import functional
 
 from generation.engines.paged import operations
 from generation.engines.paged.pages import PAGE, PagePool, pages_for
+from generation.engines.paged.prompts import Stretch, attend_each, bounds_of, choose_attend, places_of
 from generation.engines.paged.slots import AdapterSlots
 from generation.engines.paged.transfer import upload
-from generation.engines.paged.weights import LayerWeights, Weights, rotation_table
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """Consecutive tokens of one prompt inside a packed pass: `count` of them after `before` earlier ones."""
-
-    seat: int
-    before: int
-    count: int
-    slot: int
+from generation.engines.paged.weights import Weights, rotation_table
 
 
 class PagedDecoder:
@@ -41,6 +31,7 @@ class PagedDecoder:
         shape = weights.shape
         self._scale = shape.head_dim**-0.5
         self._operations: Any = operations.choose_operations(device)
+        self._attend_prompts = choose_attend(shape.heads, shape.kv_heads, shape.head_dim, dtype, device)
         self._cosines, self._sines = rotation_table(model, context)
         self.pool = PagePool(shape, tokens, dtype, device)
         self.padding = seats
@@ -93,30 +84,36 @@ class PagedDecoder:
         )
         places = self.table[seats, positions // PAGE].long() * PAGE + positions % PAGE
         cosines, sines = self._cosines[positions].to(self.dtype), self._sines[positions].to(self.dtype)
-        spans = _spans(stretches)
+        bounds = bounds_of(stretches, self.device)
+        # Keys of earlier pieces lie in the pages alone; where there are none, nothing is read back.
+        earlier = places_of(stretches, self.table) if any(part.before for part in stretches) else None
+        joined = _by_slot(stretches)
         x = functional.embedding(tokens, self.weights.embedding)
 
         def project(y: torch.Tensor, layer: int, group: str) -> torch.Tensor:
             weights = self.weights.layers[layer]
             out = functional.linear(y, weights.matrices[group], weights.biases[group])
-            for start, stop, slot in _by_slot(spans):
+            for start, stop, slot in joined:
                 if slot >= 0:
                     self.slots.add_one(out[start:stop], y[start:stop], layer, group, slot)
             return out
 
         def attend(qkv: torch.Tensor, layer: int) -> torch.Tensor:
             self._store(qkv, layer, cosines, sines, places)
-            return torch.cat([self._attend_stretch(qkv[start:stop], part, layer) for start, stop, part in spans])
+            query, key, value = self._split(qkv)
+            if earlier is not None:
+                pages, columns = earlier
+                key, value = self.pool.keys[layer][pages, :, columns], self.pool.values[layer][pages, :, columns]
+            return self._attend_prompts(query, key, value, bounds)
 
-        ends = upload([stop - 1 for _, stop, _ in spans], self.device)
+        ends = (bounds.on_device[0, 1:] - 1).long()
         hidden = self._layers(x, project, attend, ends)
         return functional.linear(hidden, self.weights.head)
 
     def probe(self, prompts: Sequence[Sequence[int]], slot: int | None) -> list[torch.Tensor]:
         """Logits after each prompt less their mean, float32 on the CPU; in float32 arithmetic and without the pages."""
         packed = upload([token for prompt in prompts for token in prompt], self.device)
-        stretches = [Stretch(0, 0, len(prompt), -1) for prompt in prompts]
-        spans = _spans(stretches)
+        bounds = bounds_of([Stretch(0, 0, len(prompt), -1) for prompt in prompts], self.device)
         positions = torch.cat([torch.arange(len(prompt), device=self.device) for prompt in prompts])
         cosines, sines = self._cosines[positions], self._sines[positions]
         x = functional.embedding(packed, self.weights.embedding).float()
@@ -130,13 +127,15 @@ class PagedDecoder:
             return out
 
         def attend(qkv: torch.Tensor, layer: int) -> torch.Tensor:
-            query, key, value = self._split(qkv, self.weights.layers[layer])
+            query, key, value = self._split(qkv)
+            weights, epsilon = self.weights.layers[layer], self.weights.shape.epsilon
+            if weights.query_norm is not None and weights.key_norm is not None:
+                query = operations.norm(query, weights.query_norm.float(), epsilon)
+                key = operations.norm(key, weights.key_norm.float(), epsilon)
             query, key = (operations.rotate(part, cosines, sines) for part in (query, key))
-            return torch.cat(
-                [operations.attend_causal(query[a:b], key[a:b], value[a:b], 0, self._scale) for a, b, _ in spans]
-            )
+            return attend_each(query, key, value, bounds)
 
-        ends = upload([stop - 1 for _, stop, _ in spans], self.device)
+        ends = (bounds.on_device[0, 1:] - 1).long()
         hidden = self._layers(x, project, attend, ends, ops=operations)
         rows = functional.linear(hidden, self.weights.head.float()).cpu()
         return [row - row.mean() for row in rows]
@@ -166,46 +165,22 @@ class PagedDecoder:
         keys, values = self.pool.keys[layer], self.pool.values[layer]
         self._operations.rotate_store(qkv, cosines, sines, places, keys, values, shape.heads)
 
-    def _split(self, qkv: torch.Tensor, weights: LayerWeights) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _split(self, qkv: torch.Tensor) -> Any:
+        """Queries, keys and values of a joined product, each (rows, its heads, size)."""
         shape = self.weights.shape
         every = qkv.view(qkv.shape[0], -1, shape.head_dim)
-        query, key, value = every.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)  # type: ignore[no-untyped-call]
-        if weights.query_norm is not None and weights.key_norm is not None:
-            query = operations.norm(query, weights.query_norm.float(), shape.epsilon)
-            key = operations.norm(key, weights.key_norm.float(), shape.epsilon)
-        return query, key, value
-
-    def _attend_stretch(self, qkv: torch.Tensor, part: Stretch, layer: int) -> torch.Tensor:
-        """`qkv` is rotated and stored already."""
-        shape = self.weights.shape
-        every = qkv.view(qkv.shape[0], -1, shape.head_dim)
-        query, key, value = every.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)  # type: ignore[no-untyped-call]
-        if part.before:
-            key, value = self._read(part.seat, part.before + part.count, layer)
-        return operations.attend_causal(query, key, value, part.before, self._scale)
-
-    def _read(self, seat: int, count: int, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The first `count` keys and values of a seat: (count, kv_heads, size)."""
-        pages = self.table[seat, : pages_for(count)].long()
-        return tuple(  # type: ignore[return-value]
-            cache[layer][pages].transpose(1, 2).flatten(0, 1)[:count] for cache in (self.pool.keys, self.pool.values)
-        )
+        return every.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)  # type: ignore[no-untyped-call]
 
 
-def _spans(stretches: Sequence[Stretch]) -> list[tuple[int, int, Stretch]]:
-    spans, start = [], 0
-    for part in stretches:
-        spans.append((start, start + part.count, part))
-        start += part.count
-    return spans
-
-
-def _by_slot(spans: Sequence[tuple[int, int, Stretch]]) -> list[tuple[int, int, int]]:
+def _by_slot(stretches: Sequence[Stretch]) -> list[tuple[int, int, int]]:
     """Neighbours of one adapter joined: first row, row after the last, slot."""
     joined: list[tuple[int, int, int]] = []
-    for start, stop, part in spans:
+    start = 0
+    for part in stretches:
+        stop = start + part.count
         if joined and joined[-1][2] == part.slot:
             joined[-1] = (joined[-1][0], stop, part.slot)
         else:
             joined.append((start, stop, part.slot))
+        start = stop
     return joined
