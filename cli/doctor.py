@@ -1,9 +1,10 @@
-"""`tsumugi doctor`: is a data dir whole, and can it be made whole again? For a stopped service."""
+"""`tsumugi doctor`: is a system whole, and can it be made whole again? For a stopped service of either topology."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,7 @@ from core.settings import Settings, load_settings
 if TYPE_CHECKING:
     from cli.checkup import Examination, Finding
     from core.database import Database
+    from generation.models import BaseModelInfo
 
 
 def doctor(
@@ -26,16 +28,17 @@ def doctor(
     """Check database, documents, blobs, index, adapters and jobs against each other. The service must be stopped.
 
     Exit 0 when nothing is wrong (any more), 1 when something is. Documents that --repair queues are ingested again by
-    the next `tsumugi up`.
+    the next start. With a PostgreSQL URL in the settings it is the server topology that is looked at.
     """
     settings = load_settings(**({"data_dir": data_dir} if data_dir is not None else {}))
-    if not (settings.data_dir / "tsumugi.sqlite3").is_file():
+    embedded = settings.database_url.startswith("sqlite")
+    if embedded and not (settings.data_dir / "tsumugi.sqlite3").is_file():
         raise CommandFailed(f"{settings.data_dir} holds no database of ours", exit_code=2)
     from core.log import configure
 
     configure("WARNING")
     with exclusive(settings.data_dir, "tsumugi doctor"):
-        found, mended = _examine(settings, repair=repair)
+        found, mended = examine(settings, repair=repair)
     left = [finding for finding in found if finding not in mended]
     if json_output:
         rows = [
@@ -51,19 +54,22 @@ def doctor(
         raise CommandFailed()
 
 
-def _examine(settings: Settings, *, repair: bool) -> tuple[Sequence[Finding], Sequence[Finding]]:
-    """All findings, and those of them that are mended now."""
+def examine(settings: Settings, *, repair: bool) -> tuple[Sequence[Finding], Sequence[Finding]]:
+    """All findings, and those of them that are mended now. The caller holds the data dir's lock."""
     from cli.checkup.adapters import check_adapters, check_aliases
     from cli.checkup.documents import check_blobs, check_generations
-    from cli.checkup.service import check_database, check_index, check_jobs, check_leftovers
-    from core.database import Database
+    from cli.checkup.service import check_database, check_index, check_jobs, check_leftovers, connected_processes
+    from core.database import open_database
 
     checks = (
         *(check_jobs, check_generations, check_blobs, check_index),
         *(check_adapters, check_aliases, check_leftovers),
     )
-    db = Database(settings.database_url, busy_timeout_s=settings.database.busy_timeout_s)
+    db = open_database(settings)
     try:
+        others = 0 if db.is_sqlite else connected_processes(db)
+        if others:
+            raise CommandFailed(f"{others} connections of our processes to the database: stop them first", exit_code=2)
         broken = list(check_database(db))
         mended = [finding for finding in broken if repair and _mend(finding)]
         if any(finding not in mended for finding in broken):
@@ -85,18 +91,25 @@ def _examine(settings: Settings, *, repair: bool) -> tuple[Sequence[Finding], Se
 @contextmanager
 def _opened(settings: Settings, db: Database) -> Iterator[Examination]:
     from cli.checkup import Examination
-    from core.blobs import FolderBlobStore
+    from core.blobs import open_blobs
     from core.jobs import JobStore
     from core.repositories.documents import follow_jobs
-    from generation.build import build_base
+    from generation.build import build_base, remote_base
     from retrieval.build import build_retrieval
 
     retrieval = build_retrieval(settings, db)
     try:
-        blobs = FolderBlobStore(settings.blobs_dir)
+        blobs = open_blobs(settings)
         jobs = JobStore(db, settings, None)
         follow_jobs(jobs)  # a document's status follows the jobs that repairs move
-        yield Examination(settings, db, blobs, jobs, retrieval, build_base(settings))
+
+        @cache
+        def base() -> BaseModelInfo | None:
+            if settings.generation.engine == "transformers":
+                return build_base(settings)
+            return remote_base(settings) if settings.generation.engine == "vllm" else None
+
+        yield Examination(settings, db, blobs, jobs, retrieval, base)
     finally:
         retrieval.close()
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from core.blobs import copy_checked, is_digest
 from core.errors import NotFound, Unavailable
 from core.s3 import open_s3_client, s3_error_code, s3_errors
 from core.settings import BlobSettings
@@ -61,6 +63,39 @@ class S3BlobStore:
             raise Unavailable(f"blob {digest[:12]} is not what it was stored as", code="blob_damaged")
         return data
 
+    def put_file(self, path: Path) -> str:
+        """Store a file's bytes, in parts where it is large; returns their hex SHA-256.
+
+        Raises:
+            Unavailable: the store does not take them.
+        """
+        with path.open("rb") as source:
+            digest = hashlib.file_digest(source, "sha256").hexdigest()
+            size = source.tell()
+            if self._size(digest) != size:
+                source.seek(0)
+                key = self._key(digest)
+                try:
+                    self._client.upload_fileobj(source, self._bucket, key)
+                except s3_errors() as error:
+                    raise Unavailable(f"the blob store failed: {error}", code="blob_store_unavailable") from error
+        return digest
+
+    def copy_to(self, digest: str, path: Path) -> int:
+        """Write a blob into a file; returns its size in bytes.
+
+        Raises:
+            NotFound: it is not there.
+            Unavailable: the store does not answer, or `blob_damaged`: answers with other bytes.
+        """
+        answer = self._call("get_object", digest)
+        try:
+            return copy_checked(answer["Body"], digest, path)
+        except s3_errors() as error:
+            raise Unavailable(
+                f"reading blob {digest[:12]} broke off: {error}", code="blob_store_unavailable"
+            ) from error
+
     def exists(self, digest: str) -> bool:
         """Whether the blob is there."""
         return self._size(digest) is not None
@@ -76,7 +111,7 @@ class S3BlobStore:
             for page in pages:
                 for entry in page.get("Contents", ()):
                     digest = str(entry["Key"]).removeprefix(self._prefix).replace("/", "", 1)
-                    if _is_digest(digest):
+                    if is_digest(digest):
                         yield digest, int(entry["Size"])
         except s3_errors() as error:
             raise Unavailable(f"the blob store does not list: {error}", code="blob_store_unavailable") from error
@@ -100,16 +135,14 @@ class S3BlobStore:
             return None
 
     def _call(self, operation: str, digest: str, **arguments: Any) -> Any:
-        if not _is_digest(digest):
+        if not is_digest(digest):
             raise NotFound(f"no blob {digest!r}")
-        key = f"{self._prefix}{digest[:2]}/{digest[2:]}"
         try:
-            return getattr(self._client, operation)(Bucket=self._bucket, Key=key, **arguments)
+            return getattr(self._client, operation)(Bucket=self._bucket, Key=self._key(digest), **arguments)
         except s3_errors() as error:
             if s3_error_code(error) in _MISSING:
                 raise NotFound(f"no blob {digest}") from error
             raise Unavailable(f"the blob store failed: {error}", code="blob_store_unavailable") from error
 
-
-def _is_digest(digest: str) -> bool:
-    return len(digest) == 64 and all(char in "0123456789abcdef" for char in digest)
+    def _key(self, digest: str) -> str:
+        return f"{self._prefix}{digest[:2]}/{digest[2:]}"

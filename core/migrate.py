@@ -89,6 +89,11 @@ def newest_revision() -> str | None:
     return ScriptDirectory.from_config(_config(None)).get_current_head()
 
 
+def known_revisions() -> list[str]:
+    """All revisions this code knows, newest first."""
+    return [script.revision for script in ScriptDirectory.from_config(_config(None)).walk_revisions()]
+
+
 @contextmanager
 def start_alone(db: Database) -> Iterator[None]:
     """Do in the block what only one starting process may do at a time. SQLite has one owner, so nothing is locked."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from core.types import (
@@ -14,6 +15,7 @@ from core.types import (
     Language,
     ScoredPoint,
     SparseVector,
+    StoredVectors,
 )
 
 if TYPE_CHECKING:
@@ -139,7 +141,11 @@ class VectorIndex(Protocol):
         ...
 
     def scan(self) -> Iterator[ScoredPoint]:
-        """Every point, score 0, for doctor and backup."""
+        """Every point, score 0, for doctor."""
+        ...
+
+    def vectors(self) -> Iterator[StoredVectors]:
+        """The vectors of every point, ordered by id, for backup."""
         ...
 
     def flush(self) -> None:
@@ -231,6 +237,23 @@ class BlobStore(Protocol):
 
     def get(self, digest: str) -> bytes:
         """Raises NotFound."""
+        ...
+
+    def put_file(self, path: Path) -> str:
+        """Store a file's bytes without holding them in memory; returns the hex digest."""
+        ...
+
+    def copy_to(self, digest: str, path: Path) -> int:
+        """Write a blob into a file without holding it in memory; returns its size in bytes.
+
+        Raises:
+            NotFound: it is not there.
+            Unavailable: `blob_damaged`: its bytes are not what its name says.
+        """
+        ...
+
+    def list(self) -> Iterator[tuple[str, int]]:
+        """Every blob with its size in bytes."""
         ...
 
     def exists(self, digest: str) -> bool:

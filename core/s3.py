@@ -44,10 +44,11 @@ def open_s3_client(settings: S3Connection, wanted_by: str) -> Any:
 
 def s3_errors() -> tuple[type[Exception], ...]:
     """What a call of such a client raises when the store refuses, is away, or breaks off."""
+    from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
     from urllib3.exceptions import HTTPError
 
-    return (BotoCoreError, ClientError, HTTPError, OSError)
+    return (Boto3Error, BotoCoreError, ClientError, HTTPError, OSError)
 
 
 def s3_error_code(error: Exception) -> str:

@@ -156,6 +156,16 @@ class IndexPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredVectors:
+    """What an index holds of one chunk beside its payload, as a backup keeps it."""
+
+    id: str
+    dense: tuple[float, ...] | None
+    sparse: SparseVector
+    sentences: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredPoint:
     """A candidate from one arm of the index, best first in any list of them."""
 

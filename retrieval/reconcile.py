@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import structlog
@@ -18,7 +19,7 @@ from core.database import Database
 from core.errors import Unavailable
 from core.ports import Embedder
 from core.tables.documents import ChunkRow, Document, DocumentGeneration, DocumentGroup
-from core.types import DocumentStatus, IndexPoint
+from core.types import DocumentStatus, IndexPoint, StoredVectors
 from retrieval.live import OpenVersion, Retrieval
 from retrieval.text import indexed_text
 
@@ -115,46 +116,87 @@ def _reconcile(db: Database, retrieval: OpenVersion, repair: bool, embed: Embed)
     return ReconcileReport(len(wanted), points, tuple(sorted(missing)), tuple(orphans), in_progress, repair)
 
 
+def put_vectors(db: Database, version: OpenVersion, stored: Sequence[StoredVectors]) -> int:
+    """Write vectors that were kept elsewhere as points, whose payload comes from the database; how many were wanted.
+
+    Vectors of chunks that the database does not know or that do not serve, and vectors of another shape than the
+    version's, are passed over: `reconcile` makes what is missing.
+    """
+    shaped = {one.id: one for one in stored if _fits(one, version.embedder.dim)}
+    found = [
+        _point(row, shaped[row.chunk.id])
+        for row in _chunks(db, sorted(shaped))
+        if row.chunk.chunk_set == version.chunk_set
+        and row.chunk.generation == row.document.active_generation
+        and row.document.status != DocumentStatus.DELETING
+    ]
+    if found:
+        version.index.upsert(found)
+    return len(found)
+
+
+def _fits(stored: StoredVectors, dim: int) -> bool:
+    dense = [one for one in (stored.dense, *stored.sentences) if one is not None]
+    values = (*stored.sparse.values, *(value for one in dense for value in one))
+    return all(len(one) == dim for one in dense) and all(map(isfinite, values))
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    chunk: ChunkRow
+    document: Document
+    content: DocumentGeneration
+    groups: tuple[str, ...]
+
+
+def _chunks(db: Database, ids: Sequence[str]) -> list[_Row]:
+    with db.read() as session:
+        rows = session.execute(
+            select(ChunkRow, Document, DocumentGeneration)
+            .join(Document, Document.id == ChunkRow.document_id)
+            .join(
+                DocumentGeneration,
+                (DocumentGeneration.document_id == ChunkRow.document_id)
+                & (DocumentGeneration.generation == ChunkRow.generation),
+            )
+            .where(ChunkRow.id.in_(ids))
+        ).all()
+        documents = {document.id for _, document, _ in rows}
+        groups: dict[str, list[str]] = {}
+        for document_id, group in session.execute(
+            select(DocumentGroup.document_id, DocumentGroup.group_name).where(DocumentGroup.document_id.in_(documents))
+        ):
+            groups.setdefault(document_id, []).append(group)
+    return [
+        _Row(chunk, document, content, tuple(sorted(groups.get(document.id, ())))) for chunk, document, content in rows
+    ]
+
+
+def _point(row: _Row, vectors: StoredVectors) -> IndexPoint:
+    return IndexPoint(
+        id=row.chunk.id,
+        tenant_id=row.chunk.tenant_id,
+        collection_id=row.document.collection_id,
+        document_id=row.chunk.document_id,
+        generation=row.chunk.generation,
+        ordinal=row.chunk.ordinal,
+        groups=row.groups,
+        dense=vectors.dense,
+        sparse=vectors.sparse,
+        sentences=vectors.sentences,
+    )
+
+
 def _points(db: Database, retrieval: OpenVersion, ids: Sequence[str], embed: Embed) -> Iterator[list[IndexPoint]]:
     for start in range(0, len(ids), _BATCH):
-        with db.read() as session:
-            rows = session.execute(
-                select(ChunkRow, Document, DocumentGeneration)
-                .join(Document, Document.id == ChunkRow.document_id)
-                .join(
-                    DocumentGeneration,
-                    (DocumentGeneration.document_id == ChunkRow.document_id)
-                    & (DocumentGeneration.generation == ChunkRow.generation),
-                )
-                .where(ChunkRow.id.in_(ids[start : start + _BATCH]))
-            ).all()
-            documents = {document.id for _, document, _ in rows}
-            groups: dict[str, list[str]] = {}
-            for document_id, group in session.execute(
-                select(DocumentGroup.document_id, DocumentGroup.group_name).where(
-                    DocumentGroup.document_id.in_(documents)
-                )
-            ):
-                groups.setdefault(document_id, []).append(group)
+        rows = _chunks(db, ids[start : start + _BATCH])
         texts = [
-            indexed_text(content.title or content.filename, chunk.heading, chunk.text) for chunk, _, content in rows
+            indexed_text(row.content.title or row.content.filename, row.chunk.heading, row.chunk.text) for row in rows
         ]
-        passages = [(text, chunk.text) for text, (chunk, _, _) in zip(texts, rows, strict=True)]
-        vectors = embed(retrieval.embedder, passages)
+        vectors = embed(retrieval.embedder, [(text, row.chunk.text) for text, row in zip(texts, rows, strict=True)])
         yield [
-            IndexPoint(
-                id=chunk.id,
-                tenant_id=chunk.tenant_id,
-                collection_id=document.collection_id,
-                document_id=chunk.document_id,
-                generation=chunk.generation,
-                ordinal=chunk.ordinal,
-                groups=tuple(sorted(groups.get(document.id, ()))),
-                dense=vectors[at][0],
-                sparse=retrieval.lexical.encode_passage(texts[at]),
-                sentences=vectors[at][1],
-            )
-            for at, (chunk, document, _) in enumerate(rows)
+            _point(row, StoredVectors(row.chunk.id, dense, retrieval.lexical.encode_passage(text), sentences))
+            for row, text, (dense, sentences) in zip(rows, texts, vectors, strict=True)
         ]
 
 

@@ -60,7 +60,9 @@ def _problem_of(examination: Examination, folder: Path, digest: str) -> str | No
     if not folder.is_dir():
         return "its folder is missing"
     try:
-        verify(folder, examination.base)
+        base = examination.base()
+        if base is not None:
+            verify(folder, base)
         if content_digest(folder) != digest:
             return "its folder holds another content than its name says"
     except AdapterRefused as error:

@@ -5,17 +5,19 @@ A damaged generation is built anew from its source bytes, as a new generation be
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sqlalchemy import func, select
 
 from cli.checkup.finding import Examination, Finding, Repair
 from core import audit
-from core.blobs import FolderBlobStore
+from core.errors import NotFound, Unavailable
+from core.ports import BlobStore
+from core.repositories.blobs import named_blobs
 from core.repositories.documents import drop_chunks, groups_of, serving_chunk_set
-from core.tables import ChunkRow, Dataset, Document, DocumentGeneration, IndexContent, IndexVersion, Job
+from core.tables import ChunkRow, Document, DocumentGeneration, IndexContent, IndexVersion, Job
 from core.types import DocumentStatus, JobKind, JobStatus
 
 UNFINISHED = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
@@ -67,21 +69,17 @@ def check_blobs(examination: Examination) -> Iterator[Finding]:
     """Every blob that a row names is there and is what its name says; nothing else lies around."""
     named: dict[str, str] = {}
     with examination.db.read() as session:
-        for row in session.scalars(select(DocumentGeneration)):
-            named[row.source_sha256] = f"the source of {row.document_id}"
-            if row.text_sha256 is not None:
-                named[row.text_sha256] = f"the text of {row.document_id}"
-        for digest, dataset_id in session.execute(select(Dataset.source_sha256, Dataset.id)):
-            named.setdefault(digest, f"the source of {dataset_id}")
-    for digest, owner in sorted(named.items()):
-        if owner.startswith("the text of"):
+        for digest, what in named_blobs(session):
+            named.setdefault(digest, what)
+    for digest, what in sorted(named.items()):
+        if what.startswith("the text of"):
             continue  # `check_generations` reads it, and knows how to make it again
         state = _blob_state(examination.blobs, digest)
         if state is not None:
-            yield Finding("blobs", digest[:16], f"{owner} is {state}; upload the file again or restore a backup")
-    for path in sorted(examination.settings.blobs_dir.glob("*/*")):
-        if path.parent.name + path.name not in named:
-            yield Finding("blobs", path.name[:16], "belongs to nothing", _unlink(path))
+            yield Finding("blobs", digest[:16], f"{what} is {state}; upload the file again or restore a backup")
+    for digest, _size in examination.blobs.list():
+        if digest not in named:
+            yield Finding("blobs", digest[:16], "belongs to nothing", _delete(examination.blobs, digest))
 
 
 def _damage_of(examination: Examination, row: DocumentGeneration | None, chunk_count: int, wanted: int) -> str | None:
@@ -113,12 +111,18 @@ def _damage_of(examination: Examination, row: DocumentGeneration | None, chunk_c
     return None
 
 
-def _blob_state(blobs: FolderBlobStore, digest: str) -> str | None:
-    path = blobs.path_of(digest)
-    if not path.is_file():
-        return "missing"
-    with path.open("rb") as file:
-        return None if hashlib.file_digest(file, "sha256").hexdigest() == digest else "damaged"
+def _blob_state(blobs: BlobStore, digest: str) -> str | None:
+    """What is wrong with a blob; every byte of it is read."""
+    with TemporaryDirectory() as folder:
+        try:
+            blobs.copy_to(digest, Path(folder) / "blob")
+        except NotFound:
+            return "missing"
+        except Unavailable as error:
+            if error.code != "blob_damaged":
+                raise
+            return "damaged"
+    return None
 
 
 def _requeue(examination: Examination, document: Document) -> Repair | None:
@@ -176,5 +180,5 @@ def _drop_chunks(examination: Examination, document_id: str, generation: int) ->
     return repair
 
 
-def _unlink(path: Path) -> Repair:
-    return lambda: path.unlink(missing_ok=True)
+def _delete(blobs: BlobStore, digest: str) -> Repair:
+    return lambda: blobs.delete(digest)

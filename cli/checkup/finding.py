@@ -1,13 +1,13 @@
-"""One thing that is wrong, and the parts of a data dir that checks look at."""
+"""One thing that is wrong, and the parts of a system that checks look at."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from core.blobs import FolderBlobStore
 from core.database import Database
 from core.jobs import JobStore
+from core.ports import BlobStore
 from core.settings import Settings
 from generation.models import BaseModelInfo
 from retrieval.live import Retrieval
@@ -27,14 +27,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """An opened data dir of a stopped service. The lock is held."""
+    """An opened system of either topology whose processes are stopped. The data dir's lock is held."""
 
     settings: Settings
     db: Database
-    blobs: FolderBlobStore
+    blobs: BlobStore
     jobs: JobStore
     retrieval: Retrieval
-    base: BaseModelInfo
+    base: Callable[[], BaseModelInfo | None]
+    """What adapters are checked against; None where the generator takes none. Made when first asked: it may be slow."""
 
 
 Check = Callable[[Examination], Iterator[Finding]]

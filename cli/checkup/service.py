@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from sqlalchemy import select, text
+from sqlalchemy import Connection, select, text
 
 from cli.checkup.finding import Examination, Finding, Repair
 from cli.data_dir import read_service_note, remove_service_note
@@ -23,16 +23,40 @@ LEFTOVERS = (".new-*", ".backup-*", ".restore-*", ".service.json.new", "blobs/*/
 
 
 def check_database(db: Database) -> Iterator[Finding]:
-    """SQLite's own view of its file, and whether the schema is the one this code knows."""
+    """The database's own view of itself, and whether the schema is the one this code knows."""
     with db.engine.connect() as connection:
-        for (problem,) in connection.execute(text("PRAGMA integrity_check")):
-            if problem != "ok":
-                yield Finding("database", "integrity", f"{problem}; restore a backup")
-        for row in connection.execute(text("PRAGMA foreign_key_check")).mappings():
-            yield Finding("database", str(row["table"]), f"row {row['rowid']} points to a missing {row['parent']}")
+        yield from _sqlite_problems(connection) if db.is_sqlite else _postgres_problems(connection)
     revision, newest = current_revision(db), newest_revision()
     if revision != newest:
         yield Finding("database", "schema", f"is at {revision}, this version needs {newest}", lambda: upgrade(db))
+
+
+def _sqlite_problems(connection: Connection) -> Iterator[Finding]:
+    for (problem,) in connection.execute(text("PRAGMA integrity_check")):
+        if problem != "ok":
+            yield Finding("database", "integrity", f"{problem}; restore a backup")
+    for row in connection.execute(text("PRAGMA foreign_key_check")).mappings():
+        yield Finding("database", str(row["table"]), f"row {row['rowid']} points to a missing {row['parent']}")
+
+
+def _postgres_problems(connection: Connection) -> Iterator[Finding]:
+    """PostgreSQL keeps rows and references whole itself; an index whose building broke off it keeps, unused."""
+    broken = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
+    for name in connection.scalars(text(broken)):
+        yield Finding("database", str(name), f"this index is not valid; run REINDEX INDEX {name}")
+    unproven = "SELECT conrelid::regclass::text || '.' || conname FROM pg_constraint WHERE NOT convalidated"
+    for name in connection.scalars(text(unproven)):
+        yield Finding("database", str(name), "this constraint was never validated")
+
+
+def connected_processes(db: Database) -> int:
+    """Connections of our other processes to a server's database."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND application_name = 'tsumugi' AND pid <> pg_backend_pid()"
+    )
+    with db.engine.connect() as connection:
+        return int(connection.scalar(text(query)) or 0)
 
 
 def check_index(examination: Examination) -> Iterator[Finding]:

@@ -44,8 +44,8 @@ from qdrant_edge import SparseVector as EdgeSparseVector
 
 from core.errors import DataDirBusy, Unavailable
 from core.processes import yield_to_others
-from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector
-from retrieval.index.names import DENSE, LEXICAL, SENTENCES, payload_of
+from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector, StoredVectors
+from retrieval.index.names import DENSE, LEXICAL, SENTENCES, payload_of, stored_vectors
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -57,6 +57,7 @@ OPTIMIZE_AFTER_S = 10.0
 
 _UPSERT_BATCH = 256
 _SCAN_PAGE = 1000
+_VECTOR_PAGE = 256
 _KEYWORDS = ("collection_id", "document_id", "groups")
 
 
@@ -177,6 +178,17 @@ class EdgeIndex:
             records, offset = self._live().scroll(request)
             for record in records:
                 yield _to_scored(record, 0.0)
+            if offset is None:
+                return
+
+    def vectors(self) -> Iterator[StoredVectors]:
+        """The vectors of every point, ordered by id."""
+        offset: str | None = None
+        while True:
+            request = ScrollRequest(offset=offset, limit=_VECTOR_PAGE, with_payload=False, with_vector=True)
+            records, offset = self._live().scroll(request)
+            for record in records:
+                yield stored_vectors(str(record.id), record.vector)
             if offset is None:
                 return
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.types import IndexPoint
+from core.types import IndexPoint, SparseVector, StoredVectors
 
 DENSE = "dense"
 LEXICAL = "lexical"
@@ -22,3 +22,17 @@ def payload_of(point: IndexPoint) -> dict[str, Any]:
         "ordinal": point.ordinal,
         "groups": list(point.groups),
     }
+
+
+def stored_vectors(point_id: str, vector: Any) -> StoredVectors:
+    """Vectors of a record as either engine hands them out: by name, absent ones left out."""
+    named: dict[str, Any] = vector if isinstance(vector, dict) else {}
+    dense, sparse = named.get(DENSE), named.get(LEXICAL)
+    return StoredVectors(
+        point_id,
+        None if dense is None else tuple(map(float, dense)),
+        SparseVector((), ())
+        if sparse is None
+        else SparseVector(tuple(sparse.indices), tuple(map(float, sparse.values))),
+        tuple(tuple(map(float, sentence)) for sentence in named.get(SENTENCES) or ()),
+    )

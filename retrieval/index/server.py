@@ -18,13 +18,14 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from core.errors import Unavailable
 from core.settings import QdrantSettings
-from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector
-from retrieval.index.names import DENSE, LEXICAL, SENTENCES, payload_of
+from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector, StoredVectors
+from retrieval.index.names import DENSE, LEXICAL, SENTENCES, payload_of, stored_vectors
 
 log = structlog.stdlib.get_logger(__name__)
 
 OLDEST_SERVER = (1, 19)
 _SCAN_PAGE = 1000
+_VECTOR_PAGE = 256
 _KEYWORDS = ("collection_id", "document_id", "groups")
 _PAYLOAD = ["document_id", "generation"]
 _WAITS_S = (0.1, 0.4, 1.6)
@@ -165,6 +166,24 @@ class ServerIndex:
             records, offset = self._call(page)
             for record in records:
                 yield _to_scored(record.id, record.payload or {}, 0.0)
+            if offset is None:
+                return
+
+    def vectors(self) -> Iterator[StoredVectors]:
+        """The vectors of every point, ordered by id."""
+        offset: Any = None
+        while True:
+            page = partial(
+                self._client.scroll,
+                self.collection,
+                limit=_VECTOR_PAGE,
+                offset=offset,
+                with_payload=False,
+                with_vectors=True,
+            )
+            records, offset = self._call(page)
+            for record in records:
+                yield stored_vectors(str(record.id), record.vector)
             if offset is None:
                 return
 
