@@ -415,7 +415,7 @@ class Settings(BaseSettings):
     database: DatabaseSettings = DatabaseSettings()
     broker: BrokerSettings = BrokerSettings()
     blobs: BlobSettings = BlobSettings()
-    s3: S3Connection = Field(S3Connection(), description="The store whose buckets `tsumugi sync s3://...` reads.")
+    s3: S3Connection = Field(S3Connection(), description="The store of `s3://` places: sources to sync, and backups.")
     ingest: IngestSettings = IngestSettings()
     jobs: JobSettings = JobSettings()
     worker: WorkerSettings = WorkerSettings()

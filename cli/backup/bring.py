@@ -93,8 +93,11 @@ def require_empty(settings: Settings) -> None:
     found = []
     if settings.database_url.startswith("sqlite"):
         # The data dir as a whole: there is no service beside it whose files these could be.
-        names = (path.name for path in settings.data_dir.iterdir())
-        found = sorted(name for name in names if name not in PREPARED and not name.startswith(WORK))
+        found = sorted(
+            path.name
+            for path in settings.data_dir.iterdir()
+            if path.name not in PREPARED and not path.name.startswith(WORK) and _holds_files(path)
+        )
     else:
         with open_target(settings) as db:
             found += [f"rows in '{name}'" for name in filled_tables(db)]

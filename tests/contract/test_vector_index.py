@@ -102,6 +102,21 @@ def test_upsert_overwrites_and_counts(index: VectorIndex) -> None:
     assert {(p.document_id, p.generation) for p in index.scan()} == {("d1", 1), ("d2", 1), ("d2", 2)}
 
 
+def test_vectors_come_out_as_they_went_in(index: VectorIndex) -> None:
+    """Dense vectors are normalised by the index; a point of an unknown language has none."""
+    whole = replace(point(1), sentences=(point(2).dense or (), point(3).dense or ()))
+    index.upsert([whole, replace(point(4), dense=None), *(point(number) for number in range(10, 300))])
+    found = {one.id: one for one in index.vectors()}
+    assert len(found) == 292
+    assert found[point(4).id].dense is None and found[point(4).id].sparse.indices == point(4).sparse.indices
+    kept = found[whole.id]
+    assert kept.sparse.values == pytest.approx(whole.sparse.values, rel=1e-6)
+    for stored, given in zip((kept.dense, *kept.sentences), (whole.dense, *whole.sentences), strict=True):
+        assert stored is not None and given is not None
+        length = sum(value * value for value in given) ** 0.5
+        assert stored == pytest.approx([value / length for value in given], abs=2e-3)
+
+
 def test_deletion_by_document_generation_and_id(index: VectorIndex) -> None:
     index.upsert([point(n, document="d", generation=n) for n in (1, 2, 3)] + [point(9)])
     index.delete_document("d", keep_generation=2)

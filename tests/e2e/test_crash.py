@@ -76,27 +76,53 @@ def test_doctor_finds_nothing_after_five_kills(survivor: ServiceProcess) -> None
 
 def test_backup_and_restore(survivor: ServiceProcess, tmp_path: Path, prepared_models: Path) -> None:
     archive = tmp_path / "backup.tar.gz"
-    assert tsumugi("backup", str(archive), data_dir=survivor.data_dir).returncode == 0
+    done = tsumugi("backup", str(archive), "--json", data_dir=survivor.data_dir)
+    assert done.returncode == 0, done.stderr
+    taken = json.loads(done.stdout)
+    (points,) = taken["points"].values()
+    assert points > DOCUMENTS and taken["missing"] == []
     assert archive.stat().st_mode & 0o777 == 0o600
     restored = tmp_path / "restored"
     restored.mkdir()
     (restored / "models").symlink_to(prepared_models)
     done = tsumugi("restore", str(archive), "--json", data_dir=restored)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["points"] > DOCUMENTS
+    report = json.loads(done.stdout)
+    assert (report["points"], report["embedded"]) == (points, 0)
     assert doctor(restored) == (0, {"ok": True, "problems": [], "left": 0})
-    assert tsumugi("restore", str(archive), data_dir=restored).returncode == 1  # not into a data dir in use
+    refused = tsumugi("restore", str(archive), data_dir=restored)  # not into a data dir in use
+    assert refused.returncode == 1 and "target_not_empty" in refused.stderr
     damaged = tmp_path / "damaged.tar"
     with tarfile.open(archive) as source, tarfile.open(damaged, "w") as target:
         for member in source.getmembers():
             data = source.extractfile(member)
             assert data is not None
-            if member.name == "tsumugi.sqlite3":
+            if member.name == "tables/documents.jsonl":
                 member.size -= 1
             target.addfile(member, data)
     refused = tsumugi("restore", str(damaged), data_dir=tmp_path / "never")
-    assert refused.returncode == 1
+    assert refused.returncode == 1 and "backup_damaged" in refused.stderr
     assert not (tmp_path / "never" / "tsumugi.sqlite3").exists()
+
+
+def test_a_backup_beside_the_running_service(
+    service: ServiceProcess, client: Client, tmp_path: Path, prepared_models: Path
+) -> None:
+    """Taken while documents come in. It holds no vectors, as the service owns the index; a restore embeds."""
+    items = [upload_text(client, story(number), f"beside-{number}.md") for number in range(4)]
+    done = tsumugi("backup", str(tmp_path / "kept"), "--json", data_dir=service.data_dir)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["points"] == {}
+    for item in items:
+        assert client.follow_job(item["job"]["id"], timeout_s=120)["status"] == "succeeded"
+        client.delete(f"/v1/documents/{item['document']['id']}")
+    restored = tmp_path / "restored"
+    restored.mkdir()
+    (restored / "models").symlink_to(prepared_models)
+    done = tsumugi("restore", str(tmp_path / "kept"), "--json", data_dir=restored)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["embedded"] > 0
+    assert doctor(restored) == (0, {"ok": True, "problems": [], "left": 0})
 
 
 def test_doctor_names_and_mends_damage(survivor: ServiceProcess, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ ingest worker processes, beat. Each client made talks to the next api process, s
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 
 from benchmarks.server_chaos import run_chaos
 from cli.client import Client
-from tests.e2e.conftest import EXAMPLES, upload_and_wait, upload_text
+from cli.service_process import ServiceProcess
+from tests.e2e.conftest import EXAMPLES, tsumugi, upload_and_wait, upload_text
 
 # The cases themselves. `client` and `tenants` find the fixture `service` below, as it is nearer than the embedded one.
 from tests.e2e.test_access import (  # noqa: F401
@@ -118,3 +120,45 @@ def test_nothing_is_lost_while_each_process_dies(topology: ServerTopology) -> No
     assert report.wrong == []
     assert report.ready == 12 - report.deleted and report.points == report.points_wanted > 0
     assert report.queries_answered >= 80 and report.kills == list(victims)
+
+
+def test_a_busy_server_is_backed_up_and_moves_into_a_data_dir(
+    topology: ServerTopology, service: ServerService, tmp_path: Path, prepared_models: Path
+) -> None:
+    """Taken by the command beside the running processes while documents come in, restored into the other topology."""
+    client = service.client()
+    items = [
+        upload_text(client, f"Hall {number} was built in {1700 + number}. " * 30, "hall.txt") for number in range(6)
+    ]
+    backup = tsumugi("backup", str(tmp_path / "server.tar.gz"), "--json", **topology.environment())
+    assert backup.returncode == 0, backup.stderr
+    taken = json.loads(backup.stdout)
+    assert taken["missing"] == [] and sum(taken["points"].values()) > 0
+    for item in items:
+        assert client.follow_job(item["job"]["id"], timeout_s=120)["status"] == "succeeded"
+    asked = ["What does error code E-17 mean?", "How many days of annual leave are there?"]
+    before = [found(client, question) for question in asked]
+    assert tsumugi("doctor", **topology.environment()).returncode == 2  # its processes run
+    refused = tsumugi("restore", str(tmp_path / "server.tar.gz"), **topology.environment())
+    assert refused.returncode == 1 and "target_not_empty" in refused.stderr
+
+    data_dir = tmp_path / "moved"
+    data_dir.mkdir()
+    (data_dir / "models").symlink_to(prepared_models)
+    # The embedder of the backup's index version answers over HTTP, here as there.
+    done = tsumugi("restore", str(tmp_path / "server.tar.gz"), "--json", data_dir=data_dir)
+    assert done.returncode == 0, done.stderr
+    doctor = tsumugi("doctor", "--json", data_dir=data_dir)
+    assert json.loads(doctor.stdout) == {"ok": True, "problems": [], "left": 0}, doctor.stdout
+    moved = ServiceProcess(data_dir)
+    moved.start()
+    try:
+        with moved.client() as there:
+            assert [found(there, question)[:1] for question in asked] == [one[:1] for one in before]
+    finally:
+        moved.stop()
+
+
+def found(client: Client, question: str) -> list[str]:
+    """Passages that a search finds, best first."""
+    return [passage["chunk_id"] for passage in client.post("/v1/search", {"query": question})["items"]]
