@@ -1,11 +1,17 @@
 """Training speed of our trainer beside TRL's defaults, and against the arithmetic rate of the device.
 
-    python -m benchmarks.training small [--base FOLDER] [--rows N] [--seconds S] [--json FILE]
+    python -m benchmarks.training small [--base FOLDER] [--steps N] [--seconds S] [--compile] [--json FILE]
     python -m benchmarks.training large [--work FOLDER] [--tokens 8192] [--layers 32] [--json FILE]
 
-`small`: one base (default: the product's) on rows like the starter's, LoRA on all linear layers. The reference is TRL's
-SFTTrainer with its own defaults on the same texts (only the length limit is lifted, or it would cut what we train on).
-On a CPU both take the same steps in the same order at the same learning rate, and the final losses are compared too.
+`small`: one base (default: the product's; a folder with configuration and tokenizer only gets random weights) on rows
+like the starter's, LoRA rank 16 on all linear layers. The reference is TRL's SFTTrainer with its own defaults on the
+same tokens. Both take the same steps on the same rows in the same order at the same learning rate: the first losses are
+those of the base, equal where both were given the same rows, and the last ones that both reached are compared too. On a
+GPU ours also trains in parts of 72,000 tokens, as the starter's recipe does. Each side prints its figures when it ends
+and is ended after `--seconds`, its start included, so that the whole is under four minutes on two busy cores and under
+90 seconds on a GPU:
+
+    python -m benchmarks.training small --base FOLDER --json small.json     FOLDER: config.json, tokenizer files
 
 `large`: an 8-billion-parameter Llama with random weights made here, rank 16 on all linear layers, rows that fill 2,048
 tokens; tokens per second, and the share of the rate of a large bf16 product at 4 operations per parameter and token
@@ -18,21 +24,24 @@ import argparse
 import json
 import os
 import random
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.m3_checkpoint import words
+from benchmarks.trainer_process import Limits, follow, python
 from core.settings import load_settings
 from generation.prompt import PromptPassage, render_grounded
 from tuning.recipe import load_recipe
-from tuning.spec import TrainSpec
+from tuning.rows import encode_rows
+from tuning.spec import TrainRow, TrainSpec
 
 _PACK = 2_048
+_RANK = 16
+_SEED = 5
+_TRL_ROWS = 8
+"""Rows of a step: TRL's default."""
 _SETTLE_STEPS = 4
 """Steps that warm up: compilation, allocation, the first batches of a loader."""
 _LLAMA_8B = {
@@ -112,137 +121,117 @@ def make_llama(folder: Path, tokenizer_folder: Path, layers: int, sizes: Mapping
 
 
 def ours(
-    folder: Path, base: Path, rows: list[dict[str, Any]], overrides: dict[str, Any], **limits: Any
+    folder: Path, base: Path, rows: list[dict[str, Any]], overrides: dict[str, Any], limits: Limits
 ) -> dict[str, Any]:
-    """`tuning.train` as a run starts it; tokens per second between its events."""
+    """`tuning.train` as a run starts it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "rows.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
     spec = TrainSpec(
         run_dir=folder, base_path=base, rows_path=path, recipe=load_recipe("starter", overrides),
-        output_dir=folder / "adapter", seed=5,
+        output_dir=folder / "adapter", seed=_SEED,
     )  # fmt: skip
     (folder / "train.json").write_text(spec.model_dump_json(), "utf-8")
-    return _follow([sys.executable, "-m", "tuning.train", str(folder / "train.json")], folder / "ours.err", **limits)
+    return follow(python("tuning.train", str(folder / "train.json")), folder / "err", limits)
 
 
-def trl_defaults(folder: Path, base: Path, rows: list[dict[str, Any]], rank: int, **limits: Any) -> dict[str, Any]:
-    """TRL's trainer with its own defaults, as its documentation starts it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "trl.jsonl"
-    shaped = [
-        {"prompt": row["prompt"], "completion": [{"role": "assistant", "content": row["completion"]}]} for row in rows
-    ]
-    path.write_text("\n".join(json.dumps(row) for row in shaped), "utf-8")
-    arguments = json.dumps({"base": str(base), "rows": str(path), "out": str(folder / "trl"), "rank": rank} | limits)
-    return _follow([sys.executable, "-m", "benchmarks.training", "trl", arguments], folder / "trl.err")
-
-
-def run_trl(order: dict[str, Any]) -> None:
-    """The reference process: prints an event a step."""
-    from datasets import load_dataset
-    from peft import LoraConfig
-    from transformers import TrainerCallback
-    from trl import SFTConfig, SFTTrainer
-
-    stream = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    class Teller(TrainerCallback):  # type: ignore[misc]
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_more: Any) -> None:
-            if logs and "loss" in logs:
-                event = {"event": "step", "step": state.global_step, "loss": logs["loss"], "tokens": logs["num_tokens"]}
-                stream.write(json.dumps(event) + "\n")
-                stream.flush()
-
-    rank = order["rank"]
-    config = {"max_length": None, "logging_steps": 1, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
-    trainer = SFTTrainer(
-        model=order["base"],
-        args=SFTConfig(output_dir=order["out"], **config, **order.get("arguments", {})),
-        train_dataset=load_dataset("json", data_files=order["rows"], split="train"),
-        peft_config=LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear", task_type="CAUSAL_LM"),
-        callbacks=[Teller()],
-    )
-    trainer.train()
-
-
-def _follow(
-    command: list[str], errors: Path, *, max_steps: int | None = None, seconds: float | None = None
+def trl_defaults(
+    folder: Path, base: Path, rows: list[dict[str, Any]], arguments: dict[str, Any], limits: Limits
 ) -> dict[str, Any]:
-    """Read a trainer's events; it is stopped after so many steps or seconds of stepping."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(["", *sys.path[1:]]).lstrip(":")}
-    environment["PYTHONPATH"] = f"{Path(__file__).resolve().parent.parent}{os.pathsep}{environment['PYTHONPATH']}"
-    events: list[tuple[float, dict[str, Any]]] = []
-    begun = time.perf_counter()
-    with (
-        errors.open("w") as log,
-        subprocess.Popen(  # noqa: S603 - our own module
-            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
-        ) as process,
-    ):
-        assert process.stdout is not None
-        for line in process.stdout:
-            event = json.loads(line)
-            if event["event"] == "error":
-                return {"error": event["code"], "detail": event["detail"]}
-            if event["event"] != "step" or not event.get("tokens"):
-                continue
-            events.append((time.perf_counter(), event))
-            full = max_steps is not None and len(events) >= max_steps
-            late = seconds is not None and len(events) > _SETTLE_STEPS and events[-1][0] - events[0][0] > seconds
-            if full or late:
-                process.kill()
-                break
-        process.wait()
-    if len(events) < _SETTLE_STEPS + 2:
-        return {"error": f"{len(events)} steps", "detail": errors.read_text("utf-8", errors="replace")[-600:]}
-    settled = events[_SETTLE_STEPS:]
-    tokens = settled[-1][1]["tokens"] - settled[0][1]["tokens"]
-    return {
-        "tokens_per_s": round(tokens / (settled[-1][0] - settled[0][0]), 1),
-        "steps": events[-1][1]["step"],
-        "loss": round(sum(event["loss"] for _, event in events[-4:]) / 4, 4),
-        "start_s": round(settled[0][0] - begun, 1),
-    }
+    """TRL's trainer with its own defaults."""
+    from transformers import AutoTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "rows.jsonl"
+    encoded = encode_rows(
+        AutoTokenizer.from_pretrained(base), [TrainRow.model_validate(row) for row in rows], max_tokens=8_192
+    )
+    # Token by token what ours trains on: its own rendering would supervise the line end behind every answer too.
+    shaped = [{"input_ids": row.input_ids.tolist(), "labels": row.labels.tolist()} for row in encoded]
+    path.write_text("\n".join(json.dumps(row) for row in shaped), "utf-8")
+    order = {"base": str(base), "rows": str(path), "out": str(folder), "rank": _RANK, "arguments": arguments}
+    (folder / "order.json").write_text(json.dumps(order), "utf-8")
+    return follow(python("benchmarks.training_reference", str(folder / "order.json")), folder / "err", limits)
 
 
-def small(base: Path, rows: int, seconds: float) -> dict[str, Any]:
-    """TRL's defaults and ours on one base."""
+def with_weights(base: Path, folder: Path) -> Path:
+    """The base; where it brings configuration and tokenizer only, a copy with random weights of that architecture."""
+    if any(base.glob("*.safetensors")):
+        return base
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(_SEED)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base), dtype=torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
+
+
+def small(base: Path, steps: int, seconds: float, *, compiled: bool) -> dict[str, Any]:
+    """TRL's defaults and ours on one base: the same rows in the same order; on a GPU also in parts of our own size."""
     import torch
 
     on_gpu = torch.cuda.is_available()
+    every, warm_up = (5, 10) if on_gpu else (1, 2)
     # Three passages as the starter has them; on a CPU one short passage, as in a house style trained there.
-    given = grounded_rows(rows, passages=3 if on_gpu else 1, words_each=(40, 180) if on_gpu else (10, 30))
+    rows = grounded_rows(steps * _TRL_ROWS, passages=3 if on_gpu else 1, words_each=(40, 180) if on_gpu else (10, 30))
+    # The schedule and the optimiser that TRL has by default, at a rate at which so few steps show in the loss.
+    rate = 2e-4
+    common = {
+        "lora.rank": _RANK, "lora.alpha": _RANK, "lora.rank_stabilised": False, "precision": "auto",
+        "cadence.log_steps": every, "cadence.checkpoint_steps": 100_000, "batch.max_seconds": None,
+        "batch.epochs": 10_000, "optimiser.learning_rate": rate, "optimiser.schedule": "linear",
+        "optimiser.warmup_share": 0.0, "optimiser.beta2": 0.999, "compile_layers": False,
+    }  # fmt: skip
+    same = {"batch.rows": _TRL_ROWS, "batch.tokens": None, "batch.group_by_length": False, "batch.max_steps": steps}
+    arguments = {
+        "max_steps": steps,
+        "logging_steps": every,
+        "seed": _SEED,
+        "learning_rate": rate,
+        "use_cpu": not on_gpu,
+    }
+    limits = Limits(seconds, warm_up)
+    figures: dict[str, Any] = {"device": torch.cuda.get_device_name() if on_gpu else f"cpu, {os.cpu_count()} cores"}
     with tempfile.TemporaryDirectory(prefix="tsumugi-benchmark-") as name:
         folder = Path(name)
-        rank = 16
-        common = {"lora.rank": rank, "lora.alpha": rank, "lora.rank_stabilised": False, "cadence.log_steps": 1}
+        base = with_weights(base, folder / "base")
+        sides: dict[str, Callable[[], dict[str, Any]]] = {
+            "trl_defaults": lambda: trl_defaults(folder / "trl", base, rows, arguments, limits),
+            "ours": lambda: ours(folder / "ours", base, rows, common | same, limits),
+        }
         if on_gpu:
-            overrides: dict[str, Any] = common | {
-                "batch.epochs": 1000,
-                "batch.max_steps": 100_000,
-                "cadence.checkpoint_steps": 100_000,
-            }
-            limits: dict[str, Any] = {"seconds": seconds}
-            reference: dict[str, Any] = {"arguments": {"num_train_epochs": 1000}, "seconds": seconds}
-        else:
-            steps = max(_SETTLE_STEPS + 4, rows // 8)
-            same = {"batch.rows": 8, "batch.group_by_length": False, "optimiser.learning_rate": 2e-4}
-            plain = {"optimiser.schedule": "linear", "optimiser.warmup_share": 0.0, "optimiser.beta2": 0.999}
-            overrides = common | same | plain | {"batch.max_steps": steps, "batch.max_seconds": None}
-            overrides |= {"batch.tokens": None, "cadence.checkpoint_steps": 100_000}
-            limits, reference = {}, {"arguments": {"max_steps": steps, "seed": 5, "learning_rate": 2e-4}}
-        theirs = trl_defaults(folder / "reference", base, given, rank, **reference)
-        own = ours(folder / "ours", base, given, overrides, **limits)
-    figures = {"device": "cuda" if on_gpu else "cpu", "trl_defaults": theirs, "ours": own}
-    if "tokens_per_s" in theirs and "tokens_per_s" in own:
-        figures["times"] = round(own["tokens_per_s"] / theirs["tokens_per_s"], 2)
-        figures["loss_ratio"] = round(own["loss"] / theirs["loss"], 4)
-    return figures
+            own = {"batch.tokens": 72_000, "batch.max_steps": 100_000, "compile_layers": compiled}
+            sides["ours_by_tokens"] = lambda: ours(folder / "tokens", base, rows * 8, common | own, Limits(seconds, 10))
+        for side, measure in sides.items():
+            figures[side] = measure()
+            print(json.dumps({side: figures[side]}), flush=True)
+    reference = figures["trl_defaults"]
+    for side in ("ours", "ours_by_tokens"):
+        found = figures.get(side, {})
+        if "tokens_per_s" in found and "tokens_per_s" in reference:
+            figures[f"{side}_times"] = round(found["tokens_per_s"] / reference["tokens_per_s"], 2)
+    return figures | compare_losses(figures["ours"].get("losses", {}), reference.get("losses", {}))
 
 
-def large(work: Path | None, tokenizer_folder: Path, tokens: int, layers: int) -> dict[str, Any]:
+def compare_losses(ours: Mapping[int, float], reference: Mapping[int, float]) -> dict[str, Any]:
+    """Losses of the steps that both sides reached: of the first, and the mean of the last three.
+
+    Both have one schedule, so that a side which was cut short is compared at the step it reached.
+    """
+    common = sorted(ours.keys() & reference.keys())
+    if not common:
+        return {}
+    last = common[-3:]
+    final = [sum(losses[step] for step in last) / len(last) for losses in (ours, reference)]
+    return {
+        "first_loss_ratio": round(ours[common[0]] / reference[common[0]], 4),
+        "final_loss": {"ours": round(final[0], 4), "trl_defaults": round(final[1], 4), "steps": last},
+        "final_loss_ratio": round(final[0] / final[1], 4),
+    }
+
+
+def large(work: Path | None, tokenizer_folder: Path, tokens: int, layers: int, seconds: float) -> dict[str, Any]:
     """The 8-billion-parameter architecture through our trainer."""
     from tokenizers import Tokenizer
 
@@ -256,10 +245,10 @@ def large(work: Path | None, tokenizer_folder: Path, tokens: int, layers: int) -
         for size in (tokens, tokens // 2):
             overrides = {
                 "lora.rank": 16, "lora.alpha": 16, "lora.targets": "all-linear", "batch.tokens": size,
-                "batch.epochs": 100, "batch.max_steps": 40, "batch.max_seconds": None, "batch.max_tokens": _PACK,
+                "batch.epochs": 100, "batch.max_steps": 16, "batch.max_seconds": None, "batch.max_tokens": _PACK,
                 "cadence.log_steps": 2, "cadence.checkpoint_steps": 1_000,
             }  # fmt: skip
-            found = ours(folder / f"ours-{size}", folder / "base", rows, overrides, max_steps=16)
+            found = ours(folder / f"ours-{size}", folder / "base", rows, overrides, Limits(seconds, _SETTLE_STEPS))
             figures[f"ours_{size}"] = found
             if "tokens_per_s" in found:
                 found["share"] = round(4 * parameters * found["tokens_per_s"] / rate, 3)
@@ -269,15 +258,13 @@ def large(work: Path | None, tokenizer_folder: Path, tokens: int, layers: int) -
 
 def main() -> None:
     """Command line."""
-    if sys.argv[1:2] == ["trl"]:
-        run_trl(json.loads(sys.argv[2]))
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", choices=("small", "large"))
     parser.add_argument("--base", type=Path, help="folder of a base (large: of the tokenizer) [default: the product's]")
     parser.add_argument("--work", type=Path, help="where the large base is written; a folder in memory is quickest")
-    parser.add_argument("--rows", type=int, default=80, help="rows of the small case")
-    parser.add_argument("--seconds", type=float, default=25.0, help="how long each trainer steps, on a GPU")
+    parser.add_argument("--steps", type=int, help="optimiser steps of the small case [default: 6; on a GPU 60]")
+    parser.add_argument("--seconds", type=float, help="of each side, its start included [small: 110; on a GPU 28]")
+    parser.add_argument("--compile", action="store_true", help="small: fused kernels in our own parts; a minute more")
     parser.add_argument("--tokens", type=int, default=8_192, help="tokens of a part in the large case")
     parser.add_argument("--layers", type=int, default=32, help="layers in the large case")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -286,10 +273,14 @@ def main() -> None:
         from generation.build import build_base
 
         arguments.base = build_base(load_settings()).path
+    base = arguments.base.resolve()
     if arguments.case == "small":
-        figures = small(arguments.base.resolve(), arguments.rows, arguments.seconds)
+        import torch
+
+        steps, seconds = (60, 28.0) if torch.cuda.is_available() else (6, 110.0)
+        figures = small(base, arguments.steps or steps, arguments.seconds or seconds, compiled=arguments.compile)
     else:
-        figures = large(arguments.work, arguments.base.resolve(), arguments.tokens, arguments.layers)
+        figures = large(arguments.work, base, arguments.tokens, arguments.layers, arguments.seconds or 240.0)
     print(json.dumps(figures, indent=2))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")

@@ -96,21 +96,24 @@ class GpuLeases:
         self._clock = clock
 
     @contextmanager
-    def held(self, lease: JobLease, needed_bytes: int | None = None) -> Iterator[GpuGrant | None]:
+    def held(
+        self, lease: JobLease, needed_bytes: int | None = None, wanted_bytes: int | None = None
+    ) -> Iterator[GpuGrant | None]:
         """Hold a GPU for the length of the block; None on a machine without one.
 
-        needed_bytes: estimate of what the work needs; None takes what there is to lend.
+        needed_bytes: below it the work is refused. wanted_bytes: lent, or all that the GPU ever lends where that is
+        less. Without it that is `needed_bytes`, or all, where neither is given.
 
         Raises:
             InvalidInput: `gpu_too_small`: no GPU here will ever lend as much.
             Postponed: `gpu_busy`: others hold it now.
         """
-        usable = [gpu for gpu in self._probe() if not self._settings.devices or gpu.index in self._settings.devices]
+        usable = self._usable()
         if not usable:
             yield None
             return
-        pauses = self._settings.while_training == "sleep" and self._sleeper is not None
-        grant = self._take(lease, usable, needed_bytes, pauses=pauses)
+        pauses = self._pauses
+        grant = self._take(lease, usable, needed_bytes, wanted_bytes or needed_bytes, pauses=pauses)
         try:
             if pauses and self._sleeper is not None:
                 self._sleeper.sleep()
@@ -122,7 +125,20 @@ class GpuLeases:
             finally:
                 self._give_back(lease)
 
-    def _take(self, lease: JobLease, usable: Sequence[Gpu], needed: int | None, *, pauses: bool) -> GpuGrant:
+    def most_lendable(self) -> int | None:
+        """Bytes of the largest lease that any GPU here will ever give; None without a GPU."""
+        return max((self._lendable(gpu, pauses=self._pauses) for gpu in self._usable()), default=None)
+
+    @property
+    def _pauses(self) -> bool:
+        return self._settings.while_training == "sleep" and self._sleeper is not None
+
+    def _usable(self) -> list[Gpu]:
+        return [gpu for gpu in self._probe() if not self._settings.devices or gpu.index in self._settings.devices]
+
+    def _take(
+        self, lease: JobLease, usable: Sequence[Gpu], needed: int | None, asked: int | None, *, pauses: bool
+    ) -> GpuGrant:
         lendable = {gpu.index: self._lendable(gpu, pauses=pauses) for gpu in usable}
         if needed is not None and needed > max(lendable.values()):
             most = max(lendable.values())
@@ -141,8 +157,8 @@ class GpuLeases:
             # The emptiest first; a lease that pauses serving has its GPU to itself.
             gpu = max(usable, key=lambda one: lendable[one.index] - held[one.index])
             room = lendable[gpu.index] - held[gpu.index]
-            wanted = needed if needed is not None and not pauses else lendable[gpu.index]
-            if wanted > room or (held[gpu.index] and (pauses or needed is None)):
+            wanted = min(asked, lendable[gpu.index]) if asked is not None and not pauses else lendable[gpu.index]
+            if wanted > room or (held[gpu.index] and (pauses or asked is None)):
                 detail = f"{held[gpu.index] / 2**30:.1f} GiB of GPU {gpu.index} are lent already"
                 raise Postponed(detail, code="gpu_busy", extra={"retry_after_s": int(LOOK_AGAIN_S)})
             session.add(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +20,14 @@ from generation.adapters.checks import base_shapes
 from tuning.kinds import AdapterKind
 from tuning.recipe import Recipe
 from tuning.recipe_parts import ALL_LINEAR, Targets
+from tuning.spec import TrainRow
 
 if TYPE_CHECKING:
     import torch
 
 _STATE_BYTES = 16
 """Of a trained number: value, gradient, two moments."""
+_QUANTISABLE = frozenset({AdapterKind.LORA, AdapterKind.RSLORA, AdapterKind.DORA, AdapterKind.PISSA})
 _FOUR_BIT_BYTES = 0.52
 """Of a weight in NF4 with scales in 8 bits."""
 
@@ -37,6 +39,8 @@ class MemoryEstimate:
     weights: int
     trained: int
     activations: int
+    whole_weights: int = 0
+    """Of the base as it is evaluated: never in 4 bits."""
 
     @property
     def total(self) -> int:
@@ -71,7 +75,56 @@ def estimate_memory(
     rows = recipe.batch.rows // recipe.batch.accumulation
     tokens = recipe.batch.tokens if by_tokens and recipe.batch.tokens else rows * longest
     activations = tokens * (layers * (10 * hidden + 4 * wide) * value_bytes + hidden * 8)
-    return MemoryEstimate(weights, _trained_bytes(recipe, matrices, hidden, layers), activations)
+    return MemoryEstimate(
+        weights, _trained_bytes(recipe, matrices, hidden, layers), activations, whole_weights=numbers * value_bytes
+    )
+
+
+def longest_row(rows: Sequence[TrainRow]) -> int:
+    """About how many tokens the longest row has: three bytes are a Japanese character or most of an English word."""
+    return max((1 + sum(len(text.encode()) for text in _texts(row)) // 3 for row in rows), default=1)
+
+
+def _texts(row: TrainRow) -> list[str]:
+    return [*(turn.content for turn in row.prompt), row.completion]
+
+
+def what_would_fit(
+    base_path: Path, recipe: Recipe, available: int, *, longest: int, value_bytes: int, by_tokens: bool
+) -> list[str]:
+    """Changes of the recipe, the smallest first, each of which would fit by itself; empty where none does."""
+    batch = recipe.batch
+    tries: list[tuple[str, Recipe]] = []
+    if by_tokens and batch.tokens:
+        sizes = (batch.tokens // part for part in (2, 4, 8, 16, 32) if batch.tokens // part >= max(1024, longest))
+        tries += [(f"batch.tokens {size}", _with_batch(recipe, tokens=size)) for size in sizes]
+    else:
+        parts = (parts for parts in range(batch.accumulation + 1, batch.rows + 1) if batch.rows % parts == 0)
+        tries += [(f"batch.accumulation {part}", _with_batch(recipe, accumulation=part)) for part in parts]
+    smaller = next(
+        (found for found in tries if _fits(base_path, found[1], available, longest, value_bytes, by_tokens)), None
+    )
+    found = [smaller[0]] if smaller else []
+    if recipe.adapter in _QUANTISABLE:
+        four_bits = recipe.model_copy(update={"adapter": AdapterKind.QLORA})
+        smallest = tries[-1][1].batch if tries else batch
+        for name, one in (
+            ("", four_bits),
+            (" in the smallest parts", four_bits.model_copy(update={"batch": smallest})),
+        ):
+            if _fits(base_path, one, available, longest, value_bytes, by_tokens):
+                found.append(f"adapter 'qlora'{name}")
+                break
+    return found
+
+
+def _with_batch(recipe: Recipe, **changes: int) -> Recipe:
+    return recipe.model_copy(update={"batch": recipe.batch.model_copy(update=changes)})
+
+
+def _fits(base_path: Path, recipe: Recipe, available: int, longest: int, value_bytes: int, by_tokens: bool) -> bool:
+    estimate = estimate_memory(base_path, recipe, longest=longest, value_bytes=value_bytes, by_tokens=by_tokens)
+    return estimate.least <= available
 
 
 def _trained_bytes(recipe: Recipe, matrices: Mapping[str, tuple[int, ...]], hidden: int, layers: int) -> int:
@@ -100,8 +153,8 @@ def _product(shape: tuple[int, ...]) -> int:
     return size
 
 
-def require_memory(estimate: MemoryEstimate, available: int) -> None:
-    """Refuse what would end in the middle of its first step.
+def require_memory(estimate: MemoryEstimate, available: int, fitting: Sequence[str] = ()) -> None:
+    """Refuse what would end in the middle of its first step. fitting: see `what_would_fit`.
 
     Raises:
         InvalidInput: `too_little_memory`.
@@ -109,10 +162,14 @@ def require_memory(estimate: MemoryEstimate, available: int) -> None:
     if estimate.least > available:
         raise InvalidInput(
             f"training needs about {_gib(estimate.total)} (weights {_gib(estimate.weights)}, adapter and optimiser "
-            f"{_gib(estimate.trained)}, activations {_gib(estimate.activations)}), {_gib(available)} are free; take "
-            "fewer rows or tokens a part, more accumulation, or adapter 'qlora'",
+            f"{_gib(estimate.trained)}, activations {_gib(estimate.activations)}), {_gib(available)} are free; "
+            + (
+                f"would fit: {'; or '.join(fitting)}"
+                if fitting
+                else "neither smaller parts nor adapter 'qlora' would fit"
+            ),
             code="too_little_memory",
-            extra={"needed": estimate.total, "available": available},
+            extra={"needed": estimate.total, "available": available, "would_fit": list(fitting)},
         )
 
 

@@ -42,6 +42,8 @@ def _merged_class() -> Any:
 
         def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
             base, name = self.base_layer, self.merged_adapter
+            if self.disable_adapters or self.active_adapters != [name]:
+                return super().forward(x, *args, **kwargs)  # a reference: the base alone, or another adapter
             with torch.autocast(x.device.type, enabled=False):
                 factors = self.lora_B[name].weight.float(), self.lora_A[name].weight.float()
                 weight = torch.addmm(base.weight.float(), *factors, alpha=self.scaling[name])

@@ -86,6 +86,11 @@ class BatchRecipe(RecipePart):
         description="On a GPU: tokens of one part on one process, padding included, instead of `rows`. Short rows then "
         "come in larger batches, and every part keeps the GPU as busy.",
     )
+    packing: Literal["auto", "packed", "padded"] = Field(
+        "auto",
+        description="On a CPU, SFT: rows of a part behind one another, nothing computed for padding. `auto` pads where "
+        "that cannot be done or would be slower, and the run says why; `packed` refuses there.",
+    )
     group_by_length: bool = Field(False, description="Batches of like length: less padding, less mixing.")
 
 

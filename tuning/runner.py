@@ -35,6 +35,7 @@ from tuning.chain import chain_link, check_parent, load_trained
 from tuning.child import started
 from tuning.comparison import EVALUATE_SHARE, FINGERPRINT_FILE, Comparison
 from tuning.gate import GateReport, Verdict, judge
+from tuning.gpu_need import hold_gpu
 from tuning.items import read_items
 from tuning.kinds import Method
 from tuning.merge_sources import find_sources, parents_of, together
@@ -170,6 +171,7 @@ class TuningRunner:
         """Train, evaluate, judge, register. Safe to repeat after any death.
 
         Raises:
+            InvalidInput: `too_little_memory`: no GPU here lends what the estimate asks for.
             Postponed: `gpu_busy`: the memory of the GPU is lent to others.
             ChildFailed: `out_of_memory`, `train_failed`, `train_killed`, `evaluate_failed`, ...; `extra` holds stderr.
             DatasetRejected: the trainer's audit refused the rows.
@@ -181,7 +183,9 @@ class TuningRunner:
         base = self._base()
         folder = fetch_files(run, self._settings.runs_dir, self._blobs)
         adapter = folder / "adapter"
-        with self._gpus.held(lease) if has_gpu(self._settings) else nullcontext() as grant:
+        rows_path = folder / ROWS_FILE
+        on_gpu = has_gpu(self._settings)
+        with hold_gpu(self._gpus, lease, base.path, recipe, rows_path) if on_gpu else nullcontext() as grant:
             environment = grant.environment if grant is not None else {}
             if not (folder / "trained").exists():
                 self._train(lease, run, base, folder, adapter, environment)

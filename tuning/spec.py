@@ -137,6 +137,7 @@ class TrainEvent(BaseModel):
     stage: str | None = Field(None, description="Stage of a staged recipe, such as `2-dpo`.")
     kept: float | None = Field(None, description="Share of a full fine-tuning's change that its rank keeps.")
     supervised_histogram: dict[str, int] | None = Field(None, description="Rows by their count of supervised tokens.")
+    padded: str | None = Field(None, description="Why rows are padded and not packed; absent where they are packed.")
     tokens: int | None = Field(None, description="Tokens seen so far, prompts included, padding not.")
     rows: int | None = None
     supervised_tokens: int | None = Field(None, description="Tokens with loss in one pass over the rows.")

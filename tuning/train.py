@@ -23,6 +23,7 @@ from tuning.clock import build_clock
 from tuning.events import Emit, EventWriter, StageEvents, StopRequest, build_reporter
 from tuning.export import write_adapter, write_merged
 from tuning.kinds import AdapterKind
+from tuning.lean_forward import use_lean_forward
 from tuning.merge import load_factors, merge_adapters
 from tuning.merged_forward import WIDEST, use_merged_forward
 from tuning.methods import build_trainer
@@ -118,6 +119,8 @@ def _train_stage(spec: TrainSpec, recipe: Recipe, emit: Emit, stop: StopRequest,
     trainer.add_callback(build_reporter(emit, stop))
     if on_gpu:
         _speed_up(trainer.model, recipe)
+    elif recipe.adapter in _MERGEABLE and recipe.factors.dropout == 0:
+        use_lean_forward(trainer.model)
     checkpoint = last_complete_checkpoint(checkpoints)
     emit(_start(built, work, checkpoint))
     if checkpoint is not None and step_of(checkpoint) >= trainer.args.max_steps:
@@ -167,6 +170,7 @@ def _start(built: Built, work: Work, checkpoint: Path | None) -> TrainEvent:
         rows=len(work.rows),
         supervised_tokens=built.supervised_tokens,
         supervised_histogram=built.supervised_histogram or None,
+        padded=built.padded,
         trainable_parameters=sum(p.numel() for p in built.trainer.model.parameters() if p.requires_grad),
         resumed_from=step_of(checkpoint) if checkpoint else None,
         device="cuda" if work.on_gpu else "cpu",

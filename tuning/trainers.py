@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tuning.packing import rows_of
 from tuning.rows import IGNORED
 
 _LOADERS = 4
@@ -38,18 +39,33 @@ def cpu_trainer() -> Any:
                 # Trained tokens before the prompt make the row longer at its start.
                 return (given[0][:, -width:][:, :-1][supervised],)
 
+            lengths = inputs["row_lengths"].tolist() if "row_lengths" in inputs else None
+            positions = {"position_ids": inputs["position_ids"]} if lengths is not None else {}
             head = self.accelerator.unwrap_model(model).get_output_embeddings()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(self.args.bf16)):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(self.args.bf16)), rows_of(lengths):
                 hook = head.register_forward_pre_hook(select)
                 try:
-                    logits = model(input_ids=inputs["input_ids"], use_cache=False).logits
+                    logits = model(input_ids=inputs["input_ids"], **positions, use_cache=False).logits
                 finally:
                     hook.remove()
-            total = torch.nn.functional.cross_entropy(logits.float(), labels[supervised], reduction="sum")
+            wanted = labels[supervised]
+            total = torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="sum")
+            if self.model.training:
+                # TRL's own loss would have counted this
+                self._count(inputs, right=(logits.argmax(-1) == wanted).sum(), supervised=supervised.sum())
             loss = total / (supervised.sum() if num_items_in_batch is None else num_items_in_batch)
             if num_items_in_batch is not None:
                 loss = loss * self.accelerator.num_processes  # the count is of all processes, gradients are averaged
             return (loss, {"loss": loss.detach()}) if return_outputs else loss
+
+        def _count(self, inputs: dict[str, Any], *, right: Any, supervised: Any) -> None:
+            """What SFTTrainer's own loss would have counted: tokens without padding, supervised ones hit."""
+            tokens = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
+            counts = torch.stack([torch.as_tensor(tokens), right, supervised])
+            seen, hit, asked = self.accelerator.reduce(counts, "sum").tolist()
+            self._total_train_tokens += seen
+            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+            self._metrics["train"]["mean_token_accuracy"].append(hit / max(1, asked))
 
     return CpuTrainer
 

@@ -114,6 +114,7 @@ def test_a_dead_training_goes_on_and_ends_as_if_it_had_not_died(
     assert not training.adapter.exists()
     assert training.process() == EXIT_DONE
     starts = [event.resumed_from for event in training.events() if event.event == "start"]
+    assert all(event.padded is None for event in training.events()), "the rows of a step are packed"
     went_on_from = {"mid_step": 2, "during_save": 2, "before_mark": 2, "before_move": STEPS, "sigterm": 3}
     assert starts == [None, went_on_from.get(moment)]
     same(training, uninterrupted)

@@ -11,7 +11,7 @@ import pytest
 from core.errors import InvalidInput, TsumugiError
 from tests.tiny_llama import build_tiny_llama
 from tuning.events import StopRequest
-from tuning.memory import estimate_memory, require_memory
+from tuning.memory import estimate_memory, require_memory, what_would_fit
 from tuning.methods import sft
 from tuning.recipe import load_recipe
 from tuning.spec import TrainEvent, TrainSpec
@@ -91,8 +91,16 @@ def test_memory_is_estimated_from_headers_and_refused_before_loading(
     four_bits = estimate_memory(base, load_recipe("style-qlora"), longest=100, value_bytes=4)
     assert four_bits.weights < 0.6 * found.weights
     require_memory(found, found.total)
-    with pytest.raises(InvalidInput, match="qlora"):
+    with pytest.raises(InvalidInput, match="neither"):
         require_memory(found, found.weights)
+    shape = {"longest": 100, "value_bytes": 4, "by_tokens": False}
+    halved = found.weights + found.trained + found.activations // 4
+    assert what_would_fit(base, recipe, halved, **shape) == ["batch.accumulation 2"]
+    assert what_would_fit(base, recipe, 10**9, **shape) == ["batch.accumulation 2", "adapter 'qlora'"]
+    assert what_would_fit(base, recipe, 1_000, **shape) == []
+    with pytest.raises(InvalidInput, match=r"would fit: batch\.accumulation 2") as told:
+        require_memory(found, found.least - 1, what_would_fit(base, recipe, found.least - 1, **shape))
+    assert told.value.extra["would_fit"][0] == "batch.accumulation 2"
     monkeypatch.setattr("tuning.methods.work.available_memory", lambda _device: 1_000)
     with pytest.raises(InvalidInput) as refused:
         start(base, tmp_path)

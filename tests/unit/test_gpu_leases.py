@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -16,6 +18,9 @@ from core.settings import GpuSettings, Settings
 from core.tables import GpuLease, Job, Tenant
 from core.tables.base import utc_now
 from core.types import JobKind
+from tests.tiny_llama import build_tiny_llama
+from tuning.gpu_need import gpu_need, hold_gpu
+from tuning.recipe import load_recipe
 from workers.base import run_job
 
 GIB = 2**30
@@ -160,3 +165,61 @@ def test_the_drivers_list_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: obj
 
     monkeypatch.setattr(gpu_module.subprocess, "run", lambda *_args, **_options: Listed())
     assert gpus_of_this_machine() == [Gpu(0, 81559 * 2**20), Gpu(1, 143771 * 2**20)]
+
+
+def rows_file(folder: Path) -> Path:
+    row = {"prompt": [{"role": "user", "content": "x" * 900}], "completion": "y" * 300}
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(20)), "utf-8")
+    return folder / "rows.jsonl"
+
+
+def test_a_run_asks_for_what_it_is_estimated_to_need(
+    jobs: JobStore, database: Database, tenant: Tenant, tmp_path: Path
+) -> None:
+    build_tiny_llama(tmp_path)
+    rows = rows_file(tmp_path)
+    recipe = load_recipe("style-cpu")
+    lender = leases(database, ONE, serving_share=0.5)
+    first, second = (running(jobs, database, tenant, name) for name in "ab")
+    with hold_gpu(lender, first, tmp_path, recipe, rows) as grant:
+        assert grant is not None and 2 * GIB < grant.memory_bytes < 3 * GIB
+        with hold_gpu(lender, second, tmp_path, recipe, rows) as beside:  # two small ones fit beside each other
+            assert beside is not None and beside.memory_bytes == grant.memory_bytes
+    with hold_gpu(lender, first, tmp_path, load_recipe("dpo"), rows_of_pairs(rows)) as whole:
+        assert whole is not None and whole.memory_bytes == 40 * GIB, "of a reference nothing is estimated"
+    small = [Gpu(0, 3 * 2**20)]
+    with hold_gpu(leases(database, small, serving_share=0.0), first, tmp_path, recipe, rows) as all_of_it:
+        assert all_of_it is not None and all_of_it.memory_bytes == 3 * 2**20, "no more than there is"
+    with hold_gpu(leases(database, []), first, tmp_path, recipe, rows) as none:
+        assert none is None
+
+
+def test_a_run_that_fits_no_gpu_is_refused_with_what_would_fit(
+    jobs: JobStore, database: Database, tenant: Tenant, tmp_path: Path
+) -> None:
+    build_tiny_llama(tmp_path)
+    recipe = load_recipe("style-cpu")
+    rows = rows_file(tmp_path)
+    need = gpu_need(tmp_path, recipe, rows, 10 * GIB).least
+    lender = leases(database, [Gpu(0, need - 1)], serving_share=0.0)
+    lease = running(jobs, database, tenant, "a")
+    told = r"needs about .* would fit: batch\.accumulation 2"
+    with (
+        pytest.raises(InvalidInput, match=told) as refused,
+        hold_gpu(lender, lease, tmp_path, recipe, rows),
+    ):
+        pytest.fail("it must not start")
+    assert refused.value.code == "too_little_memory" and refused.value.extra["available"] == need - 1
+    with database.read() as session:
+        assert not session.scalars(select(GpuLease)).all()
+    tokens = load_recipe("style-cpu", {"batch.tokens": 64_000})
+    most = gpu_need(tmp_path, tokens, rows, 10 * GIB).least
+    with pytest.raises(InvalidInput, match=r"batch\.tokens 32000"):
+        gpu_need(tmp_path, tokens, rows, most - 1)
+
+
+def rows_of_pairs(path: Path) -> Path:
+    lines = [json.loads(line) | {"rejected": "z"} for line in path.read_text("utf-8").splitlines()]
+    found = path.with_name("pairs.jsonl")
+    found.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    return found

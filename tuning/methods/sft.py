@@ -8,6 +8,7 @@ from typing import Any
 from tuning.audits import audit_loss
 from tuning.batches import plan_batches
 from tuning.methods.work import Built, Work, whole_factors
+from tuning.packing import use_packing
 from tuning.rows import EncodedRow, encode_rows, histogram
 from tuning.trainers import cpu_trainer, gpu_trainer
 
@@ -49,8 +50,11 @@ def build(work: Work) -> Built:
         processing_class=work.tokenizer,
     )
     whole_factors(attached, work.recipe.adapter)
+    padded = "on a GPU rows of like length are beneath one another" if work.on_gpu else None
+    if not work.on_gpu:
+        padded = use_packing(trainer, batch.packing, work.recipe.adapter)
     audit_loss(trainer)
-    return Built(trainer, attached, sum(row.supervised_tokens for row in rows), histogram(rows))
+    return Built(trainer, attached, sum(row.supervised_tokens for row in rows), histogram(rows), padded=padded)
 
 
 def _as_dataset(rows: Sequence[EncodedRow]) -> Any:

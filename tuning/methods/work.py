@@ -12,7 +12,7 @@ from core.errors import DatasetRejected
 from tuning.attach import Attached, attach, load_base
 from tuning.batches import BatchPlan
 from tuning.kinds import AdapterKind, Method
-from tuning.memory import available_memory, estimate_memory, require_memory
+from tuning.memory import available_memory, estimate_memory, longest_row, require_memory, what_would_fit
 from tuning.recipe import Recipe
 from tuning.spec import RewardSource, TrainRow
 
@@ -58,16 +58,15 @@ class Work:
 
         from tuning.checkpoints import load_weights
 
-        longest = max((_tokens(row) for row in self.rows), default=1)
-        device = torch.device("cuda" if self.on_gpu else "cpu")
-        estimate = estimate_memory(
-            self.base_path,
-            self.recipe,
-            longest=min(longest, self.recipe.batch.max_tokens),
-            value_bytes=self.dtype.itemsize,
-            by_tokens=self.on_gpu and self.recipe.method is Method.SFT,
-        )
-        require_memory(estimate, available_memory(device))
+        shape: dict[str, Any] = {
+            "longest": min(longest_row(self.rows), self.recipe.batch.max_tokens),
+            "value_bytes": self.dtype.itemsize,
+            "by_tokens": self.on_gpu and self.recipe.method is Method.SFT,
+        }
+        estimate = estimate_memory(self.base_path, self.recipe, **shape)
+        available = available_memory(torch.device("cuda" if self.on_gpu else "cpu"))
+        if estimate.least > available:
+            require_memory(estimate, available, what_would_fit(self.base_path, self.recipe, available, **shape))
         set_seed(self.seed)  # a reward model's head is random
         attached = attach(load_base(self.base_path, self.recipe, self.dtype), self.recipe, seed=self.seed)
         if self.warm_start is not None:
@@ -127,12 +126,8 @@ class Built:
     """Tokens with loss in one pass over the rows; 0 where the model writes them itself."""
     supervised_histogram: dict[str, int] = field(default_factory=dict)
     """{upper bound of supervised tokens in a row: rows}."""
-
-
-def _tokens(row: TrainRow) -> int:
-    """About how many a row has: three bytes are a Japanese character or most of an English word's piece."""
-    texts = [*(turn.content for turn in row.prompt), row.completion]
-    return 1 + sum(len(text.encode()) for text in texts) // 3
+    padded: str | None = None
+    """Why rows are padded and not packed; None where they are packed, or where the method has no packing."""
 
 
 def rows_for(method: Method, rows: Sequence[TrainRow]) -> list[TrainRow]:
