@@ -13,7 +13,7 @@ import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.errors import InvalidInput
 from generation.adapters.checks import base_shapes
@@ -101,30 +101,23 @@ def what_would_fit(
     else:
         parts = (parts for parts in range(batch.accumulation + 1, batch.rows + 1) if batch.rows % parts == 0)
         tries += [(f"batch.accumulation {part}", _with_batch(recipe, accumulation=part)) for part in parts]
-    smaller = next(
-        (found for found in tries if _fits(base_path, found[1], available, longest, value_bytes, by_tokens)), None
-    )
-    found = [smaller[0]] if smaller else []
+
+    def fits(one: Recipe) -> bool:
+        shape: dict[str, Any] = {"longest": longest, "value_bytes": value_bytes, "by_tokens": by_tokens}
+        return estimate_memory(base_path, one, **shape).least <= available
+
+    found = [name for name, one in tries if fits(one)][:1]
     if recipe.adapter in _QUANTISABLE:
         four_bits = recipe.model_copy(update={"adapter": AdapterKind.QLORA})
-        smallest = tries[-1][1].batch if tries else batch
-        for name, one in (
-            ("", four_bits),
-            (" in the smallest parts", four_bits.model_copy(update={"batch": smallest})),
-        ):
-            if _fits(base_path, one, available, longest, value_bytes, by_tokens):
-                found.append(f"adapter 'qlora'{name}")
-                break
+        if fits(four_bits):
+            found.append("adapter 'qlora'")
+        elif not found and tries and fits(four_bits.model_copy(update={"batch": tries[-1][1].batch})):
+            found.append(f"adapter 'qlora' with {tries[-1][0]}")
     return found
 
 
 def _with_batch(recipe: Recipe, **changes: int) -> Recipe:
     return recipe.model_copy(update={"batch": recipe.batch.model_copy(update=changes)})
-
-
-def _fits(base_path: Path, recipe: Recipe, available: int, longest: int, value_bytes: int, by_tokens: bool) -> bool:
-    estimate = estimate_memory(base_path, recipe, longest=longest, value_bytes=value_bytes, by_tokens=by_tokens)
-    return estimate.least <= available
 
 
 def _trained_bytes(recipe: Recipe, matrices: Mapping[str, tuple[int, ...]], hidden: int, layers: int) -> int:

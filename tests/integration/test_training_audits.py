@@ -72,7 +72,7 @@ def test_a_loss_that_depends_on_company_is_refused_before_a_step(
 
     monkeypatch.setattr(sft, "cpu_trainer", lambda: Faulty)
     with pytest.raises(TsumugiError) as refused:
-        start(base, tmp_path)
+        start(base, tmp_path, **{"batch.packing": "padded"})
     assert refused.value.code == "loss_not_invariant"
     assert not (tmp_path / "adapter").exists()
 
