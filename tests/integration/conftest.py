@@ -13,6 +13,7 @@ import pytest
 from core.database import Database
 from core.migrate import upgrade
 from core.settings import BlobSettings
+from tests.backed_up import make_settings, qdrant_url, sources  # noqa: F401
 from tests.server_processes import Postgres, postgres_binaries
 
 

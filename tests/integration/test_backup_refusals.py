@@ -1,0 +1,129 @@
+"""What is no whole backup of ours is refused with a code, and so is a target that holds something; nothing changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.backup.card import CARD
+from cli.backup.take import take_backup
+from core.errors import Conflict, InvalidInput, TsumugiError
+from core.s3 import open_s3_client
+from core.settings import Settings
+from tests.backed_up import Source, copy_of, nothing, refused, restore, rewrite
+
+
+@pytest.mark.parametrize("topology", ["embedded", "server"])
+def test_damaged_and_forged_backups_are_refused_and_change_nothing(
+    sources: dict[str, Source], make_settings: Callable[[str], Settings], tmp_path: Path, topology: str
+) -> None:
+    settings = make_settings(topology)
+
+    def case(code: str, change: Callable[[Path], None]) -> None:
+        folder = copy_of(sources, tmp_path)
+        change(folder)
+        refused(settings, str(folder), code)
+        shutil.rmtree(folder)
+
+    def card(**values: Any) -> Callable[[Path], None]:
+        def change(folder: Path) -> None:
+            found = json.loads((folder / CARD).read_text())
+            (folder / CARD).write_text(json.dumps({**found, **values}))
+
+        return change
+
+    def cut(name: str) -> Callable[[Path], None]:
+        def change(folder: Path) -> None:
+            path = next(folder.glob(name))
+            path.write_bytes(path.read_bytes()[:-1])
+
+        return change
+
+    def link(folder: Path) -> None:
+        (folder / "admin.key").unlink()
+        (folder / "admin.key").symlink_to("/etc/hostname")
+
+    def column(folder: Path) -> None:
+        found = json.loads((folder / CARD).read_text())
+        found["tables"]["api_keys"]["columns"][0] = 'id" FROM x; DROP TABLE documents; --'
+        (folder / CARD).write_text(json.dumps(found))
+
+    def row(folder: Path) -> None:
+        rewrite(folder, "tables/documents.jsonl", lambda data: data.replace(b'"ready"', b"{}", 1))
+
+    def orphan(folder: Path) -> None:
+        rewrite(folder, "tables/tenants.jsonl", lambda data: data.replace(b"ten_", b"tex_"))
+
+    tables = json.loads((Path(sources["embedded"].still_backup) / CARD).read_text())["tables"]
+    case("backup_damaged", cut("blobs/*/*"))
+    case("backup_rows_refused", row)
+    case("backup_rows_refused", orphan)
+    if topology == "server":
+        return  # the others are found before the target is looked at
+    case("backup_damaged", cut("tables/chunks.jsonl"))
+    case("backup_damaged", lambda folder: (folder / "blobs.txt").unlink())
+    case("backup_damaged", link)
+    case("backup_unreadable", lambda folder: (folder / CARD).unlink())
+    case("backup_unreadable", card(files={"../../etc/passwd": {"sha256": "0" * 64, "bytes": 1}}))
+    case("backup_unreadable", card(owner="somebody"))
+    case("backup_schema_unknown", card(tables={k: v for k, v in tables.items() if k != "feedback"}))
+    case("backup_schema_unknown", column)
+
+
+def test_archives_with_what_no_backup_holds_are_refused(
+    sources: dict[str, Source], make_settings: Callable[[str], Settings], tmp_path: Path
+) -> None:
+    settings = make_settings("embedded")
+    for number, (name, kind) in enumerate(
+        [("../up", tarfile.REGTYPE), ("blobs/ab/" + "c" * 62, tarfile.SYMTYPE), ("tables/x.jsonl/y", tarfile.REGTYPE)]
+    ):
+        archive = tmp_path / f"{number}.tar"
+        with tarfile.open(archive, "w") as tar:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, "/etc/hostname"
+            tar.addfile(entry)
+        refused(settings, str(archive), "backup_unreadable")
+    still = Path(sources["server"].still_backup)
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(still.read_bytes()[: still.stat().st_size // 2])
+    refused(settings, str(cut), "backup_unreadable")
+    refused(settings, str(tmp_path / "absent.tar"), "backup_unreadable")
+
+
+def test_a_system_that_holds_something_is_left_alone(sources: dict[str, Source]) -> None:
+    for source in sources.values():
+        before = [(path, path.stat().st_mtime_ns) for path in sorted(source.settings.data_dir.rglob("*"))]
+        with pytest.raises(Conflict) as caught:
+            restore(source.settings, sources["embedded"].still_backup)
+        assert caught.value.code == "target_not_empty"
+        assert [(path, path.stat().st_mtime_ns) for path in sorted(source.settings.data_dir.rglob("*"))] == before
+
+
+def test_a_place_that_holds_something_is_left_alone_and_no_half_is_left(
+    sources: dict[str, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = sources["embedded"]
+    for place in (source.still_backup, sources["server"].busy_backup):
+        with pytest.raises(InvalidInput) as caught:
+            take_backup(source.settings, place, with_vectors=False, say=nothing)
+        assert caught.value.code == "backup_exists"
+
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cli.backup.take.dump_vectors", full)
+    bucket = sources["server"].busy_backup.removesuffix("monday")
+    for place in (str(tmp_path / "a.tar"), str(tmp_path / "folder"), f"{bucket}tuesday"):
+        with pytest.raises((OSError, TsumugiError)):
+            take_backup(source.settings, place, with_vectors=True, say=nothing)
+    assert list(tmp_path.iterdir()) == []
+    client = open_s3_client(source.settings.s3, "the test")
+    name = bucket.removeprefix("s3://").rstrip("/")
+    assert client.list_objects_v2(Bucket=name, Prefix="tuesday")["KeyCount"] == 0
+    client.close()
