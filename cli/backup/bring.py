@@ -24,7 +24,7 @@ from cli.data_dir import LOCK_NAME
 from core import audit
 from core.blobs import is_digest, open_blobs
 from core.database import Database, open_database
-from core.errors import Conflict, InvalidInput
+from core.errors import Conflict, InvalidInput, Unavailable
 from core.migrate import current_revision, downgrade, known_revisions, upgrade
 from core.repositories.blobs import named_blobs
 from core.settings import Settings
@@ -61,7 +61,8 @@ def bring_back(settings: Settings, place: str, *, with_vectors: bool, say: Say) 
         Conflict: `target_not_empty`.
         InvalidInput: `backup_unreadable`, `backup_damaged`, `backup_newer`, `backup_schema_unknown`,
             `backup_rows_refused`. Nothing was changed.
-        Unavailable: the place, the database, the blobs or the index do not answer.
+        Unavailable: the place, the database or the blobs do not answer; nothing was changed. Or the index does not:
+            `detail` says then that the rest is restored.
     """
     require_empty(settings)
     with tempfile.TemporaryDirectory(dir=settings.data_dir, prefix=WORK) as work:
@@ -80,7 +81,14 @@ def bring_back(settings: Settings, place: str, *, with_vectors: bool, say: Say) 
             say(f"{len(card.files)} files and {len(digests)} blobs are whole")
             with open_target(settings) as db:
                 rows, blobs = _load(settings, db, folder, tables, card, digests, say)
-                points, embedded = _fill_index(settings, db, folder, card if with_vectors else None, say)
+                try:
+                    points, embedded = _fill_index(settings, db, folder, card if with_vectors else None, say)
+                except Unavailable as error:  # the rest is whole: nothing is taken back for what can be made again
+                    raise Unavailable(
+                        f"everything is restored but the index: {error.detail}; `tsumugi doctor --repair` fills it",
+                        code=error.code,
+                        retryable=error.retryable,
+                    ) from error
     return Restored(card, rows, blobs, points, embedded)
 
 

@@ -16,6 +16,8 @@ from core.errors import InvalidInput
 
 FORMAT = 2
 CARD = "backup.json"
+MAX_CARD_BYTES = 64 * 2**20
+"""It names tables and files of adapters: some hundred bytes each."""
 BLOB_LIST = "blobs.txt"
 """Digests of all blobs, one a line, sorted: the card stays small however many there are."""
 KEY = "admin.key"
@@ -89,7 +91,9 @@ def read_card(folder: Path) -> Card | FirstCard:
     """
     path = folder / CARD
     try:
-        text = path.read_bytes() if not path.is_symlink() else b""
+        if path.is_symlink() or path.stat().st_size > MAX_CARD_BYTES:
+            raise InvalidInput("the backup's card is none of ours", code="backup_unreadable")
+        text = path.read_bytes()
         number = _Format.model_validate_json(text).format
         if number > FORMAT:
             raise InvalidInput(f"the backup has format {number}; this version reads {FORMAT}", code="backup_newer")

@@ -82,7 +82,7 @@ def written(place: str, settings: Settings) -> Iterator[Target]:
     """
     if place.startswith(SCHEME):
         with _bucket(place, settings) as (client, bucket, prefix):
-            if client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("KeyCount"):
+            if client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents"):
                 raise InvalidInput(f"{place} holds something already", code="backup_exists")
             target = _Bucket(client, bucket, prefix)
             try:

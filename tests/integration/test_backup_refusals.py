@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tarfile
@@ -13,10 +14,12 @@ import pytest
 
 from cli.backup.card import CARD
 from cli.backup.take import take_backup
-from core.errors import Conflict, InvalidInput, TsumugiError
+from cli.doctor import examine
+from core.blobs import FolderBlobStore
+from core.errors import Conflict, InvalidInput, TsumugiError, Unavailable
 from core.s3 import open_s3_client
 from core.settings import Settings
-from tests.backed_up import Source, copy_of, nothing, refused, restore, rewrite
+from tests.backed_up import QUESTIONS, Source, copy_of, nothing, refused, restore, rewrite, running
 
 
 @pytest.mark.parametrize("topology", ["embedded", "server"])
@@ -127,3 +130,53 @@ def test_a_place_that_holds_something_is_left_alone_and_no_half_is_left(
     name = bucket.removeprefix("s3://").rstrip("/")
     assert client.list_objects_v2(Bucket=name, Prefix="tuesday")["KeyCount"] == 0
     client.close()
+
+
+def test_an_index_that_fails_costs_nothing_but_a_repair(
+    sources: dict[str, Source], make_settings: Callable[[str], Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> int:
+        raise Unavailable("the index went away", code="index_unreachable")
+
+    settings = make_settings("embedded")
+    monkeypatch.setattr("cli.backup.bring.load_vectors", away)
+    with pytest.raises(Unavailable, match="doctor --repair"):
+        restore(settings, sources["embedded"].still_backup)
+    found, mended = examine(settings, repair=True)
+    assert [finding.check for finding in found] == ["index"] and mended == found
+    with running(settings) as system:
+        assert {question: system.passages(question) for question in QUESTIONS} == sources["embedded"].at_rest
+
+
+def test_a_blob_that_goes_while_it_is_copied_costs_a_second_look_and_one_gone_before_is_told(
+    sources: dict[str, Source],
+    make_settings: Callable[[str], Settings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = make_settings("embedded")
+    restore(settings, sources["embedded"].still_backup)
+    lines: list[str] = []
+    with running(settings) as system:
+        system.put("rule.txt", "The old rule holds.", external_id="rule")
+        system.work()
+        old = hashlib.sha256(b"The old rule holds.").hexdigest()
+        copy = FolderBlobStore.copy_to
+
+        def overtaken(blobs: FolderBlobStore, digest: str, path: Path) -> int:
+            if digest == old and blobs.exists(old):
+                system.put("rule.txt", "The new rule holds.", external_id="rule")
+                system.work()
+                assert not blobs.exists(old)
+            return copy(blobs, digest, path)
+
+        monkeypatch.setattr(FolderBlobStore, "copy_to", overtaken)
+        card = take_backup(settings, str(tmp_path / "kept"), with_vectors=False, say=lines.append)
+    assert card.missing == [] and [line for line in lines if "looking again" in line]
+    assert hashlib.sha256(b"The new rule holds.").hexdigest() in (tmp_path / "kept" / "blobs.txt").read_text()
+    blobs = FolderBlobStore(settings.blobs_dir)
+    digest, size = next(blobs.list())
+    blobs.path_of(digest).write_bytes(b"x" * size)
+    card = take_backup(settings, str(tmp_path / "a.tar"), with_vectors=False, say=nothing)
+    assert card.missing == [digest]
+    assert card.blob_count == len(list(blobs.list())) - 1
