@@ -21,7 +21,7 @@ from sqlalchemy import select, update
 
 from benchmarks.scale import fill
 from cli.backup.bring import bring_back
-from cli.backup.take import take_backup
+from cli.backup.take import from_index, take_backup
 from core.blobs import open_blobs
 from core.database import Database
 from core.log import configure
@@ -79,7 +79,9 @@ def measure(folder: Path, chunks: int, embed: int) -> dict[str, Any]:
     plain.unlink()
     for name in ("backup.tar", "backup.tar.gz", "backup"):
         place = folder / name
-        seconds, card = measured(lambda place=place: take_backup(settings, str(place), with_vectors=True, **QUIET))
+        seconds, card = measured(
+            lambda place=place: take_backup(settings, str(place), vectors=from_index(settings), **QUIET)
+        )
         content = card.blob_bytes + sum(entry.bytes for entry in card.files.values())
         size = place.stat().st_size if place.is_file() else tree_bytes(place)
         target = load_settings(data_dir=folder / f"from-{name}")
@@ -94,7 +96,7 @@ def measure(folder: Path, chunks: int, embed: int) -> dict[str, Any]:
             "restore_mib_s": round(content / 2**20 / back_s, 1),
         }  # fmt: skip
     small = make_system(folder / "small", embed)
-    take_backup(small, str(folder / "small.tar"), with_vectors=True, **QUIET)
+    take_backup(small, str(folder / "small.tar"), vectors=from_index(small), **QUIET)
     both = {}
     for name, vectors in (("kept", True), ("embedded", False)):
         target = load_settings(data_dir=folder / f"small-{name}")

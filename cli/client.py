@@ -120,6 +120,25 @@ class Client:
         except httpx.TransportError as error:
             raise unreachable(self.url, error) from error
 
+    def download(self, path: str, target: Path) -> None:
+        """GET into a file, a piece at a time. What breaks off raises, so a file that is there is whole.
+
+        Raises:
+            ApiProblem: the service refused.
+            CommandFailed: nobody answers, or the answer broke off (exit code 3).
+        """
+        try:
+            with self._http.stream("GET", path) as response:
+                if response.is_error:
+                    response.read()
+                    raise ApiProblem(response.status_code, _problem_of(response))
+                with target.open("wb") as file:
+                    for piece in response.iter_bytes():
+                        file.write(piece)
+        except httpx.TransportError as error:
+            target.unlink(missing_ok=True)
+            raise unreachable(self.url, error) from error
+
     def follow_job(
         self, job_id: str, on_change: Callable[[dict[str, Any]], None] | None = None, *, timeout_s: float = 3600.0
     ) -> dict[str, Any]:

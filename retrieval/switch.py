@@ -7,7 +7,7 @@ A switch is one transaction: it locks the version rows, checks that the target h
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -30,7 +30,7 @@ from core.settings import Settings
 from core.tables.base import utc_now
 from core.tables.jobs import Job
 from core.tables.operations import Calibration, IndexVersion
-from core.types import JobKind
+from core.types import JobKind, StoredVectors
 from retrieval.build import same_index, settings_with
 from retrieval.live import OpenVersion, Retrieval
 from retrieval.relevance import SHIPPED_FOR
@@ -98,6 +98,17 @@ class IndexService:
     def truncated(self) -> dict[str, int]:
         """Texts that were cut at the token limit since start, by embedder of the open versions."""
         return {version.embedder.name: version.embedder.truncated_total for version in self._retrieval.opened()}
+
+    def vectors(self, version_id: str) -> Iterator[StoredVectors]:
+        """The vectors of all points of a version that is kept up to date, for a backup.
+
+        Raises:
+            NotFound: `index_version_not_found`, at once and not when the first is asked for.
+        """
+        found = {version.id: version for version in self._retrieval.live()}.get(version_id)
+        if found is None:
+            raise NotFound(f"no index version '{version_id}' is kept up to date", code="index_version_not_found")
+        return found.index.vectors()
 
     def build(self, config: Mapping[str, Any], who: Who) -> tuple[IndexVersion, Job]:
         """Register the version that the settings make with `config` over them, and queue the job that fills it.

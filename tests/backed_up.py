@@ -21,7 +21,7 @@ from sqlalchemy import select
 
 from cli.backup.bring import Restored, bring_back, require_empty
 from cli.backup.card import CARD, entry_of
-from cli.backup.take import take_backup
+from cli.backup.take import from_index, take_backup
 from core.access import Principal, access_filter
 from core.blobs import open_blobs
 from core.database import Database, open_database
@@ -237,13 +237,15 @@ def make_source(topology: str, settings: Settings, folder: Path, s3_server: str)
         fill(system)
         with busy(system):
             # An embedded service owns its shard, so the command leaves vectors out then.
-            card = take_backup(settings, busy_place, with_vectors=topology == "server", say=nothing)
+            card = take_backup(
+                settings, busy_place, vectors=from_index(settings) if topology == "server" else None, say=nothing
+            )
         assert card.missing == []
         system.work()
         at_rest = {question: system.passages(question) for question in QUESTIONS}
         chunks = first_chunks(system)
         count = system.retrieval.count()
-    still = take_backup(settings, still_place, with_vectors=True, say=nothing)
+    still = take_backup(settings, still_place, vectors=from_index(settings), say=nothing)
     assert list(still.points.values()) == [count]
     return Source(settings, busy_place, still_place, card.tables["documents"].rows, at_rest, chunks)
 

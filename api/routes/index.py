@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
 from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
 
 from api.errors import request_id_of
 from api.schemas.index import (
@@ -19,10 +24,14 @@ from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.services import Services
 from core.access import Principal
 from core.errors import Unavailable
-from core.types import Scope
+from core.types import Scope, StoredVectors
 from retrieval.switch import IndexService, Switched, VersionState, Who
+from retrieval.vector_lines import encode_line
 
 router = APIRouter(route_class=GuardedRoute, prefix="/v1/admin/index", tags=["index"])
+
+NDJSON: Final = "application/x-ndjson"
+LINES_AT_ONCE: Final = 256
 
 _OPERATOR = needs(Scope.ADMIN, operator=True)
 
@@ -36,6 +45,19 @@ def get_index(services: ServicesOf) -> IndexStatusBody:
         configured=next((body.version for body in bodies if body.configured), None),
         versions=bodies,
     )
+
+
+@router.get(
+    "/{version}/vectors",
+    dependencies=[_OPERATOR],
+    response_class=StreamingResponse,
+    responses={200: {"content": {NDJSON: {}}}},
+)
+def get_vectors(version: str, services: ServicesOf) -> StreamingResponse:
+    """The vectors of all points, one JSON object a line (float32 in base64): what `tsumugi backup` takes while the
+    service owns its index.
+    """
+    return StreamingResponse(_pages(_index(services).vectors(version)), media_type=NDJSON)
 
 
 @router.post("/build", status_code=202, dependencies=[_OPERATOR])
@@ -63,6 +85,12 @@ def rollback_index(
 def drop_index(version: str, request: Request, caller: Caller, services: ServicesOf) -> None:
     """Remove a version that does not serve; a rollback to it is then no longer possible."""
     _index(services).drop(version, _who(caller, request))
+
+
+def _pages(vectors: Iterator[StoredVectors]) -> Iterator[bytes]:
+    """Many lines at once: each piece goes through a thread of its own."""
+    while page := b"".join(map(encode_line, islice(vectors, LINES_AT_ONCE))):
+        yield page
 
 
 def _index(services: Services) -> IndexService:

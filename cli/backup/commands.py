@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from cli.data_dir import exclusive
+from cli.client import Client
+from cli.data_dir import exclusive, read_service_note
 from cli.output import CommandFailed, DataDirOption, JsonOption, console, errors, print_json
 from core.errors import DataDirBusy
 from core.settings import Settings, load_settings
@@ -30,10 +31,10 @@ def backup(
 ) -> None:
     """Write everything that cannot be made again to one place. The service may run meanwhile.
 
-    While an embedded service runs, it owns the index: its vectors are left out then, and a restore embeds. The backup
-    holds the admin key and all documents: keep it as you keep them.
+    While an embedded service runs, it owns the index and is asked for the vectors. The backup holds the admin key and
+    all documents: keep it as you keep them.
     """
-    from cli.backup.take import take_backup
+    from cli.backup.take import DumpVectors, from_index, from_service, take_backup
 
     settings = _settings(data_dir)
     if settings.database_url.startswith("sqlite") and not (settings.data_dir / DATABASE).is_file():
@@ -41,9 +42,15 @@ def backup(
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     started = time.monotonic()
     with _owning(settings) as alone:
-        if vectors and not alone:
-            errors.print("the service runs and owns the index: vectors are left out, a restore embeds")
-        card = take_backup(settings, place, with_vectors=vectors and alone, say=_say)
+        dump: DumpVectors | None = None
+        client = None if alone or not vectors else _service(settings)
+        if vectors and alone:
+            dump = from_index(settings)
+        elif client is not None:
+            dump = from_service(client)
+        elif vectors:
+            errors.print("the running service cannot be asked for its vectors: left out, a restore embeds")
+        card = take_backup(settings, place, vectors=dump, say=_say)
     seconds = time.monotonic() - started
     if card.missing:
         errors.print(f"{len(card.missing)} blobs that rows name are gone or damaged: run `tsumugi doctor`")
@@ -116,6 +123,14 @@ def _owning(settings: Settings) -> Iterator[bool]:
         yield True
     finally:
         lock.__exit__(None, None, None)
+
+
+def _service(settings: Settings) -> Client | None:
+    """A client of the service that runs on the data dir; None while it starts, or where its key file was moved."""
+    note = read_service_note(settings.data_dir)
+    if note is None or not settings.admin_key_file.is_file():
+        return None
+    return Client(note.url, settings.admin_key_file.read_text(encoding="ascii").strip())
 
 
 def _settings(data_dir: Path | None) -> Settings:

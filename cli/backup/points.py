@@ -1,4 +1,4 @@
-"""Vectors of an index as JSON lines: float32 in base64, so that a restore need not embed every chunk again.
+"""Files of an index's vectors, a line a point.
 
 Only vectors travel. The payload by which a search is filtered comes from the restored rows, so a backup that somebody
 has changed cannot widen who may read a passage.
@@ -6,20 +6,17 @@ has changed cannot widen who may read a passage.
 
 from __future__ import annotations
 
-import json
-from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import structlog
 
 from cli.backup.rows import in_batches
 from core.database import Database
-from core.types import SparseVector, StoredVectors
+from core.types import StoredVectors
 from retrieval.live import OpenVersion
 from retrieval.reconcile import put_vectors
+from retrieval.vector_lines import decode_line, encode_line
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -29,16 +26,9 @@ BATCH = 256
 def dump_vectors(vectors: Iterable[StoredVectors], path: Path) -> int:
     """Write one line a point; returns how many."""
     count = 0
-    with path.open("w", encoding="ascii") as file:
+    with path.open("wb") as file:
         for one in vectors:
-            line = {
-                "id": one.id,
-                "dense": None if one.dense is None else _encode(one.dense, "<f4"),
-                "indices": _encode(one.sparse.indices, "<u4"),
-                "values": _encode(one.sparse.values, "<f4"),
-                "sentences": [_encode(sentence, "<f4") for sentence in one.sentences],
-            }
-            file.write(json.dumps(line) + "\n")
+            file.write(encode_line(one))
             count += 1
     return count
 
@@ -56,28 +46,8 @@ def _read(path: Path) -> Iterator[StoredVectors]:
     with path.open("rb") as file:
         for line in file:
             try:
-                yield _decoded(json.loads(line))
-            except (ValueError, TypeError, KeyError):
+                yield decode_line(line)
+            except ValueError:
                 bad += 1
     if bad:
         log.warning("restore.vectors_unreadable", file=path.name, lines=bad)
-
-
-def _decoded(line: dict[str, Any]) -> StoredVectors:
-    indices, values = _decode(line["indices"], "<u4"), _decode(line["values"], "<f4")
-    if len(indices) != len(values) or len(set(indices)) != len(indices):
-        raise ValueError("indices and values do not belong together")
-    return StoredVectors(
-        str(line["id"]),
-        None if line["dense"] is None else _decode(line["dense"], "<f4"),
-        SparseVector(indices, values),
-        tuple(_decode(sentence, "<f4") for sentence in line["sentences"]),
-    )
-
-
-def _encode(values: Iterable[float], kind: str) -> str:
-    return b64encode(np.asarray(tuple(values), dtype=kind).tobytes()).decode("ascii")
-
-
-def _decode(data: str, kind: str) -> tuple[Any, ...]:
-    return tuple(np.frombuffer(b64decode(data, validate=True), dtype=kind).tolist())

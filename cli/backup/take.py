@@ -20,6 +20,7 @@ from cli.backup.card import BLOB_LIST, CARD, KEY, Card, TableEntry, blob_path, e
 from cli.backup.places import Target, written
 from cli.backup.points import dump_vectors
 from cli.backup.rows import dump_rows
+from cli.client import Client
 from core.blobs import open_blobs
 from core.database import Database, open_database
 from core.errors import Conflict, NotFound, Unavailable
@@ -55,10 +56,30 @@ class _Snapshot:
     versions: list[IndexVersion]
 
 
-def take_backup(settings: Settings, place: str, *, with_vectors: bool, say: Say) -> Card:
+DumpVectors = Callable[[IndexVersion, Path], int]
+"""Writes the vectors of an index version into a file; returns how many points."""
+
+
+def from_index(settings: Settings) -> DumpVectors:
+    """Vectors read from the index itself: a server's, or that of a data dir whose service is stopped."""
+    return lambda row, path: dump_vectors(read_vectors(settings, row), path)
+
+
+def from_service(client: Client) -> DumpVectors:
+    """Vectors asked from the embedded service, which owns its index while it runs."""
+
+    def dump(row: IndexVersion, path: Path) -> int:
+        client.download(f"/v1/admin/index/{row.id}/vectors", path)
+        with path.open("rb") as file:
+            return sum(1 for _ in file)
+
+    return dump
+
+
+def take_backup(settings: Settings, place: str, *, vectors: DumpVectors | None, say: Say) -> Card:
     """Write a backup of the system that the settings name, whole or not at all; returns its card.
 
-    with_vectors: False where another process owns the index, or to keep the backup small; a restore embeds then.
+    vectors: None to leave them out; a restore embeds then.
 
     Raises:
         Conflict: `schema_outdated`: the database is not at the newest revision.
@@ -77,7 +98,7 @@ def take_backup(settings: Settings, place: str, *, with_vectors: bool, say: Say)
             tempfile.TemporaryDirectory(dir=settings.data_dir, prefix=".backup-") as folder,
             written(place, settings) as target,
         ):
-            return _write(settings, db, blobs, Path(folder), target, revision, with_vectors, say)
+            return _write(settings, db, blobs, Path(folder), target, revision, vectors, say)
     finally:
         db.close()
 
@@ -89,7 +110,7 @@ def _write(
     work: Path,
     target: Target,
     revision: str,
-    with_vectors: bool,
+    vectors: DumpVectors | None,
     say: Say,
 ) -> Card:
     (work / "tables").mkdir()
@@ -113,9 +134,9 @@ def _write(
     if settings.admin_key_file.is_file():
         files[KEY] = settings.admin_key_file
     points: dict[str, int] = {}
-    for row in snapshot.versions if with_vectors else ():
+    for row in snapshot.versions if vectors is not None else ():
         path = work / "index" / f"{row.id}.jsonl"
-        points[row.id] = dump_vectors(read_vectors(settings, row), path)
+        points[row.id] = vectors(row, path) if vectors is not None else 0
         files[f"index/{row.id}.jsonl"] = path
         say(f"{points[row.id]} points of index version {row.id}")
     for name, path in files.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -11,10 +12,12 @@ from sqlalchemy import select
 from core.database import Database
 from core.settings import Settings
 from core.tables import AuditEntry
+from core.types import IndexPoint, SparseVector
 from ingest.rebuild import IndexBuilder
 from retrieval.build import build_retrieval
 from retrieval.live import Retrieval
 from retrieval.switch import IndexService
+from retrieval.vector_lines import decode_line
 from tests.api_app import Api
 from tests.retrieval_corpus import minilm
 from workers.base import run_job
@@ -94,9 +97,28 @@ def test_only_the_operator_may(api: Api, admin: TestClient, retrieval: Retrieval
         with api.client({"Authorization": f"Bearer {key}"}) as client:
             assert client.get("/v1/admin/index").status_code == 403
             assert client.post("/v1/admin/index/build", json={}).status_code == 403
+            assert client.get(f"/v1/admin/index/{retrieval.index_version}/vectors").status_code == 403
             assert client.delete(f"/v1/admin/index/{retrieval.index_version}").status_code == 403
 
 
 def test_a_process_without_the_index_says_so(admin: TestClient) -> None:
     answer = admin.get("/v1/admin/index")
     assert (answer.status_code, answer.json()["code"]) == (503, "index_not_here")
+
+
+def test_vectors_are_handed_out_line_by_line(admin: TestClient, retrieval: Retrieval) -> None:
+    sparse = SparseVector((3, 2**32 - 1), (0.5, 2.0))
+    points = [
+        IndexPoint(str(uuid.UUID(int=n)), "t", "c", "d", 1, n, ("*",), (1.0, *[0.0] * 383) if n else None, sparse)
+        for n in range(600)
+    ]
+    retrieval.index.upsert(points)
+    answer = admin.get(f"/v1/admin/index/{retrieval.index_version}/vectors")
+    assert answer.headers["content-type"].startswith("application/x-ndjson")
+    found = [decode_line(line) for line in answer.content.splitlines()]
+    assert [(one.id, one.dense, one.sparse) for one in found] == [(p.id, p.dense, p.sparse) for p in points]
+    missing = admin.get("/v1/admin/index/0123456789abcdef/vectors")
+    assert (missing.status_code, missing.json()["code"]) == (404, "index_version_not_found")
+    for bad in (b"", b"[]", b"{}", b'{"id":1,"dense":5,"indices":"","values":"","sentences":[]}', b"\xff"):
+        with pytest.raises(ValueError):
+            decode_line(bad)

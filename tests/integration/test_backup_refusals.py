@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cli.backup.card import CARD
-from cli.backup.take import take_backup
+from cli.backup.take import from_index, take_backup
 from cli.doctor import examine
 from core.blobs import FolderBlobStore
 from core.errors import Conflict, InvalidInput, TsumugiError, Unavailable
@@ -114,7 +114,7 @@ def test_a_place_that_holds_something_is_left_alone_and_no_half_is_left(
     source = sources["embedded"]
     for place in (source.still_backup, sources["server"].busy_backup):
         with pytest.raises(InvalidInput) as caught:
-            take_backup(source.settings, place, with_vectors=False, say=nothing)
+            take_backup(source.settings, place, vectors=None, say=nothing)
         assert caught.value.code == "backup_exists"
 
     def full(*_: Any) -> int:
@@ -124,7 +124,7 @@ def test_a_place_that_holds_something_is_left_alone_and_no_half_is_left(
     bucket = sources["server"].busy_backup.removesuffix("monday")
     for place in (str(tmp_path / "a.tar"), str(tmp_path / "folder"), f"{bucket}tuesday"):
         with pytest.raises((OSError, TsumugiError)):
-            take_backup(source.settings, place, with_vectors=True, say=nothing)
+            take_backup(source.settings, place, vectors=from_index(source.settings), say=nothing)
     assert list(tmp_path.iterdir()) == []
     client = open_s3_client(source.settings.s3, "the test")
     name = bucket.removeprefix("s3://").rstrip("/")
@@ -171,12 +171,12 @@ def test_a_blob_that_goes_while_it_is_copied_costs_a_second_look_and_one_gone_be
             return copy(blobs, digest, path)
 
         monkeypatch.setattr(FolderBlobStore, "copy_to", overtaken)
-        card = take_backup(settings, str(tmp_path / "kept"), with_vectors=False, say=lines.append)
+        card = take_backup(settings, str(tmp_path / "kept"), vectors=None, say=lines.append)
     assert card.missing == [] and [line for line in lines if "looking again" in line]
     assert hashlib.sha256(b"The new rule holds.").hexdigest() in (tmp_path / "kept" / "blobs.txt").read_text()
     blobs = FolderBlobStore(settings.blobs_dir)
     digest, size = next(blobs.list())
     blobs.path_of(digest).write_bytes(b"x" * size)
-    card = take_backup(settings, str(tmp_path / "a.tar"), with_vectors=False, say=nothing)
+    card = take_backup(settings, str(tmp_path / "a.tar"), vectors=None, say=nothing)
     assert card.missing == [digest]
     assert card.blob_count == len(list(blobs.list())) - 1
