@@ -37,7 +37,9 @@ def write_adapter(trainer: Any, attached: Attached, recipe: Recipe, base_path: P
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     whole = None
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if trainer.is_deepspeed_enabled:  # its engine gathers what ZeRO 3 has spread; the model inside cannot
+        whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    elif trainer.is_fsdp_enabled:
         whole = trainer.accelerator.get_state_dict(trainer.model)
     if not trainer.is_world_process_zero():
         return None

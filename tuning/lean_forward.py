@@ -16,6 +16,8 @@ def use_lean_forward(model: Any, adapter: str = "default") -> int:
     from peft.tuners.lora import Linear
 
     layers = [module for module in model.modules() if type(module) is Linear and adapter in module.lora_A]
+    # DeepSpeed's ZeRO 3 gathers a weight when its own module is called, which this forward does not do.
+    layers = [layer for layer in layers if not hasattr(layer.base_layer.weight, "ds_id")]
     for layer in layers:
         layer.__class__ = _lean_class()
         layer.lean_adapter = adapter

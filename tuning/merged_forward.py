@@ -21,6 +21,8 @@ def use_merged_forward(model: Any, adapter: str = "default") -> int:
     from peft.tuners.lora import Linear
 
     layers = [module for module in model.modules() if type(module) is Linear and adapter in module.lora_A]
+    # DeepSpeed's ZeRO 3 gathers a weight when its own module is called, which this forward does not do.
+    layers = [layer for layer in layers if not hasattr(layer.base_layer.weight, "ds_id")]
     for layer in layers:
         # The class changes, not the instance's `forward`: a compiler then sees one method for all layers, and one
         # compilation serves them.
