@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,6 @@ def test_zero_resolves_to_what_its_file_says(stage: int, monkeypatch: pytest.Mon
     from accelerate.utils import DeepSpeedPlugin
     from accelerate.utils.launch import prepare_deepspeed_cmd_env
     from transformers import TrainingArguments
-    from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
     path = LAUNCH / f"zero{stage}.yaml"
     asked = launch_command_parser().parse_args(["--config_file", str(path), "-m", "tuning.train", "SPEC.json"])
@@ -122,16 +122,26 @@ def test_zero_resolves_to_what_its_file_says(stage: int, monkeypatch: pytest.Mon
             monkeypatch.setenv(name, value)
     plugin = DeepSpeedPlugin()
     assert plugin.zero_stage == stage and plugin.zero3_init_flag is (stage == 3)
-    filled = HfTrainerDeepSpeedConfig(plugin.deepspeed_config)
-    filled.trainer_config_process(
-        TrainingArguments(
-            output_dir="unused", per_device_train_batch_size=3, gradient_accumulation_steps=2, max_grad_norm=0.5,
-            use_cpu=True, report_to="none",
-        )
-    )  # fmt: skip
-    assert filled.get_value("train_micro_batch_size_per_gpu") == 3
-    assert filled.get_value("gradient_accumulation_steps") == 2
-    assert filled.get_value("gradient_clipping") == 0.5
+    if find_spec("deepspeed") is None:  # as an Accelerator fills it in; transformers' own class asks for the package
+        plugin.deepspeed_config_process(
+            must_match=False, train_micro_batch_size_per_gpu=3, train_batch_size=6, gradient_accumulation_steps=2,
+            gradient_clipping=0.5,
+        )  # fmt: skip
+        filled = plugin.hf_ds_config
+    else:
+        from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+        filled = HfTrainerDeepSpeedConfig(plugin.deepspeed_config)
+        filled.trainer_config_process(
+            TrainingArguments(
+                output_dir="unused", per_device_train_batch_size=3, gradient_accumulation_steps=2, max_grad_norm=0.5,
+                use_cpu=True, report_to="none",
+            )
+        )  # fmt: skip
+    for name, value in (
+        ("train_micro_batch_size_per_gpu", 3), ("gradient_accumulation_steps", 2), ("gradient_clipping", 0.5),
+    ):  # fmt: skip
+        assert filled.get_value(name) == value
     zero = filled.config["zero_optimization"]
     assert zero["stage"] == stage and zero["stage3_gather_16bit_weights_on_model_save"] is (stage == 3)
     assert zero["offload_optimizer"]["device"] == zero["offload_param"]["device"] == "none"
