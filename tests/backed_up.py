@@ -30,7 +30,7 @@ from core.jobs import JobStore
 from core.keys import default_tenant_id, ensure_bootstrap
 from core.migrate import upgrade
 from core.settings import Settings, load_settings
-from core.tables import Document, IdempotencyRecord, Job
+from core.tables import AdapterFamily, AdapterVersion, Document, IdempotencyRecord, Job, TuningRun
 from core.types import Scope
 from ingest.build import build_ingest
 from ingest.upload import Upload
@@ -49,6 +49,7 @@ QUESTIONS = (
     "三階の会議室は何名まで利用できますか",
     "What does the KS-50 cost?",
 )
+ADAPTER = "ad" * 32
 BUSY = 8
 """Documents that are being ingested while a backup is taken."""
 
@@ -212,7 +213,23 @@ def fill(system: System) -> None:
     for filename, content in DOCUMENTS:
         system.put(filename, content, external_id=filename)
     system.work()
+    bundle = open_blobs(system.settings).put(b"prepared rows of a run")
+    folder = system.settings.adapters_dir / ADAPTER
+    folder.mkdir(parents=True)
+    (folder / "説明 1.md").write_text("この語調は丁寧です。", encoding="utf-8")
     with system.db.write() as session:
+        tenant_id = system.principal.tenant_id
+        family = AdapterFamily(tenant_id=tenant_id, name="house")
+        session.add(family)
+        session.flush()
+        session.add(
+            AdapterVersion(tenant_id=tenant_id, family_id=family.id, version="v1", digest=ADAPTER, status="retired")
+        )
+        session.add(
+            TuningRun(
+                tenant_id=tenant_id, family_id=family.id, method="sft", progress={"files": {"rows.jsonl": bundle}}
+            )
+        )
         session.add(IdempotencyRecord(key_id="k", idempotency_key="i", route="r", body_sha256="0" * 64))
 
 

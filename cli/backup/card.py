@@ -25,7 +25,8 @@ SQLITE = "tsumugi.sqlite3"
 """The database in a backup of format 1."""
 
 _DIGEST = r"[0-9a-f]{64}"
-_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}"
+_PART = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f]{1,200}"
+"""One name in an adapter's folder: whatever its maker called it, but no step up."""
 FILE_NAME = re.compile(
     rf"(tables/[a-z][a-z0-9_]{{0,62}}\.jsonl|index/[0-9a-f]{{16}}\.jsonl|blobs\.txt|admin\.key|tsumugi\.sqlite3"
     rf"|adapters/{_DIGEST}(/{_PART}){{1,4}})"

@@ -26,6 +26,7 @@ from core.settings import Settings
 from core.tables import AuditEntry, Collection, Document, DocumentGeneration, IdempotencyRecord
 from core.tenants import create_tenant
 from tests.backed_up import (
+    ADAPTER,
     BUSY,
     DOCUMENTS,
     QUESTIONS,
@@ -48,6 +49,9 @@ def test_a_system_at_rest_comes_back_as_it_was(
     done = restore(settings, taken.still_backup)
     assert done.embedded == 0 and done.points > len(DOCUMENTS)
     assert examine(settings, repair=False) == ([], [])
+    assert (settings.adapters_dir / ADAPTER / "説明 1.md").read_text("utf-8") == "この語調は丁寧です。"
+    assert open_blobs(settings).exists(hashlib.sha256(b"prepared rows of a run").hexdigest())
+    assert settings.admin_key_file.read_text() == taken.settings.admin_key_file.read_text()
     with running(settings) as system:
         assert {question: system.passages(question) for question in QUESTIONS} == taken.at_rest
         assert first_chunks(system) == taken.chunks
