@@ -216,6 +216,7 @@ def small(base: Path, steps: int, seconds: float, *, compiled: bool) -> dict[str
         found = figures.get(side, {})
         if "tokens_per_s" in found and "tokens_per_s" in reference:
             figures[f"{side}_times"] = round(found["tokens_per_s"] / reference["tokens_per_s"], 2)
+            figures[f"{side}_times_per_cpu_s"] = round(found["tokens_per_cpu_s"] / reference["tokens_per_cpu_s"], 2)
     return figures | compare_losses(figures["ours"].get("losses", {}), reference.get("losses", {}))
 
 
