@@ -44,13 +44,37 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name: prefix of the transformers classes, and what its configuration needs beside the common sizes."""
 
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama3-rope": (
+        "Llama",
+        {
+            "attention_bias": True,
+            "mlp_bias": True,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+    ),
+    "mistral-full": ("Mistral", {"sliding_window": None}),
+    "mistral-wide": ("Mistral", {"sliding_window": 512, "head_dim": 16}),
+    "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
+    "qwen2-mixed": ("Qwen2", {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}),
+    "qwen3-wide": ("Qwen3", {"head_dim": 16}),
+}
+"""What decoding meets beside those: biases, norms of queries and keys that act, wider heads, stretched rotation."""
+
 
 def build_tiny(family: str, folder: Path) -> None:
     """Write model and tokenizer; the same bytes each time."""
     import torch
     import transformers
 
-    prefix, extra = FAMILIES[family]
+    prefix, extra = {**FAMILIES, **VARIANTS}[family]
     tokenizer = tiny_tokenizer()
     torch.manual_seed(5)
     config = getattr(transformers, f"{prefix}Config")(
@@ -60,5 +84,10 @@ def build_tiny(family: str, folder: Path) -> None:
         pad_token_id=tokenizer.pad_token_id,
         **{**_SIZES, **extra},
     )
-    getattr(transformers, f"{prefix}ForCausalLM")(config).save_pretrained(folder)
+    model = getattr(transformers, f"{prefix}ForCausalLM")(config)
+    if family in VARIANTS:  # biases start at zero and norms at one, where nothing would show that they are missing
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or "norm" in name:
+                torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -42,7 +42,7 @@ def evaluate(spec: EvaluateSpec, report: Report) -> Evaluation:
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(spec.base_path, dtype=dtype, attn_implementation="sdpa").to(device)
+    model = AutoModelForCausalLM.from_pretrained(spec.base_path, dtype=dtype).to(device)
     adapted: Any = None
     for name, folder in spec.adapters.items():
         adapted = load_adapter(model if adapted is None else adapted, folder, name)

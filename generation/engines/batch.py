@@ -17,6 +17,7 @@ from generation.engines.adapter_bank import AdapterBank
 from generation.engines.cache import SlotCache
 from generation.engines.grammar import TokenGrammar
 from generation.engines.handle import StreamHandle
+from generation.engines.masks import Mask, Masks
 from generation.engines.text import Detokenizer, StopFilter
 
 PREFILL_TOKENS_CPU = 512
@@ -68,6 +69,7 @@ class Batch:
         self._bank = bank
         self._budget = token_budget
         self._cache = SlotCache(model.config, model.dtype, model.device)
+        self._masks = Masks(model)
         self._piece = PREFILL_TOKENS_CUDA if model.device.type == "cuda" else PREFILL_TOKENS_CPU
         self.rows: list[Row] = []
 
@@ -126,10 +128,9 @@ class Batch:
         self._cache.reserve(slot + 1, stop + 1, used=len(self.rows))
         self._cache.aim_prefill(slot, row.read, len(piece))
         device = self._model.device
-        mask = None
+        mask: Mask = None
         if row.read:
-            places = torch.arange(row.read, stop, device=device)
-            mask = (torch.arange(stop, device=device)[None, :] <= places[:, None])[None, None]
+            mask = self._masks.make(torch.arange(row.read, stop, device=device)[None], stop)
         logits = self._forward([piece], [list(range(row.read, stop))], mask, [row.key])
         row.read = stop
         if row.prefilled:
@@ -138,14 +139,13 @@ class Batch:
     def _decode(self, rows: list[Row]) -> None:
         columns = [row.column for row in rows]
         self._cache.reserve(len(rows), max(columns) + 1, used=len(self.rows))
-        mask = self._cache.aim_decode(columns)
+        places = self._cache.aim_decode(columns)
+        mask = None if places is None else self._masks.make(places[:, None], max(columns) + 1)
         logits = self._forward([[row.last_token] for row in rows], [[c] for c in columns], mask, [r.key for r in rows])
         for row, token in zip(rows, self._choose(rows, logits), strict=True):
             self._accept(row, token)
 
-    def _forward(
-        self, ids: list[list[int]], positions: list[list[int]], mask: torch.Tensor | None, keys: list[str]
-    ) -> torch.Tensor:
+    def _forward(self, ids: list[list[int]], positions: list[list[int]], mask: Mask, keys: list[str]) -> torch.Tensor:
         """Logits after the last token of each row: (rows, vocabulary)."""
         device = self._model.device
         with self._bank.routed(keys):

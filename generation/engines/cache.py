@@ -53,6 +53,7 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Write new columns; return what the rows in progress may read."""
+        self._fit(key_states, value_states)
         window = self.window
         last = window.first + window.rows
         if isinstance(window.columns, int):
@@ -65,6 +66,14 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
             self.values[rows, :, window.columns] = value_states[:, :, 0]
         view = (slice(window.first, last), slice(None), slice(0, window.length))
         return self.keys[view], self.values[view]
+
+    def _fit(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Take over heads and sizes, which no configuration tells for sure, from the first states of a model."""
+        for name, states in (("keys", key_states), ("values", value_states)):
+            held = getattr(self, name)
+            if held.shape[1::2] != states.shape[1::2]:
+                size = (held.shape[0], states.shape[1], held.shape[2], states.shape[3])
+                setattr(self, name, torch.zeros(size, dtype=held.dtype, device=held.device))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Keys that a query sees, and the offset of the first."""
@@ -123,18 +132,17 @@ class SlotCache(Cache):  # type: ignore[misc]
         self._aim(slot, 1, start, start + count)
 
     def aim_decode(self, columns: list[int]) -> torch.Tensor | None:
-        """The next forward pass writes one token of each of the first len(columns) slots; returns the attention mask.
+        """The next forward pass writes one token of each of the first len(columns) slots.
 
-        None means that all rows are of one length and nothing is hidden; else bool (rows, 1, 1, longest).
+        Returns the columns on the device, (rows,); None means that all rows are of one length.
         """
         length = max(columns) + 1
         if min(columns) == max(columns):
             self._aim(0, len(columns), columns[0], length)
             return None
-        device = self.layers[0].keys.device
-        places = torch.tensor(columns, device=device)
+        places = torch.tensor(columns, device=self.layers[0].keys.device)
         self._aim(0, len(columns), places, length)
-        return (torch.arange(length, device=device)[None, :] <= places[:, None])[:, None, None, :]
+        return places
 
     def _aim(self, first: int, rows: int, columns: torch.Tensor | int, length: int) -> None:
         window = self._window

@@ -45,6 +45,23 @@ def choose_device(setting: str) -> tuple[torch.device, torch.dtype]:
     return torch.device("cpu"), torch.bfloat16 if fast else torch.float32
 
 
+def choose_decoder(setting: str, model: Any, context: int) -> str:
+    """'paged' on a GPU for the models it knows, else 'plain'; what is set goes first.
+
+    Raises:
+        Unavailable: 'paged' is set and cannot run `model`; the message says why.
+    """
+    obstacle = why_unsupported(model, context)
+    if setting == "paged" and obstacle:
+        raise Unavailable(f"generation.decoder = 'paged': {obstacle}", retryable=False)
+    if setting == "plain" or (setting == "auto" and model.device.type != "cuda"):
+        return "plain"
+    if obstacle:
+        _log.warning("the plain decode loop serves this model on the GPU, several times slower: %s", obstacle)
+        return "plain"
+    return "paged"
+
+
 class TransformersEngine:
     """Engine over one model in this process; see `core.ports.Engine` for the contract of its methods."""
 
@@ -93,10 +110,7 @@ class TransformersEngine:
     def _build_batch(self) -> None:
         """The decode loop that the setting, the device and the model allow."""
         settings, model = self._settings, self._model
-        obstacle = why_unsupported(model)
-        if settings.decoder == "paged" and obstacle:
-            raise Unavailable(f"generation.decoder = 'paged': {obstacle}", retryable=False)
-        if settings.decoder == "paged" or (settings.decoder == "auto" and model.device.type == "cuda" and not obstacle):
+        if choose_decoder(settings.decoder, model, self._context) == "paged":
             from generation.engines.paged.batch import PagedBatch
 
             batch = PagedBatch(model, self._tokenizer, settings, rows=self._max_batch, context=self._context)
@@ -104,8 +118,6 @@ class TransformersEngine:
             self._context = min(self._context, batch.capacity)
             self._prepare = batch.prepare
             return
-        if obstacle and model.device.type == "cuda":
-            _log.warning("the plain decode loop serves this model on the GPU, several times slower: %s", obstacle)
         bank = AdapterBank(model, self._tokenizer)
         self._batch, self._bank = Batch(model, bank, token_budget=max(self._context, 2048 * self._max_batch)), bank
         self._prepare = lambda: None
@@ -366,7 +378,7 @@ def _load_model(base: BaseModelInfo, settings: GenerationSettings, dtype: torch.
     from transformers import AutoModelForCausalLM
 
     device, chosen = choose_device(settings.device)
-    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype or chosen, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype or chosen)
     return cast("Any", model).to(device).eval()
 
 

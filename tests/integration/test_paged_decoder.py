@@ -101,23 +101,23 @@ def test_unknown_families_fall_back_and_are_refused_when_asked_for(base, tmp_pat
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(base.path)
-    assert why_unsupported(model) is None
+    assert why_unsupported(model, 1024) is None
     for change, word in (
         ({"model_type": "gpt2"}, "gpt2"),
         ({"hidden_act": "gelu"}, "gelu"),
-        ({"layer_types": ["sliding_attention"]}, "sliding"),
+        ({"layer_types": ["sliding_attention"], "sliding_window": 64}, "sliding"),
         ({"rope_parameters": {"rope_type": "dynamic"}}, "dynamic"),
     ):
         before = {name: getattr(model.config, name, None) for name in change}
         for name, value in change.items():
             setattr(model.config, name, value)
-        assert word in str(why_unsupported(model))
+        assert word in str(why_unsupported(model, 1024))
         with pytest.raises(Unavailable, match=word):
             TransformersEngine(base, GenerationSettings(decoder="paged"), model=model)
         for name, value in before.items():
             setattr(model.config, name, value)
     model.model.layers[0].mlp.up_proj = torch.nn.Sequential(torch.nn.Linear(32, 64))
-    assert why_unsupported(model) is not None
+    assert why_unsupported(model, 1024) is not None
 
 
 def test_pages_bound_the_memory_and_whoever_does_not_fit_waits(base):

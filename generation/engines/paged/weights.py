@@ -71,18 +71,27 @@ class Weights:
     head: torch.Tensor
 
 
-def why_unsupported(model: Any) -> str | None:
-    """Why this decoder cannot run `model`, or None when it can. The plain decode loop runs what this one cannot."""
+def why_unsupported(model: Any, context: int) -> str | None:
+    """Why this decoder cannot run `model`, or None when it can. The plain decode loop runs what this one cannot.
+
+    context: longest sequence; a sliding window that long hides nothing.
+    """
     config = model.config
     if config.model_type not in _FAMILIES:
         return f"models of type '{config.model_type}' are not written down here"
-    rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    rope = getattr(config, "rope_parameters", None) or {}
+    rotation = rope.get("rope_type", "default")
     if rotation not in _ROTATIONS:
         return f"rotary embeddings of kind '{rotation}' depend on the length"
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    if kinds != {"full_attention"} or sliding:
-        return "sliding windows are not written down here"
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        return "rotary embeddings of a part of each head are not written down here"
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds - {"full_attention", "sliding_attention"}:
+        return f"layers of kind {', '.join(sorted(kinds))} are not written down here"
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    slides = "sliding_attention" in kinds or not kinds
+    if slides and window and window < context:
+        return f"sliding windows, here of {window} tokens in a context of {context}, are not written down here"
     if config.hidden_act != "silu":
         return f"activation '{config.hidden_act}' is not written down here"
     size = _head_dim(config)
