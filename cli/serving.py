@@ -123,9 +123,14 @@ def stop_starting(_number: int, _frame: FrameType | None) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take the port before anything else starts. Connections are refused until the server listens on it."""
+    """Take the port before anything else starts. Connections are refused until the server listens on it.
+
+    The protocol is named because asyncio sets TCP_NODELAY only on sockets that name it. Without, head and body of an
+    answer are two segments, the second waits for the client's delayed acknowledgement, and every request that
+    follows another on its connection takes 40 ms more.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
