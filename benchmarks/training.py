@@ -9,7 +9,7 @@ same tokens. Both take the same steps on the same rows in the same order at the 
 those of the base, equal where both were given the same rows, and the last ones that both reached are compared too. On a
 GPU ours also trains in parts of 32,000 tokens, or with `--compile` of 72,000 in fused layers, as the starter's recipe
 does. Each side prints its figures when it ends and is ended after `--seconds`, its start included, so that the whole is
-under four minutes on two cores (busy ones get through fewer steps) and under 90 seconds on a GPU:
+under four minutes on two cores (busy ones get through fewer steps) and on a GPU:
 
     python -m benchmarks.training small --base FOLDER --json small.json     FOLDER: config.json, tokenizer files
 
@@ -269,8 +269,8 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="folder of a base (large: of the tokenizer) [default: the product's]")
     parser.add_argument("--work", type=Path, help="where the large base is written; a folder in memory is quickest")
     parser.add_argument("--steps", type=int, help="optimiser steps of the small case [default: 6; on a GPU 60]")
-    parser.add_argument("--seconds", type=float, help="of each side, its start included [small: 110; on a GPU 28]")
-    parser.add_argument("--compile", action="store_true", help="small: fused kernels in our own parts; a minute more")
+    parser.add_argument("--seconds", type=float, help="of each side, its start included [small: 110; on a GPU 75]")
+    parser.add_argument("--compile", action="store_true", help="small: fused kernels in our own parts")
     parser.add_argument("--tokens", type=int, default=8_192, help="tokens of a part in the large case")
     parser.add_argument("--layers", type=int, default=32, help="layers in the large case")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -283,7 +283,7 @@ def main() -> None:
     if arguments.case == "small":
         import torch
 
-        steps, seconds = (60, 28.0) if torch.cuda.is_available() else (6, 110.0)
+        steps, seconds = (60, 75.0) if torch.cuda.is_available() else (6, 110.0)
         figures = small(base, arguments.steps or steps, arguments.seconds or seconds, compiled=arguments.compile)
     else:
         figures = large(arguments.work, base, arguments.tokens, arguments.layers, arguments.seconds or 240.0)
