@@ -67,6 +67,9 @@ CODE_OF_STATUS: Final[Mapping[int, str]] = {
 }
 """Codes for errors that the framework raises by status alone."""
 
+DEFAULT_RETRY_AFTER_S: Final = 2
+"""`Retry-After` of errors that carry no time of their own."""
+
 _OPENAI_TYPES: Final[Mapping[int, str]] = {
     401: "authentication_error",
     403: "permission_error",
@@ -167,7 +170,7 @@ def response_of(scope: Scope, error: TsumugiError) -> ProblemResponse:
             f'Bearer realm="tsumugi", error="insufficient_scope", scope="{error.extra["scope"]}"'
         )
     elif status in {429, 503}:
-        headers["Retry-After"] = str(error.extra.get("retry_after_s", 2))
+        headers["Retry-After"] = str(error.extra.get("retry_after_s", DEFAULT_RETRY_AFTER_S))
     if status >= 500:
         log.warning("request failed", code=error.code, detail=error.detail, status=status)
     return problem_response(

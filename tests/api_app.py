@@ -181,16 +181,21 @@ class Api:
 
 
 def build_api(
-    settings: Settings, database: Database, base: BaseModelInfo | None = None, *, redis_url: str | None = None
+    settings: Settings,
+    database: Database,
+    base: BaseModelInfo | None = None,
+    *,
+    redis_url: str | None = None,
+    engine: Any = None,
 ) -> Api:
-    """Application over the database; makes tenant `default` and its admin key."""
+    """Application over the database; makes tenant `default` and its admin key. engine: a real one for the fake."""
     log.configure("CRITICAL", json=True)  # the default renderer spends seconds on a coloured traceback
     bootstrap = keys.ensure_bootstrap(database, settings)
     with database.read() as session:
         tenant = session.get_one(Tenant, bootstrap.tenant_id)
     jobs = JobStore(database, settings, None)
     blobs = FolderBlobStore(settings.blobs_dir)
-    search, engine, router = FakeSearch(), FakeEngine(), Router(database, settings)
+    search, engine, router = FakeSearch(), engine or FakeEngine(), Router(database, settings)
     tuning = TuningService(database, jobs, settings)
     stamp = Stamp(index_version="iv", embedder="fake")
     services = Services(

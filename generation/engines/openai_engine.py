@@ -16,6 +16,7 @@ import httpx
 
 from core.errors import AdapterRefused, InvalidInput, TooLarge, Unavailable
 from core.types import AdapterRef, AnswerFormat, GenerationRequest, Message
+from generation.engines.drain import Drain
 from generation.engines.handle import StreamHandle
 
 _CHARS_PER_TOKEN = 3
@@ -49,7 +50,9 @@ class OpenAIEngine:
         self.base_model = model
         self._adapter_models = dict(adapter_models or {})
         self._attempts = attempts
+        self._max_queue = max_queue
         self._room = threading.BoundedSemaphore(max_parallel + max_queue)
+        self._drain = Drain()
         self._pool = ThreadPoolExecutor(max_parallel, thread_name_prefix="openai-engine")
         self._closed = threading.Event()
         self._client = httpx.Client(
@@ -66,7 +69,7 @@ class OpenAIEngine:
         if self._closed.is_set():
             raise Unavailable("the generator has stopped", code="engine_stopped")
         if not self._room.acquire(blocking=False):
-            raise Unavailable("too many generations are waiting", code="queue_full")
+            raise self._drain.queue_full(self._max_queue)
         handle = StreamHandle(request.adapter, self.count_prompt_tokens(request.messages), lambda: None)
         self._pool.submit(self._work, handle, body_of(request, model))
         return handle
@@ -110,7 +113,7 @@ class OpenAIEngine:
 
     def _work(self, handle: StreamHandle, body: dict[str, Any]) -> None:
         try:
-            with self._connect(body) as response:
+            with self._drain.work(), self._connect(body) as response:
                 reason = "stop"
                 usage: dict[str, Any] = {}
                 pieces = 0

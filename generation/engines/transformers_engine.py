@@ -24,6 +24,7 @@ from core.types import AdapterRef, GenerationRequest, Message
 from generation.adapters.manifest import Fingerprint
 from generation.engines.adapter_bank import BASE, AdapterBank, PreparedAdapter, key_of, prepare_adapter
 from generation.engines.batch import Batch, Row
+from generation.engines.drain import Drain
 from generation.engines.grammar import GrammarCompiler
 from generation.engines.handle import StreamHandle
 from generation.engines.paged.weights import why_unsupported
@@ -97,6 +98,7 @@ class TransformersEngine:
 
         self._lock = threading.Condition()
         self._queue: deque[Row] = deque()
+        self._drain = Drain()
         self._commands: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._loads: dict[str, Future[None]] = {}
         self._loaded: dict[str, AdapterRef] = {}
@@ -146,7 +148,7 @@ class TransformersEngine:
         with self._lock:
             self._require_running()
             if len(self._queue) >= self._settings.max_queue:
-                raise Unavailable(f"{self._settings.max_queue} generations are waiting already", code="queue_full")
+                raise self._drain.queue_full(len(self._queue))
             self._waiting[key] += 1  # from here on the adapter is not evicted
         try:
             if request.adapter is not None:
@@ -287,13 +289,16 @@ class TransformersEngine:
         if command is not None:
             _settle(*command)
         self._drop_cancelled()
+        self._drain.running(len(self._batch.rows))
         try:
             while self._admit():
                 pass
+            self._drain.running(len(self._batch.rows))
             self._batch.step()
         except Exception as error:  # noqa: BLE001 - logged; the rows end with it, the engine goes on
             _log.exception("generation step failed")
             self._batch.fail(Unavailable(f"generation failed: {error}", code="generation_failed"))
+        self._drain.running(len(self._batch.rows))
         self._trim()
         return True
 

@@ -22,6 +22,7 @@ from core.settings import GenerationSettings, GeneratorEndpointSettings
 from core.types import AdapterRef, GenerationRequest, Message
 from generation.adapters.manifest import Fingerprint, verify
 from generation.adapters.probes import PROBES
+from generation.engines.drain import Drain
 from generation.engines.handle import StreamHandle
 from generation.engines.openai_engine import body_of, events_of
 from generation.engines.vllm_replica import Replica, detail_of
@@ -29,7 +30,8 @@ from generation.models import BaseModelInfo
 
 log = structlog.stdlib.get_logger(__name__)
 
-RETRY_AFTER_S = 2
+BREAKER_RETRY_AFTER_S = 2
+"""Told while the breakers of all replicas are open."""
 TEMPLATE_TOKENS = 8
 """Tokens that a chat template puts around one message, about."""
 
@@ -65,7 +67,9 @@ class VllmEngine:
             Replica(url, settings, probes, transport(url) if transport else None) for url in settings.urls
         )
         self.base_model = base.stamp
+        self._max_queue = generation.max_queue
         self._waiting = threading.BoundedSemaphore(settings.max_parallel + generation.max_queue)
+        self._drain = Drain()
         self._pool = ThreadPoolExecutor(settings.max_parallel, thread_name_prefix="vllm")
         self._loads = ThreadPoolExecutor(max(4, 2 * len(self.replicas)), thread_name_prefix="vllm-load")
         self._closed = threading.Event()
@@ -78,9 +82,7 @@ class VllmEngine:
         if self._closed.is_set():
             raise Unavailable("the generator has stopped", code="engine_stopped")
         if not self._waiting.acquire(blocking=False):
-            raise Unavailable(
-                "too many generations are waiting", code="queue_full", extra={"retry_after_s": RETRY_AFTER_S}
-            )
+            raise self._drain.queue_full(self._max_queue)
         handle = StreamHandle(request.adapter, self.count_prompt_tokens(request.messages), lambda: None)
         self._pool.submit(self._work, handle, request)
         return handle
@@ -165,7 +167,8 @@ class VllmEngine:
 
     def _work(self, handle: StreamHandle, request: GenerationRequest) -> None:
         try:
-            self._generate(handle, request)
+            with self._drain.work():
+                self._generate(handle, request)
         except TsumugiError as error:
             handle.fail(error)
         except (httpx.HTTPError, ValueError, RuntimeError) as error:
@@ -258,7 +261,7 @@ class VllmEngine:
                 raise last
             raise Unavailable(
                 "every replica of the generator failed just now", code="generator_unreachable",
-                extra={"retry_after_s": RETRY_AFTER_S},
+                extra={"retry_after_s": BREAKER_RETRY_AFTER_S},
             )  # fmt: skip
         return min(usable, key=lambda replica: (replica.url in tried, replica.in_flight))
 
