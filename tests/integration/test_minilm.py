@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,3 +77,22 @@ def test_a_missing_wheel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DISTRIBUTION", "no-such-wheel")
     with pytest.raises(Unavailable, match="pip install no-such-wheel"):
         module.model_folder()
+
+
+def test_another_pooling_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(module.model_folder(), tmp_path / "model")
+    pooling = tmp_path / "model" / "1_Pooling" / "config.json"
+    pooling.write_text(json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}), "utf-8")
+    with pytest.raises(Unavailable) as refused:
+        module.MiniLmEmbedder(tmp_path / "model")
+    assert refused.value.code == "embedder_broken" and not refused.value.retryable
+
+
+def test_loading_leaves_out_sentence_transformers() -> None:
+    """Its import is two seconds of every start."""
+    program = (
+        "import sys; from retrieval.embedders.minilm import MiniLmEmbedder; MiniLmEmbedder().encode_query('tea');"
+        "print([name for name in ('sentence_transformers', 'sklearn', 'peft', 'bitsandbytes') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"
