@@ -35,6 +35,8 @@ _OFF = {
     "velora_config": "VeLoRA",
     "monteclora_config": "MonteCLoRA",
 }
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "eva_residual")
+"""Starts of `init_lora_weights` that move a part of the base into the factors, which then act on the rest of it."""
 _WEIGHT = re.compile(
     r"^base_model\.model\.(?P<module>.+)\.lora_(?:(?P<side>[AB])\.weight|(?P<magnitude>magnitude_vector)(?:\.weight)?)$"
 )
@@ -84,6 +86,13 @@ def check_config(config: Mapping[str, Any]) -> None:
     for key, what in _OFF.items():
         if what is not None and config.get(key):
             raise AdapterRefused(f"{what} ('{key}') cannot be mixed with others in a batch", code="adapter_unsupported")
+    initialised = str(config.get("init_lora_weights", True)).lower()
+    if initialised.startswith(CHANGES_BASE):
+        raise AdapterRefused(
+            f"factors initialised by '{initialised}' belong to a changed base; convert them to the change of the whole "
+            "one first (PEFT: path_initial_model_for_weight_conversion)",
+            code="adapter_unsupported",
+        )
     if config.get("bias", "none") != "none":
         raise AdapterRefused("trained biases change the base for other requests", code="adapter_unsupported")
     ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]

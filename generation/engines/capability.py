@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.settings import Settings
-
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "eva_residual")
+from generation.adapters.checks import CHANGES_BASE
 
 
 def refusal_of(settings: Settings, config: Mapping[str, Any]) -> str | None:
@@ -34,7 +33,7 @@ def _vllm(config: Mapping[str, Any], max_rank: int) -> str | None:
     if config.get("bias", "none") != "none" or config.get("lora_bias"):
         return "vLLM does not serve trained biases"
     initialised = str(config.get("init_lora_weights", True)).lower()
-    if initialised.startswith(_CHANGES_BASE):
+    if initialised.startswith(CHANGES_BASE):
         return f"weights initialised by '{initialised}' belong to a changed base, which vLLM does not hold"
     ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
     over = [rank for rank in ranks if isinstance(rank, int) and rank > max_rank]
