@@ -147,15 +147,18 @@ class TransformersEngine:
         )
         with self._lock:
             self._require_running()
-            if len(self._queue) >= self._settings.max_queue:
-                raise self._drain.queue_full(len(self._queue))
+            waiting = self._waiting.total()  # in the queue, or for the load of an adapter
+            if waiting >= self._settings.max_queue:
+                raise self._drain.queue_full(waiting)
             self._waiting[key] += 1  # from here on the adapter is not evicted
         try:
             if request.adapter is not None:
                 self.ensure_adapter(request.adapter)
-        except TsumugiError as error:
+        except BaseException as error:
             with self._lock:
-                self._waiting[key] -= 1
+                self._count_off(key)
+            if not isinstance(error, TsumugiError):
+                raise
             handle.fail(error)
             return handle
         with self._lock:
@@ -320,10 +323,19 @@ class TransformersEngine:
             self._batch.add(row)
         except TsumugiError as error:
             row.handle.fail(error)
+        except Exception as error:  # noqa: BLE001 - logged; it is in no batch yet, so nobody else would end it
+            _log.exception("a waiting generation could not be started")
+            row.handle.fail(Unavailable(f"generation failed: {error}", code="generation_failed"))
         finally:
             with self._lock:
-                self._waiting[row.key] -= 1
+                self._count_off(row.key)
         return True
+
+    def _count_off(self, key: str) -> None:
+        """One fewer waits for an adapter; the caller holds the lock."""
+        self._waiting[key] -= 1
+        if not self._waiting[key]:
+            del self._waiting[key]
 
     def _insert(self, prepared: PreparedAdapter) -> None:
         key = key_of(prepared.ref)
@@ -336,7 +348,7 @@ class TransformersEngine:
             gone = [row for row in self._queue if row.handle.cancelled]
             for row in gone:
                 self._queue.remove(row)
-                self._waiting[row.key] -= 1
+                self._count_off(row.key)
         for row in gone:
             row.handle.finish("cancelled", 0)
         self._batch.drop_cancelled()

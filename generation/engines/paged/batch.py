@@ -94,9 +94,9 @@ class PagedBatch(Batch):
         seated = _Seated(row, self._free_seats.pop(), self._decoder.pool.take(pages_for(row.most_columns)))
         if row.request.temperature > 0:
             seated.uniform = random.Random(row.request.seed)
+        self._seated.append(seated)  # first, so that seat and pages come back if the device refuses what follows
         self._decoder.table[seated.seat, : len(seated.pages)] = upload(seated.pages, self._device, torch.int32)
         self._decoder.slot[seated.seat].fill_(self._slots.slot_of(row.key))
-        self._seated.append(seated)
 
     @torch.inference_mode()
     def step(self) -> None:
