@@ -1,17 +1,22 @@
 """Many clients that stream answers at once: whole streams, flat memory, quantiles of latency.
 
-    python -m benchmarks.load [--clients 200] [--seconds 300] [--warm-up 60] [--url URL --api-key KEY] [--json FILE]
+    python -m benchmarks.load [--clients 200] [--seconds 300] [--warm-up 60] [--json FILE]
+    python -m benchmarks.load --server [--rate-limit 1200] [...]
+    python -m benchmarks.load --url URL --api-key KEY [...]
 
-Starts an embedded service of its own, unless a URL is given. A client that is told 429 waits as long as `Retry-After`
-says and asks again; its wait is not part of the latencies, which are of streams that were let in. Ends with 1 when a
-stream broke off, an answer was neither 200 nor 429, or memory grew by more than 5 %: resident memory of the service's
-own process, the median of the last quarter of the time after the warm-up over that of the first.
+Starts an embedded service of its own; with `--server`, two api processes, two ingest workers and beat over PostgreSQL
+and Redis, each api asked by half of the clients (from a checkout with `tests/`, whose stand-ins of Qdrant, of vLLM and
+of the embedder it uses; needs Debian's postgresql). A client that is told 429 waits as long as `Retry-After` says and
+asks again; its wait is not part of the latencies, which are of streams that were let in. Ends with 1 when a stream
+broke off, an answer was neither 200 nor 429, or a process grew by more than 5 %: its resident memory, the median of
+the last quarter of the time after the warm-up over that of the first.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import statistics
@@ -19,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,8 +58,8 @@ class Seen:
     first_ms: list[float] = field(default_factory=list)
     whole_ms: list[float] = field(default_factory=list)
     retry_after_missing: int = 0
-    memory: list[tuple[float, int]] = field(default_factory=list)
-    """Seconds since the start, bytes."""
+    memory: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    """Seconds since the start and bytes, of each process."""
 
 
 async def _client(http: httpx.AsyncClient, number: int, deadline: float, seen: Seen) -> None:
@@ -93,24 +99,30 @@ async def _client(http: httpx.AsyncClient, number: int, deadline: float, seen: S
             seen.outcomes[f"broken {place}: {type(error).__name__}"] += 1
 
 
-async def _watch(pid: int, begun: float, deadline: float, seen: Seen) -> None:
-    process = psutil.Process(pid)
+async def _watch(pids: Mapping[str, int], begun: float, deadline: float, seen: Seen) -> None:
+    processes = {name: psutil.Process(pid) for name, pid in pids.items()}
     while time.monotonic() < deadline:
-        seen.memory.append((time.monotonic() - begun, process.memory_info().rss))
+        for name, process in processes.items():
+            seen.memory.setdefault(name, []).append((time.monotonic() - begun, process.memory_info().rss))
         await asyncio.sleep(SAMPLE_EVERY_S)
 
 
-async def _run(url: str, key: str, clients: int, seconds: float, pid: int | None) -> Seen:
+async def _run(urls: Sequence[str], key: str, clients: int, seconds: float, pids: Mapping[str, int]) -> Seen:
     seen = Seen()
-    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+    each = -(-clients // len(urls))
+    limits = httpx.Limits(max_connections=each, max_keepalive_connections=each)
     headers = {"Authorization": f"Bearer {key}"}
-    begun = time.monotonic()
-    deadline = begun + seconds
-    async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=300, trust_env=False) as http:
-        tasks = [_client(http, number, deadline, seen) for number in range(clients)]
-        if pid is not None:
-            tasks.append(_watch(pid, begun, deadline, seen))
-        await asyncio.gather(*tasks)
+    async with contextlib.AsyncExitStack() as stack:
+        ways = [
+            await stack.enter_async_context(
+                httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=300, trust_env=False)
+            )
+            for url in urls
+        ]
+        begun = time.monotonic()
+        deadline = begun + seconds
+        tasks = [_client(ways[number % len(ways)], number, deadline, seen) for number in range(clients)]
+        await asyncio.gather(*tasks, _watch(pids, begun, deadline, seen))
     return seen
 
 
@@ -118,7 +130,8 @@ def report_of(seen: Seen, *, clients: int, seconds: float, warm_up: float) -> di
     """The figures; `ok` says whether all demands were met."""
     refused = sum(count for name, count in seen.outcomes.items() if name.startswith("429"))
     broken = sum(seen.outcomes.values()) - refused - seen.outcomes["whole"]
-    growth = _growth(seen.memory, warm_up)
+    growth = {name: _growth(memory, warm_up) for name, memory in seen.memory.items()}
+    most = max((value for value in growth.values() if value is not None), default=None)
     return {
         "clients": clients,
         "seconds": seconds,
@@ -129,11 +142,14 @@ def report_of(seen: Seen, *, clients: int, seconds: float, warm_up: float) -> di
         "first_token_ms": _quantiles(seen.first_ms),
         "whole_stream_ms": _quantiles(seen.whole_ms),
         "memory_growth": growth,
-        "memory_mib": [round(size / 2**20) for _, size in seen.memory[:: max(1, len(seen.memory) // 12)]],
+        "memory_mib": {
+            name: [round(size / 2**20) for _, size in memory[:: max(1, len(memory) // 12)]]
+            for name, memory in seen.memory.items()
+        },
         "ok": broken == 0
         and seen.outcomes["whole"] > 0
         and seen.retry_after_missing == 0
-        and (growth is None or growth <= GROWTH_LIMIT),
+        and (most is None or most <= GROWTH_LIMIT),
     }
 
 
@@ -171,9 +187,9 @@ def _print(report: dict[str, Any]) -> None:
     )
     for name in ("first_token_ms", "whole_stream_ms"):
         print(f"  {name}: " + ", ".join(f"{cut} {value:,.0f}" for cut, value in report[name].items()))
-    growth = report["memory_growth"]
-    shown = "not measured" if growth is None else f"{growth:+.1%} after the warm-up (limit {GROWTH_LIMIT:.0%})"
-    print(f"  memory: {shown}; MiB {report['memory_mib']}")
+    for name, growth in report["memory_growth"].items():
+        shown = "not measured" if growth is None else f"{growth:+.1%} after the warm-up (limit {GROWTH_LIMIT:.0%})"
+        print(f"  memory of {name}: {shown}; MiB {report['memory_mib'][name]}")
     print(f"  outcomes: {report['outcomes']}")
     print("ok" if report["ok"] else "NOT MET")
 
@@ -184,13 +200,19 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--warm-up", type=float, default=60.0)
+    parser.add_argument("--server", action="store_true", help="the server topology's processes")
+    parser.add_argument(
+        "--rate-limit", type=int, default=1200, help="server: requests a minute of the key; more are told 429 [1200]"
+    )
     parser.add_argument("--url")
     parser.add_argument("--api-key")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     if given.url:
         _fill(given.url, given.api_key)
-        seen = asyncio.run(_run(given.url, given.api_key, given.clients, given.seconds, None))
+        seen = asyncio.run(_run([given.url], given.api_key, given.clients, given.seconds, {}))
+    elif given.server:
+        seen = _run_server(given.clients, given.seconds, given.rate_limit)
     else:
         seen = _run_own(given.clients, given.seconds)
     report = report_of(seen, clients=given.clients, seconds=given.seconds, warm_up=given.warm_up)
@@ -209,9 +231,23 @@ def _run_own(clients: int, seconds: float) -> Seen:
         print(f"service ready after {service.start():.0f} s", flush=True)
         try:
             _fill(service.url, service.admin_key)
-            return asyncio.run(_run(service.url, service.admin_key, clients, seconds, service.pid))
+            pids = {"service": service.pid} if service.pid is not None else {}
+            return asyncio.run(_run([service.url], service.admin_key, clients, seconds, pids))
         finally:
             service.stop()
+
+
+def _run_server(clients: int, seconds: float, rate_limit: int) -> Seen:
+    from tests.server_processes import ServerTopology
+
+    settings = {"TSUMUGI_HTTP__REQUESTS_PER_MINUTE_KEY": str(rate_limit)}
+    with ServerTopology(load_settings().models_dir.resolve(), settings=settings) as topology:
+        topology.start_all()
+        print("processes ready", flush=True)
+        urls = [topology.url(name) for name in ("api-1", "api-2")]
+        _fill(urls[0], topology.admin_key)
+        pids = {name: daemon.process.pid for name, daemon in topology.processes.items() if daemon.process is not None}
+        return asyncio.run(_run(urls, topology.admin_key, clients, seconds, pids))
 
 
 if __name__ == "__main__":
