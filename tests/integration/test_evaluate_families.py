@@ -1,0 +1,64 @@
+"""The evaluation program over model families: a batch with padding says what each item gets alone.
+
+Gemma 2 is the one that transformers does not run on torch's own attention; the program must not ask for it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.tiny_families import FAMILIES, build_tiny
+from tuning import evaluate as program
+from tuning.items import BASE, EvaluateSpec, EvaluationItem, SystemOutput, read_items, write_lines
+
+NEW = 12
+LENGTHS = (3, 40, 90, 150)
+"""Characters, each a token, of prompts on both sides of the sliding windows of 64."""
+
+
+def item(number: int, length: int) -> EvaluationItem:
+    prompt = [{"role": "user", "content": ("shelf nine " * 20)[:length]}]
+    return EvaluationItem.model_validate(
+        {"id": f"i{number}", "source": "held_out", "prompt": prompt, "reference": f"Indeed, {'x' * (3 * number)}."}
+    )
+
+
+def evaluated(folder: Path, base: Path, *, batch: int) -> dict[str, SystemOutput]:
+    spec = EvaluateSpec(
+        base_path=base, items_path=folder / "items.jsonl", adapters={}, result_path=folder / f"result-{batch}.json",
+        max_new_tokens=NEW, batch=batch, device="cpu",
+    )  # fmt: skip
+    return program.evaluate(spec, lambda *_: None).systems[BASE]
+
+
+def alone(base: Path, one: EvaluationItem) -> float:
+    """Mean negative log-likelihood per token of the reference by the eager attention, without padding or cache."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager").eval()
+    turns = [turn.model_dump(include={"role", "content"}) for turn in one.prompt]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    before = tokenizer(text, add_special_tokens=False)["input_ids"]
+    after = [*tokenizer(one.reference, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    with torch.inference_mode():
+        scores = torch.log_softmax(model(torch.tensor([before + after])).logits[0].float(), dim=-1)
+    return -sum(float(scores[len(before) + at - 1, token]) for at, token in enumerate(after)) / len(after)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_padded_batch_says_what_each_item_gets_alone(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    build_tiny(family, base)
+    monkeypatch.setattr(program, "_place", lambda _: ("cpu", torch.float32))  # bfloat16 would blur what padding does
+    write_lines(tmp_path / "items.jsonl", [item(number, length) for number, length in enumerate(LENGTHS)])
+    together = evaluated(tmp_path, base, batch=len(LENGTHS))
+    one_by_one = evaluated(tmp_path, base, batch=1)
+    for one in read_items(tmp_path / "items.jsonl"):
+        assert together[one.id].text == one_by_one[one.id].text
+        assert together[one.id].nll == pytest.approx(one_by_one[one.id].nll, abs=1e-4)
+        assert together[one.id].nll == pytest.approx(alone(base, one), abs=1e-4)
