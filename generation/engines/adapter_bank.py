@@ -150,6 +150,8 @@ class AdapterBank:
                 for name, tensor in prepared.tensors.items()
             }
             outcome = set_peft_model_state_dict(self._peft, tensors, adapter_name=key, low_cpu_mem_usage=True)
+        except torch.OutOfMemoryError:
+            raise  # a RuntimeError too, and no fault of the adapter
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
             raise AdapterRefused(
                 f"{prepared.ref.stamp} does not fit the base: {error}", code="adapter_wrong_base"

@@ -291,9 +291,9 @@ class TransformersEngine:
             command = self._commands.popleft() if self._commands else None
         if command is not None:
             _settle(*command)
-        self._drop_cancelled()
-        self._drain.running(len(self._batch.rows))
         try:
+            self._drop_cancelled()
+            self._drain.running(len(self._batch.rows))
             while self._admit():
                 pass
             self._drain.running(len(self._batch.rows))
@@ -339,7 +339,10 @@ class TransformersEngine:
 
     def _insert(self, prepared: PreparedAdapter) -> None:
         key = key_of(prepared.ref)
-        self._bank.insert(prepared)
+        try:
+            self._bank.insert(prepared)
+        except torch.OutOfMemoryError as error:
+            raise Unavailable(f"no memory to load {prepared.ref.stamp}", code="adapter_no_memory") from error
         with self._lock:
             self._loaded[key] = prepared.ref
 

@@ -157,3 +157,33 @@ def test_a_load_that_breaks_without_a_code_is_not_waited_for(
         assert handle.result().adapter == adapters[0]
     finally:
         engine.close()
+
+
+@pytest.mark.parametrize(("decoder", "place"), [("plain", "inject"), ("plain", "probe"), ("paged", "probe")])
+def test_a_device_without_memory_is_not_the_adapters_fault(
+    base: BaseModelInfo, adapters: list[AdapterRef], decoder: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told as such, to be tried again; what had been put into the model is out again."""
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine: SteppedEngine = build(base, SteppedEngine, decoder=decoder)
+    try:
+        before = engine.submit(ask("hello", None, 12))
+        engine.drain()
+        with monkeypatch.context() as patched:
+            if place == "inject":
+                patched.setattr("peft.utils.set_peft_model_state_dict", full)
+            else:
+                patched.setattr(engine._bank, "_probe", full)
+            with pytest.raises(Unavailable) as refused:
+                engine.submit(ask("hello", adapters[0], 6)).result()
+            assert refused.value.code == "adapter_no_memory" and refused.value.retryable
+        assert engine.loaded_adapters() == []
+        handles = [engine.submit(ask("hello", adapter, 12)) for adapter in (None, adapters[0])]
+        engine.drain()
+        assert handles[0].result().text == before.result().text != handles[1].result().text
+        assert_all_is_free(engine)
+    finally:
+        engine.close()
