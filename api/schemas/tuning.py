@@ -12,7 +12,7 @@ from api.schemas.jobs import JobBody
 from core.errors import FieldError, InvalidInput
 from tuning.kinds import Method
 from tuning.recipe_parts import MergeRecipe, MergeSource
-from tuning.schedules import Conditions, RunTemplate, ScheduleRequest
+from tuning.schedule_rules import Conditions, RunTemplate, ScheduleRequest
 from tuning.service import FAMILY_PATTERN, TuningRequest
 
 

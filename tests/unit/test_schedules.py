@@ -19,7 +19,8 @@ from core.settings import Settings
 from core.tables import AdapterFamily, Answer, AuditEntry, DatasetRow, Job, OutboxMessage, Schedule, Tenant, TuningRun
 from core.types import Scope
 from tuning.datasets.service import DatasetService
-from tuning.schedules import SchedulesService, ScheduleView, next_moment
+from tuning.schedule_rules import next_moment
+from tuning.schedules import SchedulesService, ScheduleView
 from tuning.service import TuningService
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
