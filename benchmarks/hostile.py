@@ -3,7 +3,8 @@
     python -m benchmarks.hostile --data DIR [--limit N] [--json FILE]
 
 Starts a service of its own. Ends with 1 when a file is neither ready nor failed with a code, an extractor passes its
-memory limit, something is left in the temp folder, or the query p95 is more than twice its idle figure.
+memory limit, something is left in the temp folder, or the query p95 is more than twice its idle figure: that of queries
+at the same pace over the same documents once all is quiet. `idle_before_p95_ms` is over one document.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from core.settings import load_settings
 
 QUERIES = ["有給休暇は何日ですか", "travel allowance per day", "料金の支払い方法", "how to file an expense report"]
 SEED = "# 就業規則\n\n有給休暇は年に二十日です。\n\nThe travel allowance is 3,000 yen per day.\n"
-IDLE_QUERIES = 60
+IDLE_QUERIES = 150
 BATCH_FILES = 20
 QUERY_EVERY_S = 0.2
 
@@ -38,6 +39,15 @@ def _query(client: Client, number: int) -> float:
     # A number makes each one new: the service remembers the vectors of queries.
     client.post("/v1/search", {"query": f"{QUERIES[number % len(QUERIES)]} {number}", "limit": 5})
     return (time.perf_counter() - started) * 1000
+
+
+def _idle(client: Client, first: int) -> list[float]:
+    """Times of queries with nothing else to do, at the pace of those beside the upload."""
+    times = []
+    for number in range(first, first + IDLE_QUERIES):
+        times.append(_query(client, number))
+        time.sleep(QUERY_EVERY_S)
+    return times
 
 
 def _p95(values: list[float]) -> float:
@@ -101,10 +111,7 @@ def run(data: Path, limit: int | None) -> dict[str, Any]:
                 client.follow_job(seed["job"]["id"])
                 for number in range(10):
                     _query(client, -1 - number)
-                idle = []
-                for number in range(IDLE_QUERIES):
-                    idle.append(_query(client, number))
-                    time.sleep(QUERY_EVERY_S / 4)
+                before = _idle(client, 0)
                 watcher.start()
                 started = time.perf_counter()
                 busy: list[float] = []
@@ -127,6 +134,7 @@ def run(data: Path, limit: int | None) -> dict[str, Any]:
                 seconds = time.perf_counter() - started
                 watcher.done.set()
                 watcher.join()
+                idle = _idle(client, IDLE_QUERIES + len(busy))
                 documents = [client.get(f"/v1/documents/{item['document']['id']}") for item in items]
                 left = [path.name for path in (Path(folder) / "tmp" / "extract").iterdir()]
         finally:
@@ -153,6 +161,7 @@ def run(data: Path, limit: int | None) -> dict[str, Any]:
         "extractor_processes": watcher.most_processes,
         "left_in_temp": left,
         "queries": len(busy),
+        "idle_before_p95_ms": round(_p95(before), 1),
         "idle_p95_ms": round(_p95(idle), 1),
         "busy_p95_ms": round(_p95(busy), 1),
         "p95_ratio": round(_p95(busy) / _p95(idle), 2),

@@ -11,7 +11,8 @@ import importlib.metadata
 import json
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,7 @@ class MiniLmEmbedder:
         # Not through sentence-transformers, whose import takes two seconds of every start: this is one known BERT, and
         # what follows it is a mean. The tests hold the vectors against that library's.
         import torch
+        from threadpoolctl import ThreadpoolController
         from tokenizers import Tokenizer
         from transformers import BertModel
         from transformers.utils import logging as transformers_logging
@@ -95,6 +97,7 @@ class MiniLmEmbedder:
             use_safetensors=True,
             local_files_only=True,
         ).eval()
+        self._openmp = ThreadpoolController().select(user_api="openmp")
         # Truncation and padding are set once here: changing them per call is not thread-safe in `tokenizers`.
         self._tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
         self._tokenizer.no_truncation()
@@ -160,13 +163,27 @@ class MiniLmEmbedder:
             if known is not None:
                 self._queries.move_to_end(text)
                 return known
-        vector: NDArray[np.float32] = self.encode_passages([text])[0]
+        with self._one_thread():
+            vector: NDArray[np.float32] = self.encode_passages([text])[0]
         vector.setflags(write=False)
         with self._lock:
             self._queries[text] = vector
             if len(self._queries) > self._query_cache_size:
                 self._queries.popitem(last=False)
         return vector
+
+    @contextmanager
+    def _one_thread(self) -> Iterator[None]:
+        """Have the calling thread compute alone.
+
+        A query is ten tokens: its products are too small to share, and each would wait for a second core, which ingest
+        may have. On two cores 7.5 ms in place of 8.6, and 12 at the 95th percentile in place of 20 beside ingest.
+        """
+        import torch
+
+        torch.get_num_threads()  # sets the number for a thread that is new to torch; later it would undo ours
+        with self._openmp.limit(limits=1):
+            yield
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` without special tokens."""
