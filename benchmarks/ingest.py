@@ -7,6 +7,8 @@ extraction in a child process, chunking, both vectors, index, switch; with the s
 embedding is one call of the embedder on the very texts that ingest embedded (passages in a language that the model does
 not know are indexed by their words alone). At a `ratio` of 1 all else would be free. The reference of
 `times_llama_index` is described in `benchmarks.ingest_reference`; it is compared by documents, not by chunks.
+`products_s` is what the matrix products of the model's linear layers take for the same tokens, one after the other with
+nothing between them; `most_times_llama_index` is how much faster than the reference these alone would be.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,13 @@ from core.tables import ChunkRow, Document, DocumentGeneration
 from core.types import DocumentStatus
 from ingest.upload import Upload
 from ingest.vectors import is_covered
+from retrieval.embedders.minilm import MiniLmEmbedder
 from retrieval.text import indexed_text
 from workers.base import run_job
 
+_PRODUCT_ROWS = 4_096
+"""Tokens of a batch, as the embedder has them."""
+_PRODUCT_TRIES = 20
 EXAMPLES = Path(__file__).parent.parent / "examples" / "documents"
 
 
@@ -62,7 +68,7 @@ def measure(service: Ingested, uploads: Sequence[Upload], threads: int) -> dict[
     started = time.perf_counter()
     embedder.encode_passages(texts)
     embed_s = time.perf_counter() - started
-    return {
+    figures = {
         "documents": len(uploads),
         "failed": failed,
         "chunks": len(passages),
@@ -75,6 +81,31 @@ def measure(service: Ingested, uploads: Sequence[Upload], threads: int) -> dict[
         "raw_chunks_per_s": round(len(texts) / embed_s, 1),
         "ratio": round(embed_s / ingest_s, 3),
     }
+    if isinstance(embedder, MiniLmEmbedder):
+        figures["products_s"] = round(product_seconds(embedder, texts), 3)
+    return figures
+
+
+def product_seconds(embedder: MiniLmEmbedder, texts: Sequence[str]) -> float:
+    """Seconds of the linear layers' products over the tokens of these texts, in the embedder's number type."""
+    import torch
+
+    tokens = sum(min(embedder.count_tokens(text) + 2, embedder.max_tokens) for text in texts)
+    layers = [module for module in embedder.model.encoder.modules() if isinstance(module, torch.nn.Linear)]
+    seconds: dict[tuple[int, int], float] = {}
+    with torch.inference_mode():
+        for layer in layers:
+            shape = (layer.in_features, layer.out_features)
+            if shape not in seconds:
+                rows = torch.randn(_PRODUCT_ROWS, shape[0]).to(layer.weight.dtype)
+                seconds[shape] = min(_timed(layer, rows) for _ in range(_PRODUCT_TRIES)) / _PRODUCT_ROWS
+    return tokens * sum(seconds[layer.in_features, layer.out_features] for layer in layers)
+
+
+def _timed(layer: Callable[[Any], Any], rows: Any) -> float:
+    started = time.perf_counter()
+    layer(rows)
+    return time.perf_counter() - started
 
 
 def _indexed(service: Ingested, document_ids: Sequence[str]) -> tuple[list[tuple[str, str]], int]:
@@ -132,6 +163,8 @@ def main() -> None:
         "llama_index_chunks": reference.chunks,
         "times_llama_index": round(reference.seconds / figures["ingest_s"], 2),
     }
+    if "products_s" in figures:
+        figures["most_times_llama_index"] = round(reference.seconds / figures["products_s"], 2)
     report = json.dumps(figures, indent=2)
     print(report)
     if arguments.json is not None:

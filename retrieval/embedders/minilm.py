@@ -91,12 +91,13 @@ class MiniLmEmbedder:
                 f"the model in {self._folder} does not pool by the mean", code="embedder_broken", retryable=False
             )
         transformers_logging.disable_progress_bar()
-        self._model: Any = BertModel.from_pretrained(
+        self.model: Any = BertModel.from_pretrained(
             self._folder,
             dtype=torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32,
             use_safetensors=True,
             local_files_only=True,
         ).eval()
+        """BERT as transformers loads it."""
         self._openmp = ThreadpoolController().select(user_api="openmp")
         # Truncation and padding are set once here: changing them per call is not thread-safe in `tokenizers`.
         self._tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
@@ -200,7 +201,7 @@ class MiniLmEmbedder:
             ids[i, : len(row)] = torch.tensor(row)
             mask[i, : len(row)] = 1
         with torch.inference_mode():
-            tokens = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+            tokens = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
             means = torch.einsum("rtd,rt->rd", tokens, mask.float())  # their length is divided out
             return _normalised(means.numpy()), tokens.numpy()
 
