@@ -4,8 +4,11 @@ ingest worker processes, beat. Each client made talks to the next api process, s
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.chaos_load import in_threads
 from benchmarks.server_chaos import run_chaos
 from cli.client import Client
 from cli.service_process import ServiceProcess
@@ -71,7 +75,8 @@ class ServerService:
 
 @pytest.fixture(scope="module")
 def topology(prepared_models: Path) -> Iterator[ServerTopology]:
-    with ServerTopology(prepared_models) as started:
+    # As in docker-compose.yml, but shorter: a process that is told to stop says so before it refuses anything.
+    with ServerTopology(prepared_models, settings={"TSUMUGI_HTTP__DRAIN_NOTICE_S": "1"}) as started:
         started.start_all(trainer=True)
         yield started
 
@@ -111,6 +116,98 @@ def test_job_events_of_a_worker_reach_a_stream_of_an_api_process(service: Server
 def test_processes_without_an_api_tell_their_figures(topology: ServerTopology) -> None:
     for name in ("worker-1", "worker-2", "beat", "trainer"):
         assert "python_info" in httpx.get(f"{topology.url(name)}/metrics").text
+
+
+def test_a_rolling_restart_fails_no_request(topology: ServerTopology, service: ServerService) -> None:
+    """Each process is told to stop and started again, behind a balancer that sends requests to whoever is ready."""
+    key = {"Authorization": f"Bearer {service.admin_key}"}
+    balancer = Balancer([topology.url("api-1"), topology.url("api-2")])
+    stopping = threading.Event()
+    answered: Counter[str] = Counter()
+    failed: list[str] = []
+    jobs: list[str] = []
+
+    def load(number: int) -> None:
+        with httpx.Client(headers=key, timeout=60, trust_env=False) as http:
+            while not stopping.is_set():
+                turn = answered.total()
+                if number == 0:
+                    path, body = (
+                        "/v1/documents",
+                        {"text": f"Barge {turn} lies at pier {turn}.", "filename": f"{turn}.md"},
+                    )
+                elif turn % 5 == 0:
+                    path, body = "/v1/ask", {"question": "How many days of annual leave are there?"}
+                else:
+                    path, body = "/v1/search", {"query": f"annual leave {turn}"}
+                try:
+                    response = http.post(balancer.choose() + path, json=body)
+                except httpx.HTTPError as error:
+                    failed.append(f"{path}: {error!r}")
+                    continue
+                answered[path] += 1
+                if not response.is_success:
+                    failed.append(f"{path}: {response.status_code} {response.text[:200]}")
+                elif number == 0:
+                    jobs.append(response.json()["items"][0]["job"]["id"])
+                    stopping.wait(0.3)
+
+    with balancer:
+        threads = in_threads(4, load)
+        for name in ("api-1", "worker-1", "api-2", "worker-2", "beat"):
+            assert topology.processes[name].stop() == 0, topology.processes[name].tail()
+            topology.restart(name)
+            topology.wait_ready(name)
+            balancer.wait_all_ready()
+        stopping.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+    assert min(answered[path] for path in ("/v1/documents", "/v1/ask", "/v1/search")) > 10, answered
+    ended = {service.client().follow_job(job, timeout_s=120)["status"] for job in jobs}
+    assert ended == {"succeeded"}
+
+
+class Balancer:
+    """Looks at /readyz of each api process ten times a second, and names in turn those that said yes."""
+
+    def __init__(self, urls: list[str]) -> None:
+        self._urls = urls
+        self._ready = list(urls)
+        self._changed = threading.Condition()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="balancer", daemon=True)
+        self._turn = itertools.count()
+
+    def __enter__(self) -> Balancer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def choose(self) -> str:
+        """The next process that is ready."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._ready, 60), "no api process is ready"
+            return self._ready[next(self._turn) % len(self._ready)]
+
+    def wait_all_ready(self) -> None:
+        """Return when all are seen to be ready."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self._ready) == len(self._urls), 60)
+
+    def _look(self) -> None:
+        while not self._stopping.wait(0.1):
+            found = []
+            for url in self._urls:
+                with contextlib.suppress(httpx.HTTPError):
+                    if httpx.get(f"{url}/readyz", timeout=5, trust_env=False).status_code == 200:
+                        found.append(url)
+            with self._changed:
+                self._ready = found
+                self._changed.notify_all()
 
 
 def test_nothing_is_lost_while_each_process_dies(topology: ServerTopology) -> None:
