@@ -22,14 +22,17 @@ class Unreachable(ClientError):
 class Refused(ClientError):
     """The service answered with a problem.
 
-    `code` is one of docs/api-errors.md, `errors` names fields; `retryable` says that the same call may work later.
+    `code` is one of docs/api-errors.md, `errors` names fields; `retryable` says that the same call may work later, and
+    `retry_after_s` after how many seconds, where the service says so.
     """
 
-    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+    def __init__(self, status: int, problem: Mapping[str, Any], *, retry_after_s: float | None = None) -> None:
         self.status = status
         self.code = str(problem.get("code", "unknown"))
         self.detail = str(problem.get("detail") or problem.get("title") or "no reason was given")
         self.request_id: str | None = problem.get("request_id")
         self.errors: list[dict[str, Any]] = list(problem.get("errors") or ())
         self.retryable = bool(problem.get("retryable", status in {429, 503}))
+        told = problem.get("retry_after_s", retry_after_s)
+        self.retry_after_s = float(told) if told is not None else None
         super().__init__(f"{self.detail} ({status} {self.code})")

@@ -16,8 +16,9 @@ from client.errors import Refused
 from client.models import StreamEvent
 
 PAUSES_S = (0.2, 0.8)
-"""Before a request is sent again; `Retry-After` of the service wins when it is short."""
+"""Before a request is sent again; `Retry-After` of the service wins."""
 LONGEST_PAUSE_S = 10.0
+"""Whoever is told to stay away for longer is not kept waiting: the refusal is raised, with the time in it."""
 
 
 def pause_before_repeat(call: Call[Any], outcome: httpx.Response | httpx.TransportError, attempt: int) -> float | None:
@@ -29,8 +30,16 @@ def pause_before_repeat(call: Call[Any], outcome: httpx.Response | httpx.Transpo
         return PAUSES_S[attempt] if call.repeatable or untouched else None
     if outcome.status_code not in {429, 503} and not (call.repeatable and outcome.status_code in {502, 504}):
         return None
-    asked = outcome.headers.get("retry-after", "")
-    return min(float(asked), LONGEST_PAUSE_S) if asked.isdigit() else PAUSES_S[attempt]
+    asked = _told(outcome)
+    if asked is None:
+        return PAUSES_S[attempt]
+    return asked if asked <= LONGEST_PAUSE_S else None
+
+
+def _told(response: httpx.Response) -> float | None:
+    """Seconds of `Retry-After`."""
+    told = response.headers.get("retry-after", "")
+    return float(told) if told.isascii() and told.isdigit() else None
 
 
 def checked(response: httpx.Response) -> Any:
@@ -45,7 +54,8 @@ def checked(response: httpx.Response) -> Any:
         problem = response.json()
     except ValueError:
         problem = {"detail": response.text[:300] or response.reason_phrase}
-    raise Refused(response.status_code, problem if isinstance(problem, dict) else {"detail": str(problem)})
+    found = problem if isinstance(problem, dict) else {"detail": str(problem)}
+    raise Refused(response.status_code, found, retry_after_s=_told(response))
 
 
 class EventReader:

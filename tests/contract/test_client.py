@@ -177,3 +177,20 @@ def test_the_package_imports_nothing_else_of_the_project_and_no_framework() -> N
     loaded = set(done.stdout.split())
     assert not loaded & (ours | {"llama_index", "langchain_core", "pydantic", "torch", "fastapi"})
     assert set(package.__all__) <= set(dir(package))
+
+
+@pytest.mark.parametrize(("told", "sent"), [("0", 3), ("11", 1)])
+def test_a_long_wait_is_the_callers_to_decide(told: str, sent: int) -> None:
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(429, json={"code": "queue_full", "retryable": True}, headers={"Retry-After": told})
+
+    with (
+        Tsumugi("http://service", "key", transport=httpx.MockTransport(handle)) as client,
+        pytest.raises(Refused) as refused,
+    ):
+        client.ask("x")
+    assert len(seen) == sent
+    assert refused.value.retry_after_s == float(told) and refused.value.retryable
