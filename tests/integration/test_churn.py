@@ -28,7 +28,6 @@ from generation.engines.transformers_engine import TransformersEngine
 from generation.models import BaseModelInfo
 from tests.stepped import Ends, SteppedEngine, assert_all_is_free, assert_nothing_is_held_twice
 from tests.tiny_adapters import ask, reference, save_random_adapter
-from tests.tiny_llama import build_tiny_llama
 
 FAILING = {
     "plain": ["_prefill", "_decode", "_choose", "_move", "_probe", "mask"],
@@ -38,11 +37,6 @@ FAILING = {
 PAGES = 10
 SEATS = 5
 YES_OR_NO = AnswerFormat(schema='{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}')
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelInfo:
-    return build_tiny_llama(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -19,17 +19,11 @@ from generation.models import BaseModelInfo
 from tests.decoded import decode, forced
 from tests.stepped import SteppedEngine, assert_all_is_free
 from tests.tiny_adapters import PROMPTS, ask, reference, save_random_adapter
-from tests.tiny_llama import build_tiny_llama
 
 FORM = AnswerFormat(
     schema='{"type": "object", "properties": {"a": {"type": "integer"}, "b": {"enum": ["x", "yy", "zzz"]}}, '
     '"required": ["a", "b"], "additionalProperties": false}'
 )
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelInfo:
-    return build_tiny_llama(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

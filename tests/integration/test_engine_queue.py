@@ -17,7 +17,6 @@ from generation.engines.transformers_engine import TransformersEngine
 from generation.models import BaseModelInfo
 from tests.stepped import SteppedEngine, assert_all_is_free
 from tests.tiny_adapters import ask, reference, save_random_adapter
-from tests.tiny_llama import build_tiny_llama
 
 RUN, WAIT = 2, 3
 BOUNDS: dict[str, tuple[dict[str, Any], int]] = {
@@ -27,11 +26,6 @@ BOUNDS: dict[str, tuple[dict[str, Any], int]] = {
     "paged, pages": ({"decoder": "paged", "max_batch": 8, "kv_cache_tokens": 5 * PAGE}, 2 * PAGE - 40),
 }
 """What keeps a third row out, and the tokens that each row asks for."""
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelInfo:
-    return build_tiny_llama(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

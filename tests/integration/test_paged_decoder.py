@@ -16,7 +16,6 @@ from generation.engines.paged.weights import why_unsupported
 from generation.engines.transformers_engine import TransformersEngine
 from generation.models import describe_base
 from tests.tiny_adapters import PROMPTS, ask, reference, save_random_adapter
-from tests.tiny_llama import build_tiny_llama
 
 SIZES = {
     "hidden_size": 32,
@@ -27,11 +26,6 @@ SIZES = {
     "max_position_embeddings": 2048,
     "tie_word_embeddings": True,
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return build_tiny_llama(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

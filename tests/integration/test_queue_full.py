@@ -21,7 +21,6 @@ from generation.models import BaseModelInfo
 from tests.api_app import build_api
 from tests.api_app import serve as serve_api
 from tests.tiny_adapters import ask
-from tests.tiny_llama import build_tiny_llama
 from tests.vllm_standin import ExtractBackend, Replica
 from tests.vllm_standin import serve as serve_replica
 
@@ -45,11 +44,6 @@ class HeldBackend(ExtractBackend):
         yield "So: "
         self.go.wait(60)
         yield from super().generate(adapter, messages, max_tokens)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelInfo:
-    return build_tiny_llama(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(params=["transformers", "openai", "vllm"])

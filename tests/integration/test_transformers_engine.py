@@ -20,12 +20,6 @@ from generation.adapters.manifest import build_manifest, read_manifest, write_ma
 from generation.engines.grammar import GrammarCompiler, TokenGrammar
 from generation.engines.transformers_engine import TransformersEngine
 from tests.tiny_adapters import PROMPTS, ask, reference, save_random_adapter
-from tests.tiny_llama import build_tiny_llama
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return build_tiny_llama(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
