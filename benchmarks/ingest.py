@@ -18,6 +18,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,20 +92,20 @@ def product_seconds(embedder: MiniLmEmbedder, texts: Sequence[str]) -> float:
     import torch
 
     tokens = sum(min(embedder.count_tokens(text) + 2, embedder.max_tokens) for text in texts)
-    layers = [module for module in embedder.model.encoder.modules() if isinstance(module, torch.nn.Linear)]
-    seconds: dict[tuple[int, int], float] = {}
+    matrices = embedder.encoder.matrices()
+    seconds: dict[tuple[int, ...], float] = {}
     with torch.inference_mode():
-        for layer in layers:
-            shape = (layer.in_features, layer.out_features)
-            if shape not in seconds:
-                rows = torch.randn(_PRODUCT_ROWS, shape[0]).to(layer.weight.dtype)
-                seconds[shape] = min(_timed(layer, rows) for _ in range(_PRODUCT_TRIES)) / _PRODUCT_ROWS
-    return tokens * sum(seconds[layer.in_features, layer.out_features] for layer in layers)
+        for matrix in matrices:
+            if matrix.shape not in seconds:
+                rows = torch.randn(_PRODUCT_ROWS, matrix.shape[1]).to(matrix.dtype)
+                product = partial(torch.nn.functional.linear, rows, matrix)
+                seconds[matrix.shape] = min(_timed(product) for _ in range(_PRODUCT_TRIES)) / _PRODUCT_ROWS
+    return tokens * sum(seconds[matrix.shape] for matrix in matrices)
 
 
-def _timed(layer: Callable[[Any], Any], rows: Any) -> float:
+def _timed(run: Callable[[], object]) -> float:
     started = time.perf_counter()
-    layer(rows)
+    run()
     return time.perf_counter() - started
 
 

@@ -50,6 +50,15 @@ class Embedder(Protocol):
 
 
 @runtime_checkable
+class TokenPlaces(Protocol):
+    """An embedder whose tokens end at white space, and that tells where each is: a document is then read once."""
+
+    def token_starts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Code-point offsets at which the tokens of each text begin, ascending, without special tokens."""
+        ...
+
+
+@runtime_checkable
 class SentenceEmbedder(Protocol):
     """An embedder that also tells a passage's sentences apart, from the same forward pass."""
 

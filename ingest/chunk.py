@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,10 @@ _PASSAGE_SHARE = 15 / 16
 _WIDE_SHARE = 0.3
 _MAX_HEADING_CHARS = 400
 _MAX_HEADER_ROW_CHARS = 160
+_SLICE_CHARS = 50_000
+_SPACES = " \n\t\r\u3000"
+
+TokenStarts = Callable[[Sequence[str]], list[list[int]]]
 
 _PROSE: tuple[Splitter, ...] = (split_sentences, split_lines, split_clauses, split_words, split_characters)
 _LINES: tuple[Splitter, ...] = (split_lines, split_sentences, split_clauses, split_words, split_characters)
@@ -55,13 +60,20 @@ class _Span:
 
 
 def chunk_document(
-    extracted: ExtractedDocument, count_tokens: Callable[[str], int], settings: IngestSettings
+    extracted: ExtractedDocument,
+    count_tokens: Callable[[str], int],
+    settings: IngestSettings,
+    token_starts: TokenStarts | None = None,
 ) -> list[Chunk]:
     """Cut a document. Ordinals count from 0; chunks are in order, do not overlap and are never blank.
 
     count_tokens: tokens of a text by the embedder's tokenizer, without special tokens.
+    token_starts: see `core.ports.TokenPlaces`; saves most calls of `count_tokens`.
     """
-    cutter = _Cutter(extracted.text, count_tokens, settings)
+    if _is_wide(extracted.text):
+        token_starts = None  # few passages of it will have their tokens counted
+    tokens = _Tokens(extracted.text, count_tokens, token_starts)
+    cutter = _Cutter(extracted.text, tokens.about, settings)
     blocks = extracted.blocks or (Block(BlockKind.PARAGRAPH, 0, len(extracted.text)),)
     spans = cutter.cut(blocks)
     chunks: list[Chunk] = []
@@ -70,7 +82,7 @@ def chunk_document(
         if start == end:
             continue
         text = extracted.text[start:end]
-        chunks.append(Chunk(len(chunks), start, end, text, span.page, span.heading, count_tokens(text)))
+        chunks.append(Chunk(len(chunks), start, end, text, span.page, span.heading, tokens.count(start, end)))
     return chunks
 
 
@@ -83,8 +95,51 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
+class _Tokens:
+    """Counts the tokens of stretches of one text."""
+
+    def __init__(self, text: str, count_tokens: Callable[[str], int], token_starts: TokenStarts | None) -> None:
+        self._text = text
+        self._count_tokens = count_tokens
+        self._token_starts = token_starts
+        self._starts: list[int] | None = None
+
+    def count(self, start: int, end: int) -> int:
+        """Exactly."""
+        if self._starts is not None and self._between_words(start) and self._between_words(end):
+            return self.about(start, end)
+        return self._count_tokens(self._text[start:end])
+
+    def about(self, start: int, end: int) -> int:
+        """Close enough for a budget: a token cut in two may be counted once. The first call reads the whole text."""
+        if self._token_starts is None:
+            return self._count_tokens(self._text[start:end])
+        if self._starts is None:
+            self._starts = [
+                first + place
+                for first, last in _slices(self._text)
+                for places in self._token_starts([self._text[first:last]])
+                for place in places
+            ]
+        return bisect_left(self._starts, end) - bisect_left(self._starts, start)
+
+    def _between_words(self, place: int) -> bool:
+        return place in {0, len(self._text)} or self._text[place - 1] in _SPACES or self._text[place] in _SPACES
+
+
+def _slices(text: str) -> Iterable[tuple[int, int]]:
+    """Stretches of a text that a tokenizer reads at once, cut at white space where there is any."""
+    start = 0
+    while start < len(text):
+        end = min(len(text), start + _SLICE_CHARS)
+        if end < len(text):
+            end = max((text.rfind(space, start, end) for space in _SPACES), default=-1) + 1 or end
+        yield start, end
+        start = end
+
+
 class _Cutter:
-    def __init__(self, text: str, count_tokens: Callable[[str], int], settings: IngestSettings) -> None:
+    def __init__(self, text: str, count_tokens: Callable[[int, int], int], settings: IngestSettings) -> None:
         self._text = text
         self._count_tokens = count_tokens
         self._settings = settings
@@ -150,8 +205,8 @@ class _Cutter:
     def _stays_whole(self, block: Block, weight: float) -> bool:
         if weight <= 1.0:
             return True
-        text = self._text[block.start : block.end]
-        return self._by_characters(text) <= 1.0 and self._by_tokens(text) <= _WHOLE_BLOCK_TOKENS
+        characters = self._by_characters(block.start, block.end)
+        return characters <= 1.0 and self._by_tokens(block.start, block.end) <= _WHOLE_BLOCK_TOKENS
 
     def _pieces(self, block: Block, limit: float) -> list[_Piece]:
         splitters = _LINES if block.kind in {BlockKind.TABLE, BlockKind.CODE} else _PROSE
@@ -187,19 +242,22 @@ class _Cutter:
         return row[:_MAX_HEADER_ROW_CHARS] or None
 
     def _weight(self, start: int, end: int) -> float:
-        text = self._text[start:end]
-        return max(self._by_characters(text), self._by_tokens(text))
+        characters = self._by_characters(start, end)
+        return characters if characters > 1.0 else max(characters, self._by_tokens(start, end))
 
-    def _by_characters(self, text: str) -> float:
-        wide = len(_WIDE.findall(text))
-        return wide / self._settings.chunk_chars_cjk + (len(text) - wide) / self._settings.chunk_chars
+    def _by_characters(self, start: int, end: int) -> float:
+        wide = len(_WIDE.findall(self._text, start, end))
+        return wide / self._settings.chunk_chars_cjk + (end - start - wide) / self._settings.chunk_chars
 
-    def _by_tokens(self, text: str) -> float:
-        if len(_WIDE.findall(text)) > _WIDE_SHARE * len(text):
+    def _by_tokens(self, start: int, end: int) -> float:
+        if _is_wide(self._text[start:end]):
             return 0.0
-        if len(text) > 20 * self._settings.chunk_chars:
-            return math.inf  # far over by any count: no need to tokenize megabytes
-        return self._count_tokens(text) / (self._settings.chunk_tokens * _PASSAGE_SHARE)
+        return self._count_tokens(start, end) / (self._settings.chunk_tokens * _PASSAGE_SHARE)
+
+
+def _is_wide(text: str) -> bool:
+    """Whether a text is of a script whose tokens may mean nothing."""
+    return len(_WIDE.findall(text)) > _WIDE_SHARE * len(text)
 
 
 def _groups(pieces: Sequence[_Piece], limit: float) -> list[list[_Piece]]:

@@ -8,6 +8,7 @@ text, which is wrong as soon as a passage occurs twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,11 @@ from pydantic import PrivateAttr
 from core.ports import Embedder, SentenceEmbedder
 from core.settings import IngestSettings
 from core.types import Chunk, ExtractedDocument
-from ingest.chunk import chunk_document
+from ingest.chunk import TokenStarts, chunk_document
 from ingest.vectors import is_covered, sentence_spans
 from retrieval.text import indexed_text
 
-EMBED_BATCH = 64
+EMBED_BATCH = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,20 @@ class StructureNodeParser(NodeParser):  # type: ignore[misc]
     _extracted: ExtractedDocument = PrivateAttr()
     _count_tokens: Callable[[str], int] = PrivateAttr()
     _settings: IngestSettings = PrivateAttr()
+    _token_starts: TokenStarts | None = PrivateAttr()
 
     def __init__(
-        self, extracted: ExtractedDocument, count_tokens: Callable[[str], int], settings: IngestSettings
+        self,
+        extracted: ExtractedDocument,
+        count_tokens: Callable[[str], int],
+        settings: IngestSettings,
+        token_starts: TokenStarts | None,
     ) -> None:
         super().__init__(include_metadata=True, include_prev_next_rel=False)
         self._extracted = extracted
         self._count_tokens = count_tokens
         self._settings = settings
+        self._token_starts = token_starts
 
     @classmethod
     def class_name(cls) -> str:
@@ -74,7 +81,7 @@ class StructureNodeParser(NodeParser):  # type: ignore[misc]
     def _parse_nodes(self, nodes: Sequence[BaseNode], show_progress: bool = False, **_: Any) -> list[BaseNode]:
         (document,) = nodes
         source = document.as_related_node_info()
-        chunks = chunk_document(self._extracted, self._count_tokens, self._settings)
+        chunks = chunk_document(self._extracted, self._count_tokens, self._settings, self._token_starts)
         return [
             PassageNode(
                 text=chunk.text,
@@ -144,9 +151,10 @@ def parse_document(
     title: str,
     count_tokens: Callable[[str], int],
     settings: IngestSettings,
+    token_starts: TokenStarts | None = None,
 ) -> list[PassageNode]:
-    """Cut one document into nodes. title: the document's, or its file name; it is embedded with each passage."""
-    parser = StructureNodeParser(extracted, count_tokens, settings)
+    """Cut one document into nodes, as `chunk_document`. title: the document's, or its file name; it is embedded too."""
+    parser = StructureNodeParser(extracted, count_tokens, settings, token_starts)
     pipeline = IngestionPipeline(transformations=[parser], disable_cache=True)
     nodes = pipeline.run(documents=[Document(text=extracted.text, metadata={"title": title})])
     return list(nodes)
@@ -158,24 +166,42 @@ def chunks_of(nodes: Sequence[PassageNode]) -> list[Chunk]:
 
 
 def embed_nodes(nodes: Sequence[PassageNode], embedder: Embedder) -> Iterator[list[EmbeddedChunk]]:
-    """Embed window by window, so that a document of any length needs memory for one window of vectors."""
+    """Embed window by window, one ahead of what the caller works on: a document of any length needs memory for two."""
+    windows = [nodes[start : start + EMBED_BATCH] for start in range(0, len(nodes), EMBED_BATCH)]
     pipeline = IngestionPipeline(transformations=[EmbedderAdapter(embedder)], disable_cache=True)
-    for start in range(0, len(nodes), EMBED_BATCH):
-        window = nodes[start : start + EMBED_BATCH]
-        known = [node for node in window if is_covered(node.text, embedder)]
-        if known:
-            pipeline.run(nodes=known)
-        yield [
-            EmbeddedChunk(
-                _chunk(node),
-                node.get_content(MetadataMode.EMBED),
-                None if node.embedding is None else tuple(node.embedding),
-                node._sentences,
-            )
-            for node in window
-        ]
-        for node in known:
-            node.embedding, node._sentences = None, ()
+    ahead = ThreadPoolExecutor(1, thread_name_prefix="embed-ahead")
+    try:
+        following = ahead.submit(_embed_window, pipeline, windows[0], embedder) if windows else None
+        for window in windows[1:]:
+            assert following is not None
+            current, following = following, None
+            embedded = current.result()
+            following = ahead.submit(_embed_window, pipeline, window, embedder)
+            yield embedded
+        if following is not None:
+            yield following.result()
+    finally:
+        ahead.shutdown(cancel_futures=True)
+
+
+def _embed_window(
+    pipeline: IngestionPipeline, window: Sequence[PassageNode], embedder: Embedder
+) -> list[EmbeddedChunk]:
+    known = [node for node in window if is_covered(node.text, embedder)]
+    if known:
+        pipeline.run(nodes=known)
+    embedded = [
+        EmbeddedChunk(
+            _chunk(node),
+            node.get_content(MetadataMode.EMBED),
+            None if node.embedding is None else tuple(node.embedding),
+            node._sentences,
+        )
+        for node in window
+    ]
+    for node in known:
+        node.embedding, node._sentences = None, ()
+    return embedded
 
 
 def _chunk(node: PassageNode) -> Chunk:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from core.database import WriteSession
 from core.errors import ExtractionFailed, Unavailable
+from core.ports import TokenPlaces
 from core.repositories.documents import drop_chunks, insert_chunks, point_id
 from core.types import Block, BlockKind, Chunk, ExtractedDocument, IndexPoint
 
@@ -75,14 +76,16 @@ def write_document(
     from ingest.llama import chunks_of, embed_nodes, parse_document
 
     title = extracted.title or place.filename
-    nodes = parse_document(extracted, title, version.embedder.count_tokens, version.chunking)
+    embedder = version.embedder
+    token_starts = embedder.token_starts if isinstance(embedder, TokenPlaces) else None
+    nodes = parse_document(extracted, title, embedder.count_tokens, version.chunking, token_starts)
     if not nodes:
         raise ExtractionFailed(f"there is no text in '{place.filename}'", code="no_text")
     chunks = chunks_of(nodes)
     drop_points(version, place.document_id, place.generation)
     if with_rows:
         write_rows(version, place, chunks, write)
-    for window in embed_nodes(nodes, version.embedder):
+    for window in embed_nodes(nodes, embedder):
         step(window[0].chunk.ordinal / len(chunks))
         version.index.upsert(
             [

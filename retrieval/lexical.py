@@ -9,6 +9,7 @@ counts as one term, which costs a little precision and never a match.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -26,8 +27,11 @@ AVERAGE_LENGTH = 250.0
 REVISION = "lexical-3"
 """Change with any change of the tokens or weights below: it makes a new index version."""
 
-_DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"), "-")
-_APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u02bc\uff07"), "'")
+_PLAIN = str.maketrans(
+    dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d", "-")
+    | dict.fromkeys("\u2018\u2019\u02bc\uff07", "'")
+)
+"""One kind of dash, one kind of apostrophe."""
 _CJK = (
     r"\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"  # 々 〆 〇, kana, ー
     r"\u3400-\u9fff\uf900-\ufaff\uac00-\ud7a3\U00020000-\U0003134f"  # Han, Hangul
@@ -44,7 +48,7 @@ _LONG_VOWEL_AS_DASH = re.compile(r"(?<=[0-9A-Za-z])ー(?=[0-9A-Za-z])")
 
 def normalise(text: str) -> str:
     """NFKC and case folding, one kind of dash, no thousands separators: 'ＰＰＲ－９０８７' -> 'ppr-9087'."""
-    text = unicodedata.normalize("NFKC", text).translate(_DASHES).translate(_APOSTROPHES)
+    text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
     return _LONG_VOWEL_AS_DASH.sub("-", _THOUSANDS.sub("", text)).casefold()
 
 
@@ -55,18 +59,23 @@ def tokenize(text: str) -> list[str]:
         if match.lastgroup == "cjk":
             _add_cjk(match.group(), terms)
         else:
-            _add_word(match.group(), terms)
+            terms.extend(_word_terms(match.group()))
     return terms
 
 
 def word_pairs(terms: Sequence[str]) -> list[str]:
     """Neighbouring words of `terms` that are not of Japanese script, unless both are grammar: 'norman conquest'."""
-    words = [kind_of(term) if not _CJK_START.match(term) else None for term in terms]
+    kinds = list(map(_word_kind, terms))
     return [
-        f"{terms[i]} {terms[i + 1]}"
-        for i in range(len(terms) - 1)
-        if words[i] and words[i + 1] and not (words[i] is words[i + 1] is TermKind.FUNCTION)
+        f"{first} {second}"
+        for (first, one), (second, other) in itertools.pairwise(zip(terms, kinds, strict=True))
+        if one and other and not (one is other is TermKind.FUNCTION)
     ]
+
+
+@lru_cache(maxsize=65_536)
+def _word_kind(term: str) -> TermKind | None:
+    return None if _CJK_START.match(term) else kind_of(term)
 
 
 def han_characters(text: str) -> list[str]:
@@ -88,8 +97,10 @@ def _add_cjk(run: str, terms: list[str]) -> None:
     terms.extend(_KATAKANA.findall(run))
 
 
-def _add_word(run: str, terms: list[str]) -> None:
+@lru_cache(maxsize=65_536)
+def _word_terms(run: str) -> tuple[str, ...]:
     """A word, or the parts of a compound; one with a digit in it is an identifier and is kept whole as well."""
+    terms: list[str] = []
     pieces = [piece for piece in _SEPARATOR.split(run) if piece]
     if len(pieces) == 2 and pieces[1] == "s" and "'" in run:
         pieces = pieces[:1]  # possessive
@@ -98,6 +109,7 @@ def _add_word(run: str, terms: list[str]) -> None:
         # "PPR-9087", "PPR9087" and "ppr_9087" are one identifier; "3.14" and "3-14" are not one number.
         terms.append("".join(pieces) if any(c.isalpha() for c in run) else run)
     terms.extend(stem(_plain(part)) for part in parts)
+    return tuple(terms)
 
 
 def _mixed(piece: str) -> bool:

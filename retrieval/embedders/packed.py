@@ -1,8 +1,9 @@
-"""The forward pass of XLM-RoBERTa over packed sequences: one row per token, none for padding.
+"""The forward pass of BERT and XLM-RoBERTa over packed sequences: one row per token, none for padding.
 
 A batch of 65,536 tokens of mixed length is one matrix for every linear layer; only attention knows where sequences end.
-On Ampere and newer that is PyTorch's own variable-length flash kernel; elsewhere, and in fp32, sequences are padded for
-the attention alone. Weights are those of a transformers model and the arithmetic is its arithmetic: the tests compare.
+On Ampere and newer that is PyTorch's own variable-length flash kernel, in bf16 on a CPU `cpu_attention`; elsewhere, and
+in fp32, sequences are padded for the attention alone. Weights are those of a transformers model and the arithmetic is
+its arithmetic: the tests compare.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from retrieval.embedders import cpu_attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,10 @@ def _move(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class PackedEncoder:
-    """A loaded XLM-RoBERTa without its pooler. Weights are read at construction; Q, K and V become one matrix."""
+    """A loaded BERT or XLM-RoBERTa without its pooler. Weights are read at construction; Q, K, V become one matrix."""
 
     def __init__(self, model: Any, *, compiled: bool = False) -> None:
-        """model: transformers' `XLMRobertaModel` on its device, in its dtype.
+        """model: transformers' `BertModel` or `XLMRobertaModel` on its device, in its dtype.
 
         compiled: let torch.compile fuse what lies between the matrix products; half a minute at the first batch.
 
@@ -61,8 +64,8 @@ class PackedEncoder:
             ValueError: its configuration asks for something this pass does not do.
         """
         config = model.config
-        if config.model_type not in {"xlm-roberta", "roberta"}:
-            raise ValueError(f"a model of type '{config.model_type}' is not an XLM-RoBERTa")
+        if config.model_type not in {"bert", "xlm-roberta", "roberta"}:
+            raise ValueError(f"a model of type '{config.model_type}' is neither a BERT nor an XLM-RoBERTa")
         if config.hidden_act != "gelu" or getattr(config, "position_embedding_type", None) not in {None, "absolute"}:
             raise ValueError("only exact GELU and absolute positions are known here")
         embeddings = model.embeddings
@@ -73,7 +76,7 @@ class PackedEncoder:
         self._eps = float(config.layer_norm_eps)
         self._words = embeddings.word_embeddings.weight.detach()
         self._positions = embeddings.position_embeddings.weight.detach()
-        self._first_position = int(config.pad_token_id) + 1
+        self._first_position = 0 if config.model_type == "bert" else int(config.pad_token_id) + 1
         self.max_length = int(config.max_position_embeddings) - self._first_position
         """Longest sequence the positions allow."""
         self._kind = embeddings.token_type_embeddings.weight[0].detach()
@@ -92,11 +95,16 @@ class PackedEncoder:
         """Last hidden state, (tokens, hidden_size), in the order of `batch.ids`."""
         hidden = self._words[batch.ids] + self._kind + self._positions[batch.positions + self._first_position]
         hidden = F.layer_norm(hidden, (self.hidden_size,), *self._norm, self._eps)
+        groups = cpu_attention.groups_of(batch.borders.tolist()) if self._on_cpu(batch) else None
         for qkv, out, norm, up, down, last in self._layers:
             projected = self._project(self._any_length(hidden), *qkv).view(len(hidden), 3, self._heads, -1)
-            attended = self._any_length(self._attend(projected, batch).reshape(len(hidden), -1))
+            attended = self._any_length(self._attend(projected, batch, groups).reshape(len(hidden), -1))
             hidden = self._close(attended, self._any_length(hidden), *out, *norm, *up, *down, *last, self._eps)
         return cast("Tensor", hidden)
+
+    def matrices(self) -> list[Tensor]:
+        """Weights of all linear layers, (out, in) each."""
+        return [weight for layer in self._layers for weight, _ in layer if weight.dim() == 2]
 
     def _any_length(self, rows: Tensor) -> Tensor:
         """Tell the compiler that the number of tokens changes, and that no other size does."""
@@ -104,7 +112,10 @@ class PackedEncoder:
             torch._dynamo.maybe_mark_dynamic(rows, 0)
         return rows
 
-    def _attend(self, projected: Tensor, batch: PackedBatch) -> Tensor:
+    def _on_cpu(self, batch: PackedBatch) -> bool:
+        return self.device.type == "cpu" and self.dtype is torch.bfloat16 and batch.longest <= cpu_attention.LONGEST
+
+    def _attend(self, projected: Tensor, batch: PackedBatch, groups: list[cpu_attention.Group] | None) -> Tensor:
         """Attention within each sequence: (tokens, 3, heads, size) to (tokens, heads, size)."""
         query, key, value = projected.unbind(1)
         if self._flash:
@@ -112,6 +123,8 @@ class PackedEncoder:
 
             attended: Any = varlen_attn(query, key, value, batch.borders, batch.borders, batch.longest, batch.longest)
             return cast("Tensor", attended)
+        if groups is not None:
+            return cpu_attention.attend(projected, groups)
         count = len(batch.borders) - 1
         padded = projected.new_zeros(count, batch.longest, *projected.shape[1:])
         padded[batch.rows, batch.positions] = projected

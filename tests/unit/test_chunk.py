@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.settings import IngestSettings
 from core.types import Block, BlockKind, Chunk, ExtractedDocument
+from ingest import chunk as chunk_module
 from ingest.chunk import chunk_document
 from ingest.extract.markdown import extract_markdown
 from ingest.extract.text import extract_text
 
 SETTINGS = IngestSettings()
+TOKEN = re.compile(r"\w{1,6}|[^\w\s]")
 
 
 def count_tokens(text: str) -> int:
     """Stands for WordPiece: about one token per word or mark."""
-    return len(re.findall(r"\w{1,6}|[^\w\s]", text))
+    return len(TOKEN.findall(text))
 
 
 def chunks_of(document: ExtractedDocument, settings: IngestSettings = SETTINGS) -> list[Chunk]:
@@ -122,3 +126,36 @@ def test_any_structure_is_covered_exactly(parts: list[tuple[BlockKind, str, int]
     if blocks:
         small = IngestSettings(chunk_tokens=32, chunk_chars=80, chunk_chars_cjk=40)
         chunks_of(ExtractedDocument(text, tuple(blocks), "text/plain"), small)
+
+
+WORDS = st.text(alphabet="ab1.,!é  \n\u3000年休が😀", max_size=80)
+
+
+def token_starts(texts: Sequence[str]) -> list[list[int]]:
+    """Where the stand-in's tokens begin."""
+    return [[found.start() for found in TOKEN.finditer(text)] for text in texts]
+
+
+@given(st.lists(WORDS, min_size=1, max_size=30), st.sampled_from([200, 50_000]))
+@settings(max_examples=150, deadline=None)
+def test_a_document_read_once_is_counted_exactly(paragraphs: list[str], slice_chars: int) -> None:
+    document = extract_text("\n\n".join(paragraphs).encode(), max_chars=10**6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunk_module, "_SLICE_CHARS", slice_chars)
+        small = IngestSettings(chunk_tokens=32, chunk_chars=64, chunk_chars_cjk=32)
+        chunks = chunk_document(document, count_tokens, small, token_starts)
+    check(document, chunks)
+    assert [count_tokens(part.text) for part in chunks] == [part.token_count for part in chunks]
+
+
+def test_counting_by_places_cuts_where_counting_texts_does() -> None:
+    text = "\n\n".join(f"# Part {n}\n\n" + f"Sentence {n} has some words in it. " * n for n in range(1, 40))
+    document = extract_markdown(text.encode(), max_chars=10**6)
+    counted: list[str] = []
+
+    def count(part: str) -> int:
+        counted.append(part)
+        return count_tokens(part)
+
+    assert chunk_document(document, count, SETTINGS, token_starts) == chunk_document(document, count_tokens, SETTINGS)
+    assert not counted
