@@ -224,7 +224,9 @@ def restart(folder: Path) -> dict[str, Any]:
         with service.client() as client:
             for number in range(20):
                 client.post("/v1/search", {"query": f"what is kept in store {number}", "limit": 5})
-        memory = {process.name(): process.memory_info().rss // 2**20 for process in service.family()}
+        memory: dict[str, int] = {}
+        for process in service.family():
+            memory[process.name()] = memory.get(process.name(), 0) + process.memory_info().rss // 2**20
     finally:
         service.stop()
     return {"restart_s": round(seconds, 1), "restart_after_kill_s": round(killed, 1), "service_rss_mib": memory}
