@@ -41,10 +41,10 @@ class Place:
 
 def write_rows(version: OpenVersion, place: Place, chunks: Sequence[Chunk], write: Write) -> None:
     """Write the chunk rows of a version's chunk set in place of what an earlier attempt left."""
-    with write() as session:
-        drop_chunks(session, place.document_id, generation=place.generation, chunk_set=version.chunk_set)
     for first in range(0, len(chunks), _WRITE_BATCH):
         with write() as session:
+            if first == 0:
+                drop_chunks(session, place.document_id, generation=place.generation, chunk_set=version.chunk_set)
             insert_chunks(
                 session,
                 place.tenant_id,
