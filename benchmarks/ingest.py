@@ -26,6 +26,7 @@ from sqlalchemy import select
 
 from benchmarks.ingest_reference import llama_index_pipeline
 from benchmarks.ingested import Ingested, open_ingested
+from core.interpreter import take_short_turns
 from core.log import configure
 from core.settings import load_settings
 from core.tables import ChunkRow, Document, DocumentGeneration
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     configure("ERROR", json=False)
+    take_short_turns()  # as the service does
     with open_ingested() as service:
         started = time.perf_counter()
         warm_up = [Upload("warm-up.txt", b"Libraries load with the first document.")]

@@ -22,6 +22,7 @@ import structlog
 from cli.child import SupervisedChild
 from cli.redis_child import RedisChild
 from core.errors import Unavailable
+from core.interpreter import take_short_turns
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 log = structlog.stdlib.get_logger(__name__)
 
 REDIS_STOP_S = 10.0
-SWITCH_INTERVAL_S = 0.0005
-"""How long a thread keeps the interpreter once another wants it. A query gives it up a dozen times, to torch, index and
-database, and beside ingest would wait up to Python's usual 5 ms each time it comes back."""
 TRAINER_STOP_S = 75.0
 """A training that is told to stop writes a checkpoint first, for which its worker allows it a minute."""
 
@@ -95,7 +93,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
     from core.tracing import start_tracing, stop_tracing
 
     started = time.monotonic()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    take_short_turns()
     start_tracing(settings.telemetry, "embedded")
     stack.callback(stop_tracing)
     for folder in (settings.data_dir, settings.redis_dir, settings.runs_dir, settings.adapters_dir):

@@ -15,6 +15,7 @@ import structlog
 
 from cli.server.parts import Parts, open_parts
 from core.errors import Conflict
+from core.interpreter import take_short_turns
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ HAND_BACK_S = 10.0
 
 def run_ingest_worker(settings: Settings, wait_for_stop: Callable[[], None], on_ready: Callable[[], None]) -> int:
     """Consume the queues `ingest` and `maintenance` until told to stop; returns the exit code."""
+    take_short_turns()
     with ExitStack() as stack:
         return _ingest(open_parts(settings, stack, "ingest"), stack, wait_for_stop, on_ready)
 
