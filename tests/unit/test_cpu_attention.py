@@ -40,9 +40,11 @@ def test_every_sequence_attends_to_itself_alone(lengths: tuple[int, ...], spread
     assert float(F.cosine_similarity(got.flatten(1), expected.flatten(1)).min()) > 0.999
 
 
-def test_scores_beyond_the_exponentials_range_give_numbers() -> None:
-    borders = borders_of(40, 40)
-    projected = torch.full((80, 3, HEADS, SIZE), 40.0).bfloat16()
+@pytest.mark.parametrize("key", [40.0, -40.0])
+def test_scores_beyond_the_exponentials_range_give_numbers(key: float) -> None:
+    borders = borders_of(40, 41)
+    projected = torch.full((81, 3, HEADS, SIZE), 40.0).bfloat16()
+    projected[:, 1] = key
     got = attend(projected, groups_of(borders))
     assert torch.isfinite(got).all() and torch.allclose(got.float(), torch.tensor(40.0), rtol=0.02)
 
