@@ -105,7 +105,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
         broker_url = _start_broker(settings, stack, say)
         base.result()
 
-    from core.blobs import open_blobs
+    from core.blobs import FolderBlobStore, open_blobs
     from core.jobs import JobStore
     from core.notify import Notifier
     from core.queue import CeleryTaskQueue
@@ -119,6 +119,8 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
     notifier = Notifier()
     jobs = JobStore(db, settings, queue, notifier)
     blobs = open_blobs(settings)
+    if isinstance(blobs, FolderBlobStore):
+        blobs.drop_unfinished()  # this process has the data dir to itself
     say("loading the models and opening the index")
     retrieval = build_retrieval(settings, db)
     stack.callback(retrieval.close)

@@ -19,6 +19,7 @@ from core.ports import BlobStore
 from core.settings import Settings
 
 COPY_BYTES = 1 << 20
+_UNFINISHED = ".new-"
 
 
 class Reader(Protocol):
@@ -59,7 +60,7 @@ class FolderBlobStore:
         if _holds(path, digest, size):
             return digest
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED)
         try:
             with os.fdopen(handle, "wb") as file:
                 shutil.copyfileobj(source, file, COPY_BYTES)
@@ -70,6 +71,13 @@ class FolderBlobStore:
             Path(temporary).unlink(missing_ok=True)
             raise
         return digest
+
+    def drop_unfinished(self) -> int:
+        """Remove what a killed process was writing; only while no other process writes here. Returns how many files."""
+        unfinished = list(self._root.glob(f"??/{_UNFINISHED}*"))
+        for path in unfinished:
+            path.unlink(missing_ok=True)
+        return len(unfinished)
 
     def get(self, digest: str) -> bytes:
         """Read a blob.

@@ -37,3 +37,12 @@ def test_a_damaged_file_is_replaced_by_the_next_put(tmp_path: Path, damaged: byt
 def test_only_digests_name_blobs(tmp_path: Path, digest: str) -> None:
     with pytest.raises(NotFound):
         FolderBlobStore(tmp_path).path_of(digest)
+
+
+def test_what_a_killed_process_was_writing_is_dropped(tmp_path: Path) -> None:
+    store = FolderBlobStore(tmp_path)
+    digest = store.put(b"whole")
+    unfinished = store.path_of(digest).parent / ".new-cut"
+    unfinished.write_bytes(b"ha")
+    assert store.drop_unfinished() == 1 and not unfinished.exists()
+    assert store.get(digest) == b"whole" and store.drop_unfinished() == 0
