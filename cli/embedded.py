@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from core.database import Database
     from core.jobs import JobStore
     from core.keys import Bootstrap
+    from core.ports import BlobStore
     from ingest.rebuild import IndexBuilder
     from retrieval.live import Retrieval
     from workers.beat import Beat
@@ -105,7 +106,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
         broker_url = _start_broker(settings, stack, say)
         base.result()
 
-    from core.blobs import FolderBlobStore, open_blobs
+    from core.blobs import open_blobs
     from core.jobs import JobStore
     from core.notify import Notifier
     from core.queue import CeleryTaskQueue
@@ -119,8 +120,6 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
     notifier = Notifier()
     jobs = JobStore(db, settings, queue, notifier)
     blobs = open_blobs(settings)
-    if isinstance(blobs, FolderBlobStore):
-        blobs.drop_unfinished()  # this process has the data dir to itself
     say("loading the models and opening the index")
     retrieval = build_retrieval(settings, db)
     stack.callback(retrieval.close)
@@ -137,7 +136,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
     ingest = build_ingest(settings, db, blobs, jobs, retrieval)
     stack.callback(ingest.close)
     tuning = build_tuning(settings, db, blobs, jobs, generation.registry, retrieval, generation.base)
-    _recover(db, jobs, retrieval, ingest.builder, clean_stop, say)
+    _recover(db, blobs, jobs, retrieval, ingest.builder, clean_stop, say)
     stack.callback(note_clean_stop, db, retrieval, clean_stop)
     index = IndexService(db, jobs, retrieval, settings)
     if not index.status()[0].configured:
@@ -217,12 +216,19 @@ def _start_broker(settings: Settings, stack: ExitStack, say: Say) -> str:
 
 
 def _recover(
-    db: Database, jobs: JobStore, retrieval: Retrieval, builder: IndexBuilder, clean_stop: Path, say: Say
+    db: Database,
+    blobs: BlobStore,
+    jobs: JobStore,
+    retrieval: Retrieval,
+    builder: IndexBuilder,
+    clean_stop: Path,
+    say: Say,
 ) -> None:
     """Take up what a predecessor left: its messages are dropped and sent anew, its running jobs queued again.
 
     We hold the data dir's lock, so no worker of it can be alive, and the broker is ours alone.
     """
+    from core.blobs import FolderBlobStore
     from ingest.vectors import passage_vectors
     from retrieval.reconcile import reconcile, take_clean_stop
 
@@ -230,6 +236,8 @@ def _recover(
     if orphans:
         say(f"{orphans} interrupted jobs go back to the queue")
     if not take_clean_stop(db, retrieval, clean_stop):
+        if isinstance(blobs, FolderBlobStore):
+            blobs.drop_unfinished()
         report = reconcile(db, retrieval, repair=True, embed=passage_vectors)
         if not report.clean:
             log.warning("index.reconciled", report=str(report))

@@ -53,8 +53,8 @@ class Embedder(Protocol):
 class TokenPlaces(Protocol):
     """An embedder whose tokens end at white space, and that tells where each is: a document is then read once."""
 
-    def token_starts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Code-point offsets at which the tokens of each text begin, ascending, without special tokens."""
+    def token_starts(self, text: str) -> list[int]:
+        """Code-point offsets at which the tokens of `text` begin, ascending, without special tokens."""
         ...
 
 

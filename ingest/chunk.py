@@ -35,7 +35,7 @@ _MAX_HEADER_ROW_CHARS = 160
 _SLICE_CHARS = 50_000
 _SPACES = " \n\t\r\u3000"
 
-TokenStarts = Callable[[Sequence[str]], list[list[int]]]
+TokenStarts = Callable[[str], list[int]]
 
 _PROSE: tuple[Splitter, ...] = (split_sentences, split_lines, split_clauses, split_words, split_characters)
 _LINES: tuple[Splitter, ...] = (split_lines, split_sentences, split_clauses, split_words, split_characters)
@@ -118,8 +118,7 @@ class _Tokens:
             self._starts = [
                 first + place
                 for first, last in _slices(self._text)
-                for places in self._token_starts([self._text[first:last]])
-                for place in places
+                for place in self._token_starts(self._text[first:last])
             ]
         return bisect_left(self._starts, end) - bisect_left(self._starts, start)
 
@@ -133,7 +132,7 @@ def _slices(text: str) -> Iterable[tuple[int, int]]:
     while start < len(text):
         end = min(len(text), start + _SLICE_CHARS)
         if end < len(text):
-            end = max((text.rfind(space, start, end) for space in _SPACES), default=-1) + 1 or end
+            end = max(text.rfind(space, start, end) for space in _SPACES) + 1 or end
         yield start, end
         start = end
 

@@ -8,7 +8,7 @@ text, which is wrong as soon as a passage occurs twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,19 +169,16 @@ def embed_nodes(nodes: Sequence[PassageNode], embedder: Embedder) -> Iterator[li
     """Embed window by window, one ahead of what the caller works on: a document of any length needs memory for two."""
     windows = [nodes[start : start + EMBED_BATCH] for start in range(0, len(nodes), EMBED_BATCH)]
     pipeline = IngestionPipeline(transformations=[EmbedderAdapter(embedder)], disable_cache=True)
-    if len(windows) == 1:  # most documents: a thread would be more work than it saves
-        yield _embed_window(pipeline, windows[0], embedder)
+    if len(windows) < 2:  # most documents: a thread would be more work than it saves
+        yield from (_embed_window(pipeline, window, embedder) for window in windows)
         return
     ahead = ThreadPoolExecutor(1, thread_name_prefix="embed-ahead")
     try:
-        coming: Future[list[EmbeddedChunk]] | None = None
-        for window in windows:
-            embedded = coming.result() if coming is not None else None
-            coming = ahead.submit(_embed_window, pipeline, window, embedder)
-            if embedded is not None:
-                yield embedded
-        if coming is not None:
-            yield coming.result()
+        coming = ahead.submit(_embed_window, pipeline, windows[0], embedder)
+        for window in windows[1:]:
+            embedded, coming = coming.result(), ahead.submit(_embed_window, pipeline, window, embedder)
+            yield embedded
+        yield coming.result()
     finally:
         ahead.shutdown(cancel_futures=True)
 

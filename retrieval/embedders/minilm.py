@@ -170,10 +170,9 @@ class MiniLmEmbedder:
         """Tokens of `text` without special tokens."""
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def token_starts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Code-point offsets at which the tokens of each text begin, ascending, without special tokens."""
-        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [[start for start, _ in encoding.offsets] for encoding in encoded]
+    def token_starts(self, text: str) -> list[int]:
+        """Code-point offsets at which the tokens of `text` begin, ascending, without special tokens."""
+        return [start for start, _ in self._tokenizer.encode(text, add_special_tokens=False).offsets]
 
     def _means(self, rows: list[list[int]], inner: list[list[tuple[int, int]]]) -> NDArray[np.float32]:
         """Unit vectors, float32 (n, 384): of the rows, then of the ranges of tokens in each, [CLS] not counted."""

@@ -64,7 +64,7 @@ def test_long_texts_are_cut_and_counted() -> None:
 def test_tokens_are_where_they_are_counted() -> None:
     embedder = minilm()
     texts = ["Toner: PPR-9087, ¥3,000.", "Café\u0301 \u3000 naïve😀 12.5%", ""]
-    starts = embedder.token_starts(texts)
+    starts = [embedder.token_starts(text) for text in texts]
     assert [len(places) for places in starts] == [embedder.count_tokens(text) for text in texts]
     assert starts[0][:3] == [0, 4, 5] and all(places == sorted(places) for places in starts)
 
