@@ -172,7 +172,9 @@ class MiniLmEmbedder:
 
     def token_starts(self, text: str) -> list[int]:
         """Code-point offsets at which the tokens of `text` begin, ascending, without special tokens."""
-        return [start for start, _ in self._tokenizer.encode(text, add_special_tokens=False).offsets]
+        # A batch of one: `encode` would keep the interpreter to itself while it reads.
+        (encoding,) = self._tokenizer.encode_batch([text], add_special_tokens=False)
+        return [start for start, _ in encoding.offsets]
 
     def _means(self, rows: list[list[int]], inner: list[list[tuple[int, int]]]) -> NDArray[np.float32]:
         """Unit vectors, float32 (n, 384): of the rows, then of the ranges of tokens in each, [CLS] not counted."""
