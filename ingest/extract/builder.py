@@ -38,6 +38,11 @@ class TextBuilder:
         self._append(text)
         self._blocks.append(Block(kind=kind, start=start, end=self._length, page=page, level=level))
 
+    @property
+    def room(self) -> int:
+        """Characters that may still be added."""
+        return max(0, self._max_chars - self._length)
+
     def include(self, document: ExtractedDocument) -> None:
         """Append the blocks of another document: a chapter, an attachment. Its page numbers are dropped."""
         for block in document.blocks:

@@ -6,34 +6,258 @@ once, for all formats.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from core.table_text import write_row
 from core.types import BlockKind
 from ingest.extract.builder import TextBuilder
+from ingest.extract.cell_kinds import (
+    closed_up,
+    could_head,
+    is_note,
+    is_remark,
+    is_section,
+    is_total,
+    is_value,
+)
+from ingest.extract.cells import Cell, Row, fill_grid, filled, origins
+from ingest.extract.forms import form_lines, is_form, is_list_of_fields
+from ingest.extract.headers import header_depth, header_texts, is_marked
+
+__all__ = ["Cell", "Hidden", "Table", "read_table", "write_grid", "write_table"]
+
+_MAX_TITLE = 120
+_MAX_ABOVE = 8
+_ONCE_CHARS = 100
+"""A longer text merged over columns is written once in its row, so that no cell multiplies a document."""
+_MIN_FILL_SHARE = 0.25
+_TITLE_LEVEL = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """A cell as its format gives it; spans count itself. header: the format marks it as one (`th`, a header row)."""
+class Hidden:
+    """Rows and columns of a grid (from 0) that are not shown, and how their lines and headers say so."""
 
-    text: str = ""
-    rows: int = 1
-    columns: int = 1
-    header: bool = False
+    rows: frozenset[int] = frozenset()
+    columns: frozenset[int] = frozenset()
+    mark: str = ""
+
+
+@dataclass(slots=True)
+class Table:
+    """A table read: what stands above it, its header by column, its lines, what stands below it."""
+
+    title: str = ""
+    remarks: list[str] = field(default_factory=list)
+    headers: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    is_form: bool = False
 
 
 def write_table(
     builder: TextBuilder, rows: Sequence[Sequence[Cell]], *, page: int | None = None, title: str | None = None
 ) -> int:
-    """Write one table as TABLE blocks, a line a row; its title as a heading above. Returns the number of tables.
+    """Write one table as a TABLE block, a line a row; its title as a heading above. Returns the number of tables.
 
     rows: as in HTML, each holding only the cells that begin in it; what spans reach is filled here.
+
+    Raises:
+        ExtractionFailed: `text_too_long`.
     """
-    if title:
-        builder.add(BlockKind.HEADING, title, page=page, level=6)
-    header = [cell.text for cell in rows[0]] if rows else []
-    lines = [write_row(header, [cell.text for cell in row]) for row in rows[1:]]
-    builder.add(BlockKind.TABLE, "\n".join(line for line in lines if line), page=page)
-    return int(bool(lines))
+    return write_grid(builder, fill_grid(rows), page=page, title=title)
+
+
+def write_grid(builder: TextBuilder, grid: Sequence[Row], *, page: int | None = None, title: str | None = None) -> int:
+    """`write_table` for a grid that is filled already."""
+    table = read_table(grid, room=builder.room)
+    own = closed_up(table.title)
+    for text in [title] if title and title.strip() != own else []:
+        builder.add(BlockKind.HEADING, " ".join(text.split()), page=page, level=_TITLE_LEVEL)
+    if own:
+        builder.add(BlockKind.HEADING, own, page=page, level=_TITLE_LEVEL)
+    for text in table.remarks:
+        builder.add(BlockKind.PARAGRAPH, text, page=page)
+    alone = len(grid) == 1 and len(grid[0]) == 1  # a box around text
+    builder.add(BlockKind.PARAGRAPH if alone else BlockKind.TABLE, "\n".join(table.lines), page=page)
+    for text in table.notes:
+        builder.add(BlockKind.PARAGRAPH, text, page=page)
+    return int(bool(table.lines))
+
+
+def read_table(
+    grid: Sequence[Row], *, room: int, hidden: Hidden | None = None, headers: Sequence[str] | None = None
+) -> Table:
+    """Take a filled grid apart. room: characters that may still be written; more lines than that are not made.
+
+    headers: of the table that this one goes on, where it has none of its own.
+    """
+    hidden = hidden or Hidden()
+    rows = [(at, row) for at, row in enumerate(grid) if any(row)]
+    table = Table()
+    first = _take_above([row for _, row in rows], table)
+    rows = rows[first:]
+    rows = rows[: len(rows) - _take_below([row for _, row in rows], table)]
+    body = [row for _, row in rows]
+    if not body:
+        return table
+    depth = 0 if is_form(body) and not is_marked(body[0]) else header_depth(body)
+    if not depth and headers is None and (is_form(body) or is_list_of_fields(body)):
+        table.is_form = True
+        for at, row in rows:
+            table.lines += _marked(form_lines([row]), at in hidden.rows, hidden.mark)
+        return table
+    table.headers = header_texts(body[:depth], len(body[0])) if depth else list(headers or [""] * len(body[0]))
+    shown = [
+        f"{text}（{hidden.mark}）" if at in hidden.columns and hidden.mark else text
+        for at, text in enumerate(table.headers)
+    ]
+    for at, line in _lines(rows[depth:], shown, body[:depth]):
+        table.lines += _marked([line], at in hidden.rows, hidden.mark)
+        room -= len(line) + 1
+        if room < 0:
+            break  # the builder will refuse what there is
+    if not table.lines:  # a header above nothing
+        table.lines = [line for _, row in rows if (line := write_row([], [cell.text for cell in filled(row)]))]
+    return table
+
+
+def _take_above(rows: Sequence[Row], table: Table) -> int:
+    """Title and remarks off the top; returns how many rows they were."""
+    if not rows or len(rows[0]) < 2:
+        return 0
+    widths = [len(filled(row)) for row in rows[:200]]
+    usual = sorted(widths)[len(widths) // 2]
+    taken = 0
+    titles: list[str] = []
+    for at, row in enumerate(rows[:_MAX_ABOVE]):
+        cells = filled(row)
+        if len(cells) == 1 and (max(widths[at:]) > 1 or at == 0) and not _is_lone_label(rows, at):
+            texts = [cells[0].text]
+        elif usual >= 4 and len(cells) == 2 and at + 1 < len(rows) and _is_aside(cells) and widths[at + 1] > 1:
+            texts = [cells[0].text, cells[1].text]
+        else:
+            break
+        if len(rows) == at + 1:
+            break
+        taken += 1
+        if len(texts) == 2 and is_value(texts[1]):
+            table.remarks.append(write_row(texts[:1], texts[1:]))
+            continue
+        for text in texts:
+            if is_remark(text) or sum(map(len, titles)) + len(text) > _MAX_TITLE:
+                table.remarks.append(text)
+            else:
+                titles.append(closed_up(text))
+    table.title = " ".join(titles)
+    return taken
+
+
+def _is_lone_label(rows: Sequence[Row], at: int) -> bool:
+    """A row with its first cell only, in a table of two columns or of labels: a field left empty."""
+    cell = rows[at][0]
+    return cell is not None and cell.columns < len(rows[at]) and len(rows[at]) == 2 and at > 0
+
+
+def _is_aside(cells: Sequence[Cell]) -> bool:
+    return is_remark(cells[1].text) or (is_remark(cells[0].text) and not could_head(cells[1].text))
+
+
+def _take_below(rows: Sequence[Row], table: Table) -> int:
+    """Foot notes off the bottom; returns how many rows they were."""
+    taken = 0
+    for row in reversed(rows[1:]):
+        cells = origins(row)
+        if len(cells) != 1 or len(row) < 2:
+            break
+        at, cell = cells[0]
+        whole = at == 0 and cell.columns == len(row)
+        if not (whole or is_note(cell.text)):
+            break
+        table.notes.insert(0, cell.text)
+        taken += 1
+    return taken
+
+
+def _lines(rows: Sequence[tuple[int, Row]], headers: Sequence[str], head: Sequence[Row]) -> Iterator[tuple[int, str]]:
+    """A line a data row, with its place. Header rows that come again are dropped; a section goes before its rows."""
+    repeated = {_key(row) for row in head}
+    open_columns = _open_label_columns([row for _, row in rows])
+    sections = _sections([row for _, row in rows])
+    section = ""
+    unused = False
+    labels: dict[int, str] = {}
+    place = 0
+    for number, (place, row) in enumerate(rows):
+        if repeated and _key(row) in repeated:
+            continue
+        if number in sections:
+            if unused:
+                yield place, write_row([], [section])
+            section, unused = sections[number], True
+            continue
+        values = _values(row)
+        if open_columns and not any(is_total(value) for value in values if value):
+            for column in range(open_columns):
+                if values[column]:
+                    labels = {known: text for known, text in labels.items() if known < column} | {
+                        column: values[column]
+                    }
+                elif column in labels:
+                    values[column] = labels[column]
+        line = write_row(headers, values)
+        if line:
+            yield place, write_row([], [section]) + " | " + line if section else line
+            unused = False
+    if unused:
+        yield place, write_row([], [section])
+
+
+def _values(row: Row) -> list[str]:
+    values = []
+    last: Cell | None = None
+    for cell in row:
+        if cell is None or (cell is last and cell.columns > 1 and len(cell.text) > _ONCE_CHARS):
+            values.append("")
+        else:
+            values.append(cell.text)
+        last = cell
+    return values
+
+
+def _key(row: Row) -> tuple[str, ...]:
+    return tuple(cell.text if cell else "" for cell in row)
+
+
+def _open_label_columns(rows: Sequence[Row]) -> int:
+    """How many of the first columns are labels written once for the rows that follow them."""
+    if len(rows) < 3 or len(rows[0]) < 3:
+        return 0
+    columns = 0
+    for column in range(min(3, len(rows[0]) - 2)):
+        texts = [row[column].text if row[column] else "" for row in rows]  # type: ignore[union-attr]
+        named = [text for text in texts if text]
+        blank = len(texts) - len(named)
+        if not texts[0] or blank < _MIN_FILL_SHARE * len(texts) or any(is_value(text) for text in named):
+            break
+        columns += 1
+    return columns
+
+
+def _sections(rows: Sequence[Row]) -> Mapping[int, str]:
+    """Rows that name those that follow: one cell over the whole width, or one marked cell alone."""
+    found = {}
+    for at, row in enumerate(rows):
+        if len(row) < 3:
+            break
+        if row[0] is None or (row[1] is not None and row[0].columns == 1):
+            continue
+        cells = filled(row)
+        if len(cells) == 1 and (row[-1] is not None or (row[1] is None and is_section(row[0].text))):
+            found[at] = closed_up(row[0].text)
+    return found
+
+
+def _marked(lines: list[str], hidden: bool, mark: str) -> list[str]:
+    return [f"{line} | （{mark}）" for line in lines] if hidden and mark else lines

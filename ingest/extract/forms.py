@@ -1,0 +1,88 @@
+"""Forms: label and value side by side, several pairs a row, as 方眼紙 sheets and application forms have them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.table_text import write_row
+from ingest.extract.cell_kinds import closed_up, is_dash, is_label, is_note, is_value
+from ingest.extract.cells import Cell, Row, filled, origins
+
+_MAX_LABEL = 40
+_LEVEL_SEPARATOR = " / "
+_SAMPLE_ROWS = 200
+
+
+def is_list_of_fields(rows: Sequence[Row]) -> bool:
+    """Two columns without a header: what it is, and its value."""
+    if not rows or len(rows[0]) != 2:
+        return False
+    labels = [row[0].text for row in rows[:_SAMPLE_ROWS] if row[0] is not None and row[1] is not None]
+    return bool(labels) and not any(is_value(label) or is_note(label) for label in labels)
+
+
+def is_form(rows: Sequence[Row]) -> bool:
+    """Labels stand left of their values in most rows of three columns or more; no row heads the others."""
+    sample = [row for row in rows[:_SAMPLE_ROWS] if filled(row)]
+    if not sample or len(sample[0]) < 3:
+        return False
+    at_label = at_value = labels_named = values_named = 0
+    shapes = set()
+    for row in sample:
+        cells = _without_group(row)
+        shapes.add(tuple(at for at, _ in origins(row)))
+        for label, value in zip(cells[::2], cells[1::2], strict=False):
+            at_label += 1
+            labels_named += _names(label)
+            if value.text:
+                at_value += 1
+                values_named += _names(value)
+            if is_value(label.text) or is_note(label.text):
+                return False
+    if not at_label or labels_named * 10 < at_label * 6 or values_named * 10 > at_value * 3:
+        return False
+    if len(sample) > 2 and len(shapes) == 1:  # rows of one shape: a table, unless its third column is labels as well
+        return len(sample[0]) >= 4 and labels_named * 10 >= at_label * 8
+    return True
+
+
+def form_lines(rows: Sequence[Row]) -> list[str]:
+    """A line `label: value` a pair; what has no partner stands alone. A label merged over rows goes before the others.
+
+    In two columns the first is the label, whatever it says.
+    """
+    lines = []
+    for row in rows:
+        cells = origins(row)
+        group = ""
+        if len(cells) > 2 and cells[0][1].rows > 1 and _names(cells[1][1]) and len(cells) % 2:
+            group = closed_up(cells[0][1].text) + _LEVEL_SEPARATOR
+            cells = cells[1:]
+        at = 0
+        while at < len(cells):
+            cell = cells[at][1]
+            following = cells[at + 1][1] if at + 1 < len(cells) else None
+            if following is not None and (len(row) == 2 or _is_pair(cell, following)):
+                lines.append(write_row([group + closed_up(cell.text)], [following.text]))
+                at += 2
+            else:
+                lines.append(write_row([], [cell.text]))
+                at += 1
+    return lines
+
+
+def _is_pair(label: Cell, value: Cell) -> bool:
+    if is_value(label.text) or is_note(label.text) or len(label.text) > _MAX_LABEL:
+        return False
+    return not (_names(label) and _names(value) and not is_dash(value.text)) or not _names(value)
+
+
+def _without_group(row: Row) -> list[Cell]:
+    cells = filled(row)
+    if len(cells) % 2 and cells[0].rows > 1:
+        return cells[1:]
+    return cells
+
+
+def _names(cell: Cell) -> bool:
+    return cell.header or cell.strong or is_label(closed_up(cell.text))
