@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check audit format bench clean distclean
+.PHONY: help setup demo up test fuzz check audit format bench clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ up: $(STAMP)  ## start the embedded service on http://127.0.0.1:8080
 
 test: $(STAMP)  ## run the test suite
 	@$(BIN)/python -m pytest
+
+fuzz: $(STAMP)  ## run the property tests on random inputs, fifty times as many
+	@$(BIN)/python -m pytest tests -m hypothesis --hypothesis-profile=fuzz --timeout=7200
 
 check: $(STAMP)  ## format, lint, types, import direction
 	@$(BIN)/ruff format --check .

@@ -89,7 +89,7 @@ def chunkers(embedder: Embedder, settings: IngestSettings) -> dict[str, Chunker]
         extracted = extract_text(text.encode(), max_chars=len(text) + 1)
         shift = text.index(extracted.text)  # the extractor drops empty lines around the text
         return [
-            Piece(shift + chunk.start, shift + chunk.end, indexed_text(None, chunk.heading, chunk.text))
+            Piece(shift + chunk.start, shift + chunk.end, indexed_text(None, None, chunk.heading, chunk.text))
             for chunk in chunk_document(extracted, embedder.count_tokens, settings)
         ]
 

@@ -126,9 +126,7 @@ def _indexed(service: Ingested, document_ids: Sequence[str]) -> tuple[list[tuple
         ready = session.scalars(
             select(Document.id).where(Document.id.in_(document_ids), Document.status == DocumentStatus.READY.value)
         ).all()
-    texts = [
-        (indexed_text(title or filename, chunk.heading, chunk.text), chunk.text) for chunk, filename, title in rows
-    ]
+    texts = [(indexed_text(filename, title, chunk.heading, chunk.text), chunk.text) for chunk, filename, title in rows]
     return texts, len(document_ids) - len(ready)
 
 

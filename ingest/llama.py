@@ -46,10 +46,11 @@ class PassageNode(TextNode):  # type: ignore[misc]
     _sentences: tuple[tuple[float, ...], ...] = PrivateAttr(default=())
 
     def get_content(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> str:
-        """The passage alone, or for embedding: title, heading and passage."""
+        """The passage alone, or for embedding: file name, title, heading and passage."""
         if metadata_mode is MetadataMode.NONE:
             return str(self.text)
-        return indexed_text(self.metadata.get("title"), self.metadata.get("heading"), self.text)
+        known = self.metadata.get
+        return indexed_text(known("filename"), known("title"), known("heading"), self.text)
 
 
 class StructureNodeParser(NodeParser):  # type: ignore[misc]
@@ -148,15 +149,17 @@ class EmbedderAdapter(BaseEmbedding):  # type: ignore[misc]
 
 def parse_document(
     extracted: ExtractedDocument,
-    title: str,
+    filename: str,
     count_tokens: Callable[[str], int],
     settings: IngestSettings,
     token_starts: TokenStarts | None = None,
 ) -> list[PassageNode]:
-    """Cut one document into nodes, as `chunk_document`. title: the document's, or its file name; it is embedded too."""
+    """Cut one document into nodes, as `chunk_document`. Its file name and title are embedded with each."""
     parser = StructureNodeParser(extracted, count_tokens, settings, token_starts)
     pipeline = IngestionPipeline(transformations=[parser], disable_cache=True)
-    nodes = pipeline.run(documents=[Document(text=extracted.text, metadata={"title": title})])
+    nodes = pipeline.run(
+        documents=[Document(text=extracted.text, metadata={"filename": filename, "title": extracted.title})]
+    )
     return list(nodes)
 
 

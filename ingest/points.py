@@ -75,10 +75,9 @@ def write_document(
     """
     from ingest.llama import chunks_of, embed_nodes, parse_document
 
-    title = extracted.title or place.filename
     embedder = version.embedder
     token_starts = embedder.token_starts if isinstance(embedder, TokenPlaces) else None
-    nodes = parse_document(extracted, title, embedder.count_tokens, version.chunking, token_starts)
+    nodes = parse_document(extracted, place.filename, embedder.count_tokens, version.chunking, token_starts)
     if not nodes:
         raise ExtractionFailed(f"there is no text in '{place.filename}'", code="no_text")
     chunks = chunks_of(nodes)

@@ -16,7 +16,9 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
+from core.text_folding import fold
 from core.types import SparseVector
+from retrieval.equivalents import equivalent_terms
 from retrieval.kinds import QUERY_WEIGHT, TermKind, kind_of
 from retrieval.stem import stem
 
@@ -24,14 +26,9 @@ K1 = 0.7
 B = 0.7
 AVERAGE_LENGTH = 250.0
 """Fixed, in tokens: a corpus average would change stored weights with every upload."""
-REVISION = "lexical-3"
+REVISION = "lexical-4"
 """Change with any change of the tokens or weights below: it makes a new index version."""
 
-_PLAIN = str.maketrans(
-    dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d", "-")
-    | dict.fromkeys("\u2018\u2019\u02bc\uff07", "'")
-)
-"""One kind of dash, one kind of apostrophe."""
 _CJK = (
     r"\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"  # 々 〆 〇, kana, ー
     r"\u3400-\u9fff\uf900-\ufaff\uac00-\ud7a3\U00020000-\U0003134f"  # Han, Hangul
@@ -42,20 +39,20 @@ _HAN = re.compile(r"[\u3005\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
 _RUN = re.compile(rf"(?P<cjk>[{_CJK}]+)|(?P<word>[^\W_{_CJK}]+(?:['._/:@&+-]+[^\W_{_CJK}]+)*)")
 _PART = re.compile(r"[^\W\d_]+|\d+")
 _SEPARATOR = re.compile(r"['._/:@&+-]+")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_LONG_VOWEL_AS_DASH = re.compile(r"(?<=[0-9A-Za-z])ー(?=[0-9A-Za-z])")
-
-
-def normalise(text: str) -> str:
-    """NFKC and case folding, one kind of dash, no thousands separators: 'ＰＰＲ－９０８７' -> 'ppr-9087'."""
-    text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
-    return _LONG_VOWEL_AS_DASH.sub("-", _THOUSANDS.sub("", text)).casefold()
 
 
 def tokenize(text: str) -> list[str]:
-    """Terms in text order, repeated as they occur."""
+    """Terms in text order, repeated as they occur; then those of `retrieval.equivalents`, each once."""
+    folded = fold(text)
+    terms = written_terms(folded)
+    terms.extend(equivalent_terms(folded))
+    return terms
+
+
+def written_terms(folded: str) -> list[str]:
+    """Terms that stand in a folded text, in text order."""
     terms: list[str] = []
-    for match in _RUN.finditer(normalise(text)):
+    for match in _RUN.finditer(folded):
         if match.lastgroup == "cjk":
             _add_cjk(match.group(), terms)
         else:
@@ -94,7 +91,10 @@ def _add_cjk(run: str, terms: list[str]) -> None:
         terms.extend([] if single else [run])
         return
     terms.extend(run[i : i + 2] for i in range(len(run) - 1))
-    terms.extend(_KATAKANA.findall(run))
+    for word in _KATAKANA.findall(run):
+        terms.append(word)
+        if word.endswith("ー") and len(word) > 3:
+            terms.append(word[:-1])  # サーバー and サーバ
 
 
 @lru_cache(maxsize=65_536)
@@ -136,19 +136,22 @@ class BigramBm25:
     digest = hashlib.sha256(f"{REVISION}|{K1}|{B}|{AVERAGE_LENGTH}|{unicodedata.unidata_version}".encode()).hexdigest()
 
     def encode_passage(self, text: str) -> SparseVector:
-        """BM25 term-frequency weights, ids ascending. The length counts terms, not their pairs."""
-        terms = tokenize(text)
+        """BM25 term-frequency weights, ids ascending. The length counts terms as written, without pairs."""
+        folded = fold(text)
+        terms = written_terms(folded)
         norm = K1 * (1 - B + B * len(terms) / AVERAGE_LENGTH)
         weights: dict[int, float] = {}
-        for term, count in Counter([*terms, *word_pairs(terms)]).items():
+        for term, count in Counter([*terms, *word_pairs(terms), *equivalent_terms(folded)]).items():
             key = term_id(term)
             weights[key] = max(weights.get(key, 0.0), count * (K1 + 1) / (count + norm))
         return _sparse(weights)
 
     def encode_query(self, text: str) -> SparseVector:
         """A weight per distinct term, by its kind."""
-        terms = tokenize(text)
-        return _sparse({term_id(term): QUERY_WEIGHT[kind_of(term)] for term in (*terms, *word_pairs(terms))})
+        folded = fold(text)
+        terms = written_terms(folded)
+        every = (*terms, *word_pairs(terms), *equivalent_terms(folded))
+        return _sparse({term_id(term): QUERY_WEIGHT[kind_of(term)] for term in every})
 
 
 def _sparse(weights: dict[int, float]) -> SparseVector:

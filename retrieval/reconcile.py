@@ -191,7 +191,7 @@ def _points(db: Database, retrieval: OpenVersion, ids: Sequence[str], embed: Emb
     for start in range(0, len(ids), _BATCH):
         rows = _chunks(db, ids[start : start + _BATCH])
         texts = [
-            indexed_text(row.content.title or row.content.filename, row.chunk.heading, row.chunk.text) for row in rows
+            indexed_text(row.content.filename, row.content.title, row.chunk.heading, row.chunk.text) for row in rows
         ]
         vectors = embed(retrieval.embedder, [(text, row.chunk.text) for text, row in zip(texts, rows, strict=True)])
         yield [

@@ -318,7 +318,7 @@ def _without_copies(hits: Iterable[str], loaded: Mapping[str, _Loaded], limit: i
 
 
 def _whole(item: _Loaded) -> str:
-    return indexed_text(item.title or item.document.filename, item.chunk.heading, item.chunk.text)
+    return indexed_text(item.document.filename, item.title, item.chunk.heading, item.chunk.text)
 
 
 def _passage(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retrieval.lexical import normalise
+from core.text_folding import fold
 
 _WIDTH = 5
 _NEAR = 0.92
@@ -11,7 +11,7 @@ _NEAR = 0.92
 
 def shingles(text: str) -> frozenset[str]:
     """Character 5-grams of the normalised text without white space."""
-    dense = "".join(normalise(text).split())
+    dense = "".join(fold(text).split())
     return frozenset(dense[i : i + _WIDTH] for i in range(max(1, len(dense) - _WIDTH + 1)))
 
 

@@ -19,6 +19,9 @@ from core.migrate import upgrade
 from core.settings import Settings, load_settings
 from core.tables import Tenant
 from core.tenants import create_tenant
+from tests.budget import register_profiles
+
+register_profiles()
 
 
 def redis_server_binary() -> Path:

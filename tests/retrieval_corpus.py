@@ -120,7 +120,7 @@ class Corpus:
         groups: Sequence[str],
     ) -> IndexPoint:
         """The index point that ingest would write."""
-        whole = indexed_text(filename, None, text)
+        whole = indexed_text(filename, None, None, text)
         return IndexPoint(
             id=chunk_id(document_id, generation),
             tenant_id=tenant_id,

@@ -15,6 +15,7 @@ from ingest import chunk as chunk_module
 from ingest.chunk import chunk_document
 from ingest.extract.markdown import extract_markdown
 from ingest.extract.text import extract_text
+from tests.budget import examples
 
 SETTINGS = IngestSettings()
 TOKEN = re.compile(r"\w{1,6}|[^\w\s]")
@@ -101,7 +102,7 @@ _PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120))
 @given(st.lists(_PIECES, max_size=60).map("".join), st.integers(64, 120), st.integers(32, 80))
 def test_any_text_is_covered_exactly_and_no_character_is_torn(text: str, chars: int, chars_cjk: int) -> None:
     small = IngestSettings(chunk_tokens=32, chunk_chars=chars, chunk_chars_cjk=chars_cjk)
@@ -112,7 +113,7 @@ def test_any_text_is_covered_exactly_and_no_character_is_torn(text: str, chars: 
         assert chunk.start in borders and chunk.end in borders
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80))
 @given(st.lists(st.tuples(st.sampled_from(list(BlockKind)), _PIECES, st.integers(1, 9)), min_size=1, max_size=25))
 def test_any_structure_is_covered_exactly(parts: list[tuple[BlockKind, str, int]]) -> None:
     text, blocks = "", []
@@ -136,7 +137,7 @@ def token_starts(text: str) -> list[int]:
 
 
 @given(st.lists(WORDS, min_size=1, max_size=30), st.sampled_from([200, 50_000]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 def test_a_document_read_once_is_counted_exactly(paragraphs: list[str], slice_chars: int) -> None:
     document = extract_text("\n\n".join(paragraphs).encode(), max_chars=10**6)
     with pytest.MonkeyPatch.context() as patch:

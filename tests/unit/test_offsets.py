@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from core.errors import ExtractionFailed
 from core.settings import IngestSettings
+from core.text_folding import fold
 from core.types import ExtractedDocument, Passage
 from generation.citations import cite
 from ingest.chunk import chunk_document
@@ -28,7 +29,7 @@ from ingest.encoding import decode_text
 from ingest.extract import extract_document
 from ingest.llama import chunks_of, parse_document
 from ingest.sentences import split_sentences
-from retrieval.lexical import normalise
+from tests.budget import examples
 
 PIECES = (
     "年次有給休暇は十二日である。", "ﾃｽﾄ用ﾊﾞｯｸﾞ、ｶﾞｲﾄﾞﾗｲﾝ。", "カ\u3099イト\u3099", "が", "ガ", "か\u3099",
@@ -100,7 +101,7 @@ def read(data: bytes, name: str) -> ExtractedDocument | None:
         return None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(texts, st.sampled_from(("\n", "\r\n", "\r")), st.sampled_from(("utf-8", "utf-8-sig", "utf-16", "utf-32")))
 @example("\ufeff\u0301年次。\n\n\u200d", "\r\n", "utf-8-sig")
 @example("か\u3099\n\n\u3099き。", "\r", "utf-16")
@@ -112,7 +113,7 @@ def test_plain_text_in_any_unicode_encoding_with_any_line_end(text: str, line_en
     assert document.text == decode_text(("規程。" + text).encode()).text.strip("\n"), "line ends and BOM leave no trace"
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 @given(texts, st.sampled_from(("cp932", "euc_jp", "iso2022_jp")), st.sampled_from(("\n", "\r\n")))
 def test_what_a_legacy_encoding_holds_comes_back_the_same(text: str, encoding: str, line_end: str) -> None:
     held = text.replace("\u202e", "").encode(encoding, "ignore").decode(encoding)
@@ -157,7 +158,7 @@ def as_docx(text: str) -> tuple[bytes, str]:
 
 @pytest.mark.parametrize("made", [as_markdown, as_html, as_csv, as_mail, as_docx])
 def test_every_format_keeps_its_offsets(made: object) -> None:
-    @settings(max_examples=20, deadline=None, database=None)
+    @settings(max_examples=examples(20))
     @given(texts)
     def holds(text: str) -> None:
         document = read(*made(text))  # type: ignore[operator]
@@ -167,12 +168,12 @@ def test_every_format_keeps_its_offsets(made: object) -> None:
     holds()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(texts)
 def test_the_normaliser_never_decides_offsets(text: str) -> None:
     """NFKC changes lengths: what search compares is another string, and the passage stays the slice it was."""
     document = read(("規程。" + text).encode(), "a.txt")
     assert document is not None
     for chunk in chunk_document(document, count_tokens, SMALL):
-        assert normalise(normalise(chunk.text)) == normalise(chunk.text)
+        assert fold(fold(chunk.text)) == fold(chunk.text)
         assert chunk.text == document.text[chunk.start : chunk.end]

@@ -15,7 +15,7 @@ from retrieval.fusion import Fusion, FusionMethod, fuse
 from retrieval.kinds import TermKind, kind_of
 from retrieval.relevance import FEATURES, features, parse_model, shipped_parameters
 from retrieval.similar import is_near_copy, shingles
-from retrieval.text import indexed_text
+from retrieval.text import indexed_text, name_words
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,27 @@ def test_near_copies_are_the_same_words_and_not_the_same_topic() -> None:
 
 
 def test_indexed_text_puts_the_place_before_the_passage_once() -> None:
-    assert indexed_text("Handbook", "Leave > Annual", " 15 days. ") == "Handbook\nLeave > Annual\n15 days."
-    assert indexed_text("Handbook", "Handbook > Leave", "15 days.") == "Handbook > Leave\n15 days."
-    assert indexed_text(None, None, "15 days.") == "15 days."
+    assert indexed_text("hb.md", "Handbook", "Leave > Annual", " 15 days. ") == "hb\nHandbook\nLeave > Annual\n15 days."
+    assert (
+        indexed_text("hand-book.md", "Handbook", "Handbook > Leave", "15 days.")
+        == "hand book\nHandbook > Leave\n15 days."
+    )
+    assert indexed_text("Leave.pdf", "Annual leave", None, "15 days.") == "Annual leave\n15 days."
+    assert indexed_text(None, None, None, "15 days.") == "15 days."
+
+
+@pytest.mark.parametrize(
+    ("filename", "words"),
+    [
+        ("policy-final.md", "policy final"),
+        ("LeavePolicy_2025.docx", "Leave Policy 2025"),
+        ("営業会議議事録_20250612.docx", "営業会議議事録 20250612"),
+        ("CM-8_Clamp_Meter.pdf", "CM-8 Clamp Meter"),
+        ("記録.v2.1", "記録.v2"),
+        ("ガイド.md", "ガイド"),
+        ("README", "README"),
+        (".env", ""),
+    ],
+)
+def test_words_of_file_names(filename: str, words: str) -> None:
+    assert name_words(filename) == words

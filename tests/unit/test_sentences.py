@@ -13,6 +13,7 @@ from ingest.sentences import (
     split_sentences,
     split_words,
 )
+from tests.budget import examples
 
 
 def sentences(text: str) -> list[str]:
@@ -53,7 +54,7 @@ def test_characters_keep_marks_flags_families_and_crlf_together() -> None:
         )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.text(alphabet=st.sampled_from("ab. 。」「！\n、,か\u3099e\u0301👨‍👩🇯🇵\r　1"), max_size=80))
 def test_every_splitter_covers_its_input(text: str) -> None:
     for split in (split_sentences, split_lines, split_clauses, split_words, split_characters):

@@ -29,7 +29,7 @@ _QUERIES_AT_ONCE = 256
 
 def rank_corpus(corpus: Corpus) -> list[list[int]]:
     """Numbers of the best DEPTH passages for each question, best first."""
-    texts = [indexed_text(passage.title, None, passage.text) for passage in corpus.passages]
+    texts = [indexed_text(None, passage.title, None, passage.text) for passage in corpus.passages]
     lexical = _LexicalArm(texts)
     english = bool(corpus.questions) and language_of(corpus.questions[0].text) is Language.ENGLISH
     dense = _DenseArm(texts) if english else None
