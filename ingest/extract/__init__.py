@@ -22,13 +22,14 @@ def extract_document(data: bytes, filename: str, *, max_chars: int, depth: int =
         ExtractionFailed: the file is of a known format but cannot be read; `code` says why.
         UnsupportedFormat: there is no extractor for it.
     """
+    from ingest.extract.structure import with_structure
     from ingest.quality import with_quality
 
     if not data:
         raise InvalidInput(f"'{filename}' is empty", code="empty_file")
     if depth > MAX_NESTING:
         raise ExtractionFailed(f"'{filename}' is nested more than {MAX_NESTING} deep", code="too_deeply_nested")
-    return with_quality(_extract(detect_format(data, filename), data, max_chars, depth))
+    return with_quality(with_structure(_extract(detect_format(data, filename), data, max_chars, depth)))
 
 
 def _extract(kind: FileFormat, data: bytes, max_chars: int, depth: int) -> ExtractedDocument:

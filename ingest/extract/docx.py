@@ -1,4 +1,4 @@
-"""DOCX to text, straight from its XML. Headings by style or outline level, lists, tables as rows of `cell | cell`.
+"""DOCX to text, straight from its XML: headings, lists with their automatic numbers, tables, notes, headers once.
 
 Comes in two dialects: strict Open XML has other namespaces for the same elements, and is turned into the usual one.
 """
@@ -6,22 +6,25 @@ Comes in two dialects: strict Open XML has other namespaces for the same element
 from __future__ import annotations
 
 import re
-import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from core.errors import ExtractionFailed
 from core.types import BlockKind, ExtractedDocument
 from ingest.extract.builder import TextBuilder
-from ingest.extract.container import open_container, read_part, read_xml
+from ingest.extract.container import open_container
+from ingest.extract.docx_numbering import Label, Numbering
+from ingest.extract.docx_parts import R_ID, Package
+from ingest.extract.docx_styles import Style, W, outline_level, read_styles, small_int, toggle, value_of
+from ingest.extract.docx_table import is_layout, table_cells
+from ingest.extract.docx_text import MC_FALLBACK, Note, ParagraphReader
+from ingest.extract.grid import write_table
 
-_W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
-_W_STRICT = "{http://purl.oclc.org/ooxml/wordprocessingml/main}"
-_MC_FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
-_OFFICE_DOCUMENT = re.compile(rb"Target=\"/?([^\"]+)\"")
 _MAX_HEADING_CHARS = 300
-_NOT_TEXT = {_W + name for name in ("p", "tbl", "del", "moveFrom", "rt", "pPr", "instrText")} | {_MC_FALLBACK}
+_MAX_NOTES_IN_NOTES = 3
+_BULLETS = tuple("・•●○■□▪‣◦-–*※")
+_ARTICLE = re.compile(r"第[^第]{1,12}[章節編部款条條項]")
+_BARE_BULLET = Label("- ", bullet=True)
 _MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 
 
@@ -32,143 +35,156 @@ def extract_docx(data: bytes, *, max_chars: int) -> ExtractedDocument:
         ExtractionFailed: `broken_docx`, `zip_bomb`, `unsafe_xml`, `encrypted_docx` or `text_too_long`.
     """
     with open_container(data, "DOCX", broken="broken_docx", encrypted="encrypted_docx") as archive:
-        main = _main_part(archive)
-        body = _read_xml(archive, main)
-        folder = main.rpartition("/")[0]
-        styles = _read_styles(archive, f"{folder}/styles.xml")
-        title = _core_title(archive)
-        notes = [_read_optional(archive, f"{folder}/{name}.xml") for name in ("footnotes", "endnotes")]
-    builder = TextBuilder(max_chars=max_chars)
-    first_heading = _write_body(body, styles, builder)
-    for note in notes:
-        if note is not None:
-            _write_body(note, _Styles(), builder)
-    return builder.build(
+        package = Package(archive)
+        body = package.root(package.main)
+        title = package.title()
+        comments = package.part("comments.xml")
+        writer = _Writer(package, TextBuilder(max_chars=max_chars))
+        writer.write_margins(body)
+        writer.write(body, package.main)
+    return writer.builder.build(
         _MEDIA_TYPE,
-        title=title or first_heading,
-        quality={"engine": "docx-xml", "tables": len(list(body.iter(_W + "tbl")))},
-    )
-
-
-def _main_part(archive: zipfile.ZipFile) -> str:
-    names = set(archive.namelist())
-    if "word/document.xml" in names:
-        return "word/document.xml"
-    if "_rels/.rels" in names:
-        for target in _OFFICE_DOCUMENT.findall(read_part(archive, "_rels/.rels")):
-            name = target.decode("utf-8", errors="replace")
-            if name.endswith(".xml") and "document" in name and name in names:
-                return str(name)
-    raise ExtractionFailed("the ZIP holds no Word document", code="unsupported_format")
-
-
-def _read_xml(archive: zipfile.ZipFile, name: str) -> Any:
-    """A part, with the names of strict Open XML turned into those that everyone writes."""
-    root = read_xml(archive, name, broken="broken_docx")
-    if root.tag.startswith(_W_STRICT):
-        for element in root.iter():
-            if isinstance(element.tag, str) and element.tag.startswith(_W_STRICT):
-                element.tag = _W + element.tag[len(_W_STRICT) :]
-            for key in [k for k in element.attrib if k.startswith(_W_STRICT)]:
-                element.set(_W + key[len(_W_STRICT) :], element.get(key))
-    return root
-
-
-def _read_optional(archive: zipfile.ZipFile, name: str) -> Any | None:
-    return _read_xml(archive, name) if name in archive.namelist() else None
-
-
-def _core_title(archive: zipfile.ZipFile) -> str | None:
-    core = _read_optional(archive, "docProps/core.xml")
-    if core is None:
-        return None
-    found = core.find("{http://purl.org/dc/elements/1.1/}title")
-    return (found.text or "").strip() or None if found is not None else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Styles:
-    """What paragraph styles say about structure, by style id, inherited from the styles they are based on."""
-
-    heading_levels: Mapping[str, int] = field(default_factory=dict)
-    lists: frozenset[str] = frozenset()
-
-
-def _read_styles(archive: zipfile.ZipFile, name: str) -> _Styles:
-    root = _read_optional(archive, name)
-    if root is None:
-        return _Styles()
-    levels: dict[str, int] = {}
-    lists: set[str] = set()
-    based_on: dict[str, str] = {}
-    for style in root.iter(_W + "style"):
-        identifier = style.get(_W + "styleId") or ""
-        parent = style.find(_W + "basedOn")
-        if parent is not None:
-            based_on[identifier] = parent.get(_W + "val") or ""
-        if style.find(f"{_W}pPr/{_W}numPr") is not None:
-            lists.add(identifier)
-        level = _own_level(style)
-        if level is not None:
-            levels[identifier] = level
-    chains = {identifier: _ancestry(identifier, based_on) for identifier in {*based_on, *levels, *lists}}
-    return _Styles(
-        heading_levels={
-            identifier: next(levels[style] for style in chain if style in levels)
-            for identifier, chain in chains.items()
-            if any(style in levels for style in chain)
+        title=title or writer.first_heading,
+        quality={
+            "engine": "docx-xml",
+            "tables": len(list(body.iter(W + "tbl"))),
+            **{f"{why}_left_out": writer.left_out[why] for why in ("struck", "hidden", "deleted", "contents")},
+            "comments_left_out": len(list(comments.iter(W + "comment"))) if comments is not None else 0,
         },
-        lists=frozenset(identifier for identifier, chain in chains.items() if not lists.isdisjoint(chain)),
     )
 
 
-def _own_level(style: Any) -> int | None:
-    outline = _outline_level(style)
-    if outline is not None:
-        return outline
-    label = style.find(_W + "name")
-    text = (label.get(_W + "val") or "").lower() if label is not None else ""
-    named = re.fullmatch(r"(?:heading|見出し)\s*([1-9])", text)
-    if named:
-        return int(named.group(1))
-    return 1 if text == "title" else None
+class _Writer:
+    """Writes the parts of one document into a builder."""
 
+    def __init__(self, package: Package, builder: TextBuilder) -> None:
+        self._package = package
+        self._styles = read_styles(package.part("styles.xml"))
+        self._numbering = Numbering(package.part("numbering.xml"), self._styles)
+        self._reader = ParagraphReader(self._styles, package.notes())
+        self._addresses: dict[str, dict[str, str]] = {}
+        self.builder = builder
+        self.first_heading: str | None = None
 
-def _outline_level(element: Any) -> int | None:
-    """1 to 9 from `w:outlineLvl`, where 0 is the top and 9 means body text."""
-    outline = element.find(f"{_W}pPr/{_W}outlineLvl")
-    value = outline.get(_W + "val") or "" if outline is not None else ""
-    return int(value) + 1 if value in set("012345678") else None
+    @property
+    def left_out(self) -> Counter[str]:
+        """Characters that were not written, by reason."""
+        return self._reader.left_out
 
+    def write_margins(self, body: Any) -> None:
+        """Headers and footers that the sections name, each text once; numbers of pages are left out."""
+        parts, _ = self._package.relationships(self._package.main)
+        written: set[str] = set()
+        for kind in ("headerReference", "footerReference"):
+            for reference in body.iter(W + kind):
+                name = parts.get(reference.get(R_ID) or "")
+                if name is None or name in written:
+                    continue
+                written.add(name)
+                for element in _flow(self._package.root(name)):
+                    if element.tag == W + "tbl":
+                        self._write_table(element, name)
+                        continue
+                    text, _ = self._read(element, self._style(element)[1], name)
+                    key = "".join(text.split())
+                    if key not in written and any(character.isalpha() for character in text):
+                        written.add(key)
+                        self.builder.add(BlockKind.PARAGRAPH, text)
 
-def _ancestry(identifier: str, based_on: Mapping[str, str]) -> list[str]:
-    chain = [identifier]
-    while chain[-1] in based_on and based_on[chain[-1]] not in chain:
-        chain.append(based_on[chain[-1]])
-    return chain
+    def write(self, root: Any, part: str) -> None:
+        """Paragraphs and tables below an element in reading order, each with its notes behind it."""
+        for element in _flow(root):
+            if element.tag == W + "tbl":
+                self._write_table(element, part)
+            else:
+                self._write_paragraph(element, part)
 
+    def _write_paragraph(self, element: Any, part: str) -> None:
+        style_id, style = self._style(element)
+        text, notes = self._read(element, style, part)
+        label = self._label(element, style_id, style, empty=not text)
+        if style.is_contents:
+            self.left_out["contents"] += len(text)
+            return
+        level = outline_level(element) or style.heading_level
+        following = element.getnext()
+        if style.is_caption and following is not None and following.tag == W + "tbl":
+            level = 6
+        before = label.text if label is not None else ""
+        if text and level is not None and len(text) <= _MAX_HEADING_CHARS:
+            text = ("" if label is None or label.bullet else before) + " ".join(text.split())
+            self.first_heading = self.first_heading or text
+            self.builder.add(BlockKind.HEADING, text, level=level)
+        elif text and before and not _ARTICLE.match(before):
+            marked = label is not None and label.bullet and text.startswith(_BULLETS)
+            self.builder.add(BlockKind.LIST_ITEM, text if marked else before + text)
+        elif text:
+            self.builder.add(BlockKind.PARAGRAPH, before + text)
+        self._write_notes(notes)
 
-def _write_body(root: Any, styles: _Styles, builder: TextBuilder) -> str | None:
-    first_heading: str | None = None
-    for element in _flow(root):
-        if element.tag == _W + "tbl":
-            builder.add(BlockKind.TABLE, "\n".join(_rows(element)))
-            continue
-        text = _paragraph_text(element)
-        if not text.strip():
-            continue
-        style = element.find(f"{_W}pPr/{_W}pStyle")
-        style_id = style.get(_W + "val") or "" if style is not None else ""
-        level = _outline_level(element) or styles.heading_levels.get(style_id)
-        if level is not None and len(text) <= _MAX_HEADING_CHARS:
-            text = " ".join(text.split())
-            first_heading = first_heading or text
-            builder.add(BlockKind.HEADING, text, level=level)
-        elif style_id in styles.lists or element.find(f"{_W}pPr/{_W}numPr") is not None:
-            builder.add(BlockKind.LIST_ITEM, "- " + text.strip())
+    def _write_table(self, table: Any, part: str) -> None:
+        if is_layout(table):
+            self._write_flow(table, part)
+            return
+        notes: list[Note] = []
+        write_table(self.builder, table_cells(table, lambda cell: self._cell_text(cell, part, notes)))
+        self._write_notes(notes)
+
+    def _write_flow(self, table: Any, part: str) -> None:
+        """A table that only places text: its paragraphs and the tables inside it, in order."""
+        stack: list[Any] = [table]
+        while stack:
+            outer = stack.pop()
+            if outer.tag == W + "p":
+                self._write_paragraph(outer, part)
+            elif outer is not table and outer.tag == W + "tbl" and not is_layout(outer):
+                self._write_table(outer, part)
+            else:
+                stack.extend(reversed([item for row in outer for item in _flow(row)]))
+
+    def _cell_text(self, cell: Any, part: str, notes: list[Note]) -> str:
+        lines = []
+        for element in cell.iter(W + "p"):
+            style_id, style = self._style(element)
+            text, found = self._read(element, style, part)
+            label = self._label(element, style_id, style, empty=not text)
+            notes.extend(found)
+            if text:
+                lines.append((label.text if label is not None and not label.bullet else "") + text)
+        return "\n".join(lines)
+
+    def _write_notes(self, notes: Sequence[Note], depth: int = 0) -> None:
+        for mark, (part, note) in notes:
+            read = [self._read(element, self._style(element)[1], part) for element in note.iter(W + "p")]
+            self.builder.add(BlockKind.PARAGRAPH, f"{mark} " + "\n".join(text for text, _ in read if text))
+            for _, inner in read if depth < _MAX_NOTES_IN_NOTES else ():
+                self._write_notes(inner, depth + 1)
+
+    def _read(self, element: Any, style: Style, part: str) -> tuple[str, list[Note]]:
+        if part not in self._addresses:
+            self._addresses[part] = self._package.relationships(part)[1]
+        self._reader.addresses = self._addresses[part]
+        return self._reader.read(element, style)
+
+    def _style(self, element: Any) -> tuple[str, Style]:
+        identifier = value_of(element, f"{W}pPr/{W}pStyle") or ""
+        return identifier, self._styles[identifier]
+
+    def _label(self, element: Any, style_id: str, style: Style, *, empty: bool) -> Label | None:
+        """Count a numbered paragraph; an empty one counts as well, but not one whose very end is hidden or deleted."""
+        number = value_of(element, f"{W}pPr/{W}numPr/{W}numId") or style.numbering
+        mark = element.find(f"{W}pPr/{W}rPr")
+        gone = mark is not None and (toggle(mark, "vanish") or mark.find(W + "del") is not None)
+        if number is None or number == "0" or (empty and gone):
+            return None
+        level = value_of(element, f"{W}pPr/{W}numPr/{W}ilvl")
+        if level is not None:
+            at = small_int(level, 0, most=8)
+        elif style.level is not None:
+            at = style.level
         else:
-            builder.add(BlockKind.PARAGRAPH, text)
-    return first_heading
+            at = self._numbering.level_of_style(number, style_id)
+        return self._numbering.label(number, at) or _BARE_BULLET
 
 
 def _flow(root: Any) -> Iterator[Any]:
@@ -176,47 +192,10 @@ def _flow(root: Any) -> Iterator[Any]:
     stack = [root]
     while stack:
         element = stack.pop()
-        if element.tag == _W + "tbl":
+        if element.tag == W + "tbl":
             yield element
             continue
-        if element.tag == _W + "p":
+        if element.tag == W + "p":
             yield element
-        if element.tag != _MC_FALLBACK and isinstance(element.tag, str) and element.tag != _W + "del":
+        if element.tag != MC_FALLBACK and isinstance(element.tag, str) and element.tag != W + "del":
             stack.extend(reversed(element))
-
-
-def _paragraph_text(paragraph: Any) -> str:
-    """Text of one paragraph as accepted: insertions kept, deletions dropped; a text box inside it comes on its own."""
-    parts: list[str] = []
-    stack = list(reversed(paragraph))
-    while stack:
-        element = stack.pop()
-        tag = element.tag
-        if tag in {_W + "t", _W + "delText"}:
-            if tag == _W + "t":
-                parts.append(element.text or "")
-        elif tag in {_W + "tab", _W + "ptab"}:
-            parts.append("\t")
-        elif tag in {_W + "br", _W + "cr"}:
-            parts.append("\n")
-        elif tag == _W + "noBreakHyphen":
-            parts.append("-")
-        elif tag in _NOT_TEXT:
-            continue
-        else:
-            stack.extend(reversed(element))
-    return "".join(parts)
-
-
-def _rows(table: Any) -> Iterator[str]:
-    for row in table.iter(_W + "tr"):
-        if next(row.iterancestors(_W + "tbl")) is not table:
-            continue  # a nested table is read as part of its cell
-        cells = []
-        for cell in row.iter(_W + "tc"):
-            if next(cell.iterancestors(_W + "tr")) is not row:
-                continue
-            texts = [" ".join(_paragraph_text(p).split()) for p in cell.iter(_W + "p")]
-            cells.append(" ".join(text for text in texts if text))
-        if any(cells):
-            yield " | ".join(cells)

@@ -1,0 +1,39 @@
+"""The text of one block while it is read: words, line breaks, and readings of kanji, kept out of the words."""
+
+from __future__ import annotations
+
+
+class Inline:
+    """Collects pieces of text; readings (ruby) come back at the end, neighbours joined: 中央公園=ちゅうおうこうえん."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._readings: list[tuple[str, str]] = []
+        self._open_reading = False
+
+    def add(self, text: str) -> None:
+        """Append text as it is."""
+        if text:
+            self._pieces.append(text)
+            self._open_reading = False
+
+    def add_ruby(self, base: str, reading: str) -> None:
+        """Append a base text and keep its reading for the end."""
+        base, reading = "".join(base.split()), "".join(reading.split())
+        if not base or not reading:
+            self.add(base)
+            return
+        self._pieces.append(base)
+        if self._open_reading:
+            before, read = self._readings[-1]
+            self._readings[-1] = (before + base, read + reading)
+        else:
+            self._readings.append((base, reading))
+        self._open_reading = True
+
+    def take(self) -> tuple[str, str]:
+        """The text and, in brackets, its readings, each pair once; and start anew. Empty where there is none."""
+        text = "".join(self._pieces)
+        pairs = dict.fromkeys(f"{base}={reading}" for base, reading in self._readings)
+        self._pieces, self._readings, self._open_reading = [], [], False
+        return text, f"（ルビ: {'、'.join(pairs)}）" if pairs else ""
