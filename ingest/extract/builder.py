@@ -43,6 +43,11 @@ class TextBuilder:
         """Characters that may still be added."""
         return max(0, self._max_chars - self._length)
 
+    @property
+    def length(self) -> int:
+        """Characters so far."""
+        return self._length
+
     def include(self, document: ExtractedDocument) -> None:
         """Append the blocks of another document: a chapter, an attachment. Its page numbers are dropped."""
         for block in document.blocks:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class Inline:
     """Collects pieces of text; readings (ruby) come back at the end, neighbours joined: 中央公園=ちゅうおうこうえん."""
@@ -10,6 +12,7 @@ class Inline:
         self._pieces: list[str] = []
         self._readings: list[tuple[str, str]] = []
         self._open_reading = False
+        self._taken = 0
 
     def add(self, text: str) -> None:
         """Append text as it is."""
@@ -31,9 +34,22 @@ class Inline:
             self._readings.append((base, reading))
         self._open_reading = True
 
+    @property
+    def mark(self) -> tuple[int, int]:
+        """Where the text is now, for `rewrite`."""
+        return self._taken, len(self._pieces)
+
+    def rewrite(self, mark: tuple[int, int], write: Callable[[str], str]) -> None:
+        """Put what `write` makes of the text since a mark in its place; nothing where the text was taken since."""
+        taken, at = mark
+        if taken == self._taken and at < len(self._pieces):
+            self._pieces[at:] = [write("".join(self._pieces[at:]))]
+            self._open_reading = False
+
     def take(self) -> tuple[str, str]:
         """The text and, in brackets, its readings, each pair once; and start anew. Empty where there is none."""
         text = "".join(self._pieces)
         pairs = dict.fromkeys(f"{base}={reading}" for base, reading in self._readings)
         self._pieces, self._readings, self._open_reading = [], [], False
+        self._taken += 1
         return text, f"（ルビ: {'、'.join(pairs)}）" if pairs else ""

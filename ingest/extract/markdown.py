@@ -1,106 +1,109 @@
-"""Markdown to readable text: block structure from markdown-it's tokens, inline markup dropped, link text kept."""
+"""Markdown to readable text: rendered as a reader sees it, then read as the page that it is; front matter on top.
+
+So tables, links, struck text, lists and raw HTML mean in a Markdown file what they mean in a page.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from markdown_it import MarkdownIt
-from markdown_it.token import Token
+from markdown_it.rules_block import StateBlock, reference
 
+from core.table_text import write_row
 from core.types import BlockKind, ExtractedDocument
 from ingest.encoding import decode_text
 from ingest.extract.builder import TextBuilder
+from ingest.extract.html import read_page
 
-_FRONT_MATTER = re.compile(r"\A---[^\S\n]*\n(.*?)\n(?:---|\.\.\.)[^\S\n]*(?:\n|\Z)", re.DOTALL)
-_TITLE = re.compile(r"^title:[^\S\n]*[\"']?(.+?)[\"']?[^\S\n]*$", re.MULTILINE)
-_TAG = re.compile(r"<!--.*?-->|</?[A-Za-z][^>]*>", re.DOTALL)
-_HIDDEN_HTML = re.compile(r"<(script|style|template)\b.*?(?:</\1\s*>|\Z)", re.DOTALL | re.IGNORECASE)
+_FENCES = {"---": ("---", "..."), "+++": ("+++",)}
+_KEY = re.compile(r"([^\s:=#\[\]{}\"'-][^:=\n]{0,80}?)\s{0,20}[:=](?:\s|\Z)")
+_TASK = re.compile(r"\[([ xX])\](?=\s)")
+_MAX_FRONT_LINES = 500
 
 
 def extract_markdown(data: bytes, *, max_chars: int) -> ExtractedDocument:
     """Extract a Markdown file; offsets count in the readable text, not in the source."""
     decoded = decode_text(data)
-    source, title = decoded.text, None
-    front = _FRONT_MATTER.match(source)
-    if front:
-        found = _TITLE.search(front.group(1))
-        title = found.group(1) if found else None
-        source = source[front.end() :]
-    tokens = MarkdownIt("commonmark", {"maxNesting": 40}).enable(["table", "strikethrough"]).parse(source)
+    front, source = _front_matter(decoded.text)
+    page, _, left_out = read_page(_rendered(source), max_chars=max_chars)
+    body = page.build("text/markdown")
     builder = TextBuilder(max_chars=max_chars)
-    headings = _write_blocks(tokens, builder)
+    builder.add(BlockKind.TABLE, "\n".join(write_row([key], [value]) for key, value in front))
+    builder.include(body)
+    titles = [value for key, value in front if key.lower() == "title"]
+    headings = [body.text[block.start : block.end] for block in body.blocks if block.kind is BlockKind.HEADING]
     return builder.build(
         "text/markdown",
         encoding=decoded.encoding,
-        title=title or (headings[0] if headings else None),
-        quality={"engine": "markdown-it", "replaced": decoded.replaced},
+        title=next(iter([*titles, *headings]), None),
+        quality={"engine": "markdown-it", "replaced": decoded.replaced, **left_out},
     )
 
 
-def _write_blocks(tokens: Sequence[Token], builder: TextBuilder) -> list[str]:
-    headings: list[str] = []
-    lists: list[int | None] = []
-    marker: str | None = None
-    level: int | None = None
-    stream = iter(tokens)
-    for token in stream:
-        if token.type in {"bullet_list_open", "ordered_list_open"}:
-            ordered = token.type.startswith("ordered")
-            lists.append(int(token.attrGet("start") or 1) if ordered else None)
-        elif token.type in {"bullet_list_close", "ordered_list_close"}:
-            lists.pop()
-        elif token.type == "list_item_open":
-            number = lists[-1]
-            marker = "  " * (len(lists) - 1) + ("- " if number is None else f"{number}. ")
-            if number is not None:
-                lists[-1] = number + 1
-        elif token.type == "heading_open":
-            level = int(token.tag[1])
-        elif token.type == "heading_close":
-            level = None
-        elif token.type == "table_open":
-            builder.add(BlockKind.TABLE, "\n".join(_table_rows(stream)))
-        elif token.type in {"fence", "code_block"}:
-            builder.add(BlockKind.CODE, token.content)
-        elif token.type == "html_block":
-            builder.add(BlockKind.PARAGRAPH, _TAG.sub("", _HIDDEN_HTML.sub("", token.content)))
-        elif token.type == "inline":
-            text = inline_text(token.children or [])
-            if level is not None:
-                headings.append(text.strip())
-                builder.add(BlockKind.HEADING, " ".join(text.split()), level=level)
-            elif lists:
-                builder.add(BlockKind.LIST_ITEM, (marker or "") + text)
-                marker = None
-            else:
-                builder.add(BlockKind.PARAGRAPH, text)
-    return headings
+def _rendered(source: str) -> str:
+    """As HTML. A single line break is kept, for Japanese has no space to put there; a task is a ticked box."""
+    markdown = MarkdownIt("commonmark", {"maxNesting": 40, "breaks": True}).enable(["table", "strikethrough"])
+    markdown.block.ruler.at("reference", _reference, {"alt": []})
+    tokens = markdown.parse(source)
+    for before, token in zip(tokens, tokens[2:], strict=False):
+        if before.type == "list_item_open" and token.type == "inline" and token.children:
+            first = token.children[0]
+            first.content = _TASK.sub(lambda box: "☐" if box.group(1) == " " else "☑", first.content, count=1)
+    return str(markdown.renderer.render(tokens, markdown.options, {}))
 
 
-def _table_rows(stream: Iterator[Token]) -> Iterator[str]:
-    cells: list[str] = []
-    for token in stream:
-        if token.type == "table_close":
-            return
-        if token.type == "tr_open":
-            cells = []
-        elif token.type == "inline":
-            cells.append(" ".join(inline_text(token.children or []).split()))
-        elif token.type == "tr_close":
-            yield " | ".join(cells)
+def _reference(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Link definitions, which are not shown; `[^1]: …` is a footnote, and is."""
+    at = state.bMarks[start] + state.tShift[start]
+    return not state.src.startswith("[^", at) and reference(state, start, end, silent)
 
 
-def inline_text(children: Sequence[Token]) -> str:
-    """Readable text of an inline token: images by their alternative text, soft breaks as line breaks."""
-    parts: list[str] = []
-    for child in children:
-        if child.type in {"text", "code_inline", "text_special"}:
-            parts.append(child.content)
-        elif child.type in {"softbreak", "hardbreak"}:
-            parts.append("\n")
-        elif child.type == "image":
-            parts.append(inline_text(child.children or []))
-        elif child.type == "html_inline" and re.match(r"<br\s*/?>", child.content, re.IGNORECASE):
-            parts.append("\n")
-    return "".join(parts)
+def _front_matter(text: str) -> tuple[list[tuple[str, str]], str]:
+    """Keys and values of the front matter (YAML or TOML, one level and lists of it), and the text below it."""
+    lines = text.split("\n", _MAX_FRONT_LINES + 1)
+    closing = _FENCES.get(lines[0].rstrip())
+    if closing is None:
+        return [], text
+    for number, line in enumerate(lines[1:], start=1):
+        if line.rstrip() in closing:
+            found = list(_pairs(lines[1:number]))
+            return found, "\n".join(lines[number + 1 :]) if found else text
+    return [], text
+
+
+def _pairs(lines: list[str]) -> Iterator[tuple[str, str]]:
+    """`key: value`; a list or a folded text below its key is the key's value; a key below another is joined to it."""
+    key, values, parent = "", [], ""
+    for line in lines:
+        words = line.strip()
+        if not words or words.startswith("#"):
+            continue
+        indented = line[:1].isspace()
+        found = None if words.startswith("- ") else _KEY.match(words)
+        if found is None:
+            values.append(_value(words.removeprefix("- ")))
+            continue
+        if key and any(values):
+            yield key, ", ".join(filter(None, values))
+        name = _value(found.group(1))
+        if not indented:
+            parent = name
+        key = f"{parent} / {name}" if indented and parent else name
+        values = [_value(words[found.end() :])]
+    if key and any(values):
+        yield key, ", ".join(filter(None, values))
+
+
+def _value(text: str) -> str:
+    """Without quotes and the brackets of a list, a comment behind it or the mark of a folded text."""
+    text = text.strip()
+    if text[:1] in {'"', "'"} and text.find(text[0], 1) > 0:
+        return text[1 : text.find(text[0], 1)]
+    text = text.partition(" #")[0].rstrip()
+    if text in {"|", ">", "|-", ">-"}:
+        return ""
+    if text.startswith("[") and text.endswith("]"):
+        return ", ".join(_value(item) for item in text[1:-1].split(",") if item.strip())
+    return text
