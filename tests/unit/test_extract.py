@@ -57,13 +57,14 @@ def test_markdown_keeps_structure_and_drops_markup() -> None:
     document = read(source, "a.md")
     assert document.title == "規程集"
     assert blocks(document) == [
+        ("table", "title: 規程集"),
         ("heading", "第一章"),
-        ("paragraph", "太字とリンクとcode。"),
+        ("paragraph", "太字とリンク (https://x.example)とcode。"),
         ("list_item", "- 一"),
         ("list_item", "- 二"),
         ("list_item", "1. あ"),
         ("list_item", "2. い"),
-        ("table", "品 | 価\n茶 | 100"),
+        ("table", "品: 茶 | 価: 100"),
         ("code", "x = 1"),
     ]
 
@@ -81,7 +82,7 @@ def test_html_shows_what_a_reader_sees() -> None:
         ("paragraph", "Tea is 100\u00a0yen.\nTaxed."),
         ("list_item", "- one"),
         ("list_item", "- two"),
-        ("table", "Item | Price\nTea | 100"),
+        ("table", "Item: Tea | Price: 100"),
         ("code", "a\n  b"),
     ]
 
@@ -114,7 +115,7 @@ def test_docx_headings_lists_tables_and_tracked_changes() -> None:
         ("heading", "旅費"),
         ("paragraph", "日当は三千円"),
         ("list_item", "- 項目"),
-        ("table", "区分 | 金額\n国内 | 3,000"),
+        ("table", "区分: 国内 | 金額: 3,000"),
     ]
     assert read(target.getvalue(), "renamed.pdf").text == document.text  # content decides, not the name
 
