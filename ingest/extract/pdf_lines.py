@@ -15,7 +15,13 @@ from itertools import pairwise
 from core.types import BlockKind
 
 _ENDED = re.compile(r"[。｡．.！？!?：:][」』）)”’\"']*\s*\Z")
-_ITEM = re.compile(r"\s*(?:[•●○◦▪■□◆・※✓–\-*]\s|[(（]?[0-9０-９]{1,3}[.)）．、]\s?|[①-⑳㋐-㋾]|[a-z][.)]\s)")
+_NUMBERED = re.compile(r"\s{0,8}(?P<open>[(（]?)(?P<number>[0-9０-９]{1,3})(?:[)）、]|[.．](?![0-9０-９]))")
+_ITEM = re.compile(
+    r"\s{0,8}(?:[•●○◦▪■□◆・※✓–\-*]\s|・|[(（]?[0-9０-９]{1,3}(?:[)）、]|[.．](?![0-9０-９]))|[①-⑳㋐-㋾]|[a-z][.)]\s"
+    r"|[0-9０-９]{1,3}(?:[.．][0-9０-９]{1,3}){1,4}[.．]?\s)"
+)
+_LABEL = re.compile(r"\s{0,8}(?:[(（]?[0-9０-９]{1,3}(?:[.．][0-9０-９]{1,3}){0,4}[.．)）]?|[①-⑳㋐-㋾]|[•●・])\s{0,8}")
+_OPENING, _CLOSING = "（(「『〔[【", "）)」』〕]】"
 WIDE = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
 """Scripts written without spaces between words; Korean is not one of them."""
 _CHAPTER = re.compile(r"\s*第\s*[0-9０-９一二三四五六七八九十百]{1,4}\s*[章節編部条](?:\s|[（(]|\Z)")
@@ -38,6 +44,8 @@ class Line:
     size: float
     bold: bool = False
     vertical: bool = False
+    loose_end: bool = False
+    """Its last word stands far from the rest, as a page number does."""
 
     @property
     def start(self) -> float:
@@ -62,12 +70,18 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """Text of one block; `size` and `bold` are those of its first line."""
+    """Text of one block; `size` and `bold` are those of its first line.
+
+    open: its last line is full and ends no sentence. first, last: those lines, None where nobody asks.
+    """
 
     text: str
     size: float
     bold: bool
     line_count: int
+    open: bool = False
+    first: Line | None = None
+    last: Line | None = None
 
 
 def paragraphs_of(lines: Sequence[Line]) -> list[Paragraph]:
@@ -77,30 +91,59 @@ def paragraphs_of(lines: Sequence[Line]) -> list[Paragraph]:
         return []
     leading = _usual_gap(lines)
     paragraphs: list[Paragraph] = []
-    first, text, count = lines[0], lines[0].text.strip(), 1
+    members, text = [lines[0]], lines[0].text.strip()
+    number = _number(lines[0].text)
+
+    def finish() -> Paragraph:
+        last = members[-1]
+        goes_on = not _ENDED.search(last.text) and last.stop >= _margin(last, lines) - 2.5 * last.size
+        first = members[0]
+        return Paragraph(text, first.size, first.bold, len(members), goes_on, first, last)
+
     for above, below in pairwise(lines):
-        how = _joint(above, below, lines, leading)
+        how = _joint(above, below, lines, leading, text, number)
         if how is None:
-            paragraphs.append(Paragraph(text, first.size, first.bold, count))
-            first, text, count = below, below.text.strip(), 1
+            paragraphs.append(finish())
+            members, text = [below], below.text.strip()
+            number = _number(text) or number
         else:
-            text = _joined(text, below.text.strip()) if how == "flow" else f"{text}\n{below.text.strip()}"
-            count += 1
-    paragraphs.append(Paragraph(text, first.size, first.bold, count))
-    return paragraphs
+            text = joined(text, below.text.strip()) if how == "flow" else f"{text}\n{below.text.strip()}"
+            members.append(below)
+    return [*paragraphs, finish()]
 
 
-def heading_sizes(paragraphs: Sequence[Paragraph]) -> tuple[float, list[float], bool]:
-    """(size of body text, sizes of headings from large to small, whether body text is bold)."""
+def goes_on(above: Paragraph, below: Paragraph) -> bool:
+    """Whether a sentence runs over a page or a column from one paragraph into the next."""
+    if not above.open or above.last is None or below.first is None:
+        return False
+    size = max(above.last.size, below.first.size)
+    if above.last.vertical != below.first.vertical or min(above.last.size, below.first.size) < 0.88 * size:
+        return False
+    if above.last.bold != below.first.bold or _begins_item(below.text, above.text, _number(above.text)):
+        return False
+    # without a full stop an English line may be a heading or a label: only a small letter goes on for certain
+    return bool(WIDE.match(above.text[-1])) or below.text[:1].islower()
+
+
+def heading_sizes(
+    paragraphs: Sequence[Paragraph], tables: Sequence[tuple[float, int]] = ()
+) -> tuple[float, list[float], bool]:
+    """(size of body text, sizes of headings from large to small, whether body text is bold).
+
+    tables: (size, characters) of each table; they are body where there is little else.
+    """
     weights: Counter[float] = Counter()
     bold = 0
+    for size, characters in tables:
+        weights[round(size * 2) / 2] += characters
     for paragraph in paragraphs:
         weights[round(paragraph.size * 2) / 2] += len(paragraph.text)
         bold += len(paragraph.text) if paragraph.bold else 0
     if not weights:
         return 0.0, [], False
     body = weights.most_common(1)[0][0]
-    larger = sorted({size for size in weights if size >= body * _HEADING_RATIO}, reverse=True)
+    headings = {round(paragraph.size * 2) / 2 for paragraph in paragraphs}
+    larger = sorted({size for size in headings if size >= body * _HEADING_RATIO}, reverse=True)
     return body, larger, bold * 2 > sum(weights.values())
 
 
@@ -120,11 +163,49 @@ def kind_of(paragraph: Paragraph, body: float, larger: Sequence[float], body_is_
     return (BlockKind.LIST_ITEM if _ITEM.match(text) else BlockKind.PARAGRAPH), 0
 
 
-def _joint(above: Line, below: Line, lines: Sequence[Line], leading: float) -> str | None:
-    """How two neighbouring lines belong together: 'flow', 'line' (same block, break kept) or None (new block)."""
+def _number(text: str) -> int | None:
+    """The number of a list item."""
+    found = _NUMBERED.match(text)
+    return int(found["number"]) if found else None
+
+
+def _begins_item(text: str, before: str, number: int | None) -> bool:
+    """Whether a line begins a list item, given the text that it would otherwise continue and the last item's number.
+
+    A number at the start of a line may belong to its sentence: one that stands in an open bracket does, and so does
+    one that is neither the first nor the next of its list, where the line before it is full and ends no sentence.
+    """
+    found = _NUMBERED.match(text)
+    if found is None:
+        return bool(_ITEM.match(text))
+    if not found["open"] and _is_open(before):
+        return False
+    return int(found["number"]) in {1, (number or 0) + 1} or bool(_ENDED.search(before)) or bool(found["open"])
+
+
+def _is_open(text: str) -> bool:
+    """Whether a bracket of the text's last 80 characters is not closed."""
+    depth = 0
+    for character in text[-80:]:
+        if character in _OPENING:
+            depth += 1
+        elif character in _CLOSING:
+            depth = max(0, depth - 1)
+    return depth > 0
+
+
+def _joint(
+    above: Line, below: Line, lines: Sequence[Line], leading: float, text: str, number: int | None
+) -> str | None:
+    """How two neighbouring lines belong together: 'flow', 'line' (same block, break kept) or None (new block).
+
+    text: the block so far. number: that of the last list item.
+    """
     if above.vertical != below.vertical:
         return None
     size = max(above.size, below.size, 1.0)
+    if _LABEL.fullmatch(text) and -0.6 * size <= below.near - above.far <= 1.8 * size and above.start <= below.stop:
+        return None if _ITEM.match(below.text) else "flow"  # a number on a line of its own
     if min(above.size, below.size) < 0.88 * size or above.bold != below.bold:
         return None
     gap = below.near - above.far
@@ -132,14 +213,14 @@ def _joint(above: Line, below: Line, lines: Sequence[Line], leading: float) -> s
         return None
     if min(above.stop, below.stop) <= max(above.start, below.start):
         return None  # side by side: another column
-    if _ITEM.match(below.text):
+    full = above.stop >= _margin(above, lines) - 2.5 * size
+    if _ITEM.match(below.text) and (not (full or _is_open(text)) or _begins_item(below.text, text, number)):
         return None
     ended = _ENDED.search(above.text)
-    full = above.stop >= _margin(above, lines) - 2.5 * size
     indented = below.start - above.start > 0.7 * size
     if ended and (not full or indented):
         return None
-    return "flow" if full else "line"
+    return "flow" if full or (not ended and _is_open(text)) else "line"
 
 
 def _usual_gap(lines: Sequence[Line]) -> float:
@@ -170,7 +251,8 @@ def _margin(line: Line, lines: Sequence[Line]) -> float:
     )
 
 
-def _joined(text: str, more: str) -> str:
+def joined(text: str, more: str) -> str:
+    """Two lines of one sentence: without a space beside Japanese, without the hyphen of a divided word."""
     if not text or not more:
         return text + more
     last, following = text[-1], more[0]
@@ -178,6 +260,11 @@ def _joined(text: str, more: str) -> str:
         return text[:-1] + more
     if last == "-" and len(text) > 1 and text[-2].isalpha() and following.islower():
         return text[:-1] + more
-    if WIDE.match(last) or WIDE.match(following):
+    if (WIDE.match(last) or WIDE.match(following)) and not _LABEL.fullmatch(text):
         return text + more
     return f"{text} {more}"
+
+
+def is_sentence(text: str) -> bool:
+    """Whether a text ends as sentences do, or begins as an item of a list."""
+    return text.rstrip().endswith(("。", "．", ".", "、", ",", ";", "?", "？", "!", "！")) or bool(_ITEM.match(text))
