@@ -33,6 +33,8 @@ _LARGE = (
     ("documents", "ix_documents_tenant_id", "100000 50000"),
     ("documents", "ix_documents_tenant_status", "100000 50000 40000"),
     ("documents", "ix_documents_collection_id", "100000 20000"),
+    ("documents", "ix_documents_family", "100000 20000 2"),
+    ("documents", "ix_documents_supersedes", "100000 2"),
     ("chunks", "sqlite_autoindex_chunks_1", "2000000 1"),
     ("chunks", "ix_chunks_tenant_id", "2000000 1000000"),
     ("chunks", "ix_chunks_chunk_set", "2000000 1000000"),

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from core.editions import DocumentEdition
 
 
 class Language(StrEnum):
@@ -182,7 +185,8 @@ class Passage:
     score: fused rank score, comparable only within one result. relevance: calibrated to [0, 1], comparable across
     queries of one index version; answers are refused when the best relevance is under the calibrated threshold.
     hit_start, hit_end: the chunk that was found, where the passage was grown around it. pages: (offset, page) where
-    each page begins inside, ascending; `page` is that of its start.
+    each page begins inside, ascending; `page` is that of its start. title: the document's own.
+    edition: when its document holds and of what it is an edition.
     """
 
     chunk_id: str
@@ -199,6 +203,8 @@ class Passage:
     hit_start: int | None = None
     hit_end: int | None = None
     pages: tuple[tuple[int, int], ...] = ()
+    title: str | None = None
+    edition: DocumentEdition | None = None
 
     def page_at(self, offset: int) -> int | None:
         """Page of a place in the passage, by its offset in the document's text."""

@@ -16,6 +16,7 @@ import structlog
 from sqlalchemy import func, select
 
 from core.database import Database, WriteSession
+from core.editions import DocumentEdition
 from core.errors import Cancelled, ExtractionFailed, LeaseLost, TsumugiError, Unavailable
 from core.jobs import JobLease, JobStore
 from core.language import language_of
@@ -35,8 +36,10 @@ from core.tables.base import utc_now
 from core.tables.documents import ChunkRow, Document, DocumentGeneration
 from core.tables.jobs import Job
 from core.types import DocumentStatus, ExtractedDocument
+from ingest.editions import find_edition
 from ingest.points import Place, blocks_to_json, drop_points, write_document
 from ingest.sandbox import Sandbox
+from ingest.validity import refresh_edition, validity_in
 
 if TYPE_CHECKING:
     from retrieval.live import Retrieval
@@ -60,6 +63,7 @@ class _Work:
     generation: int
     source_sha256: str
     filename: str
+    external_id: str | None
     groups: tuple[str, ...]
     active: bool
     started: float
@@ -151,6 +155,7 @@ class IngestPipeline:
                 generation=generation,
                 source_sha256=row.source_sha256,
                 filename=row.filename,
+                external_id=document.external_id,
                 groups=tuple(lease.arguments.get("groups") or groups_of(session, document.id)),
                 active=document.active_generation == generation,
                 started=time.monotonic(),
@@ -159,6 +164,7 @@ class IngestPipeline:
     def _build(self, lease: JobLease, work: _Work) -> None:
         """Write every index version that is kept up to date, then switch; again where one came up meanwhile."""
         extracted = self._extract(lease, work)
+        edition = find_edition(work.filename, extracted, external_id=work.external_id)
         lease.progress("chunk", 0.3)
         place = Place(work.tenant_id, work.collection_id, work.document_id, work.generation, work.filename, work.groups)
 
@@ -183,7 +189,7 @@ class IngestPipeline:
                     version, place, extracted, with_rows=with_rows, write=write, step=step
                 )
                 cut.add(version.chunk_set)
-            if self._switch(lease, work, counts):
+            if self._switch(lease, work, counts, edition):
                 return
 
     def _extract(self, lease: JobLease, work: _Work) -> ExtractedDocument:
@@ -209,7 +215,7 @@ class IngestPipeline:
             row.blocks = blocks_to_json(extracted)
         return extracted
 
-    def _switch(self, lease: JobLease, work: _Work, counts: dict[str, int]) -> bool:
+    def _switch(self, lease: JobLease, work: _Work, counts: dict[str, int], edition: DocumentEdition) -> bool:
         """The one transaction that makes the generation visible, whole, in all versions that may serve.
 
         False, and nothing is changed: such a version is not among those that were written.
@@ -247,6 +253,7 @@ class IngestPipeline:
             job = session.get(Job, lease.job_id)
             if job is not None and "metadata" in job.arguments:  # may have changed since the claim
                 document.metadata_ = dict(job.arguments["metadata"])
+            refresh_edition(document, edition, validity_in(job))
             document.updated_at = utc_now()
             set_groups(session, work.document_id, work.groups)
             return True

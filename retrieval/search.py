@@ -25,6 +25,7 @@ from retrieval.clock import Clock
 from retrieval.coverage import coverage
 from retrieval.diversity import POOL as DIVERSITY_POOL
 from retrieval.diversity import diversify
+from retrieval.editions import edition_of
 from retrieval.expand import Expander, Place
 from retrieval.filters import matching_documents, parse_filters
 from retrieval.fusion import Fusion, default_fusion, fuse, similarities
@@ -341,4 +342,6 @@ def _passage(
         hit_start=chunk.start if place.grown else None,
         hit_end=chunk.end if place.grown else None,
         pages=place.pages,
+        title=item.title,
+        edition=edition_of(document),
     )

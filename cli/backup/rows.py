@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
+    Date,
     DateTime,
     Engine,
     MetaData,
@@ -161,7 +162,7 @@ def _exported(one: Column[Any]) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return (value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)).isoformat()
-    return value
+    return value.isoformat() if isinstance(value, date) else value
 
 
 def _bound(one: Column[Any]) -> Any:
@@ -178,6 +179,8 @@ def _value(value: Any, kind: Any) -> Any:
         return JSON.NULL if found is None else found
     if isinstance(kind, UtcDateTime):
         return datetime.fromisoformat(value)
+    if isinstance(kind, Date):
+        return date.fromisoformat(value)
     return bool(value) if isinstance(kind, Boolean) else value
 
 

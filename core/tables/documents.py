@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import JSON, Date, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.tables.base import Base, created_column, id_column
@@ -33,6 +33,7 @@ class Document(Base):
     __table_args__ = (
         UniqueConstraint("tenant_id", "collection_id", "external_id"),
         Index("ix_documents_tenant_status", "tenant_id", "status"),
+        Index("ix_documents_family", "collection_id", "edition_family"),
     )
 
     id: Mapped[str] = id_column("doc")
@@ -46,6 +47,18 @@ class Document(Base):
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
     latest_generation: Mapped[int] = mapped_column(default=1)
     active_generation: Mapped[int | None] = mapped_column(default=None)
+    valid_from: Mapped[date | None] = mapped_column(Date, default=None)
+    """First day on which it holds."""
+    valid_until: Mapped[date | None] = mapped_column(Date, default=None)
+    """Last day on which it holds."""
+    validity_source: Mapped[str | None] = mapped_column(String(8), default=None)
+    """`given` by a person, or `found` in name and text; whoever gives one of the two days has spoken for both."""
+    supersedes: Mapped[str | None] = mapped_column(String(512), default=None, index=True)
+    """Id or external id of the document whose place it takes; always given."""
+    edition_family: Mapped[str | None] = mapped_column(String(300), default=None)
+    """Its name without what tells editions apart."""
+    edition: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """What was found: `core.editions.facts_of`."""
     created_at: Mapped[datetime] = created_column()
     updated_at: Mapped[datetime] = created_column()
 
