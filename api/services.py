@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from generation.adapters.registry import AdapterRegistry
     from generation.adapters.routing import Router
     from generation.answer import AnswerService
+    from generation.evaluation.service import EvaluationService
     from ingest.accept import IngestService
     from retrieval.live import PinnedSearcher
     from retrieval.switch import IndexService
@@ -54,6 +55,7 @@ class Services:
     tuning: TuningService
     datasets: DatasetService
     schedules: SchedulesService
+    evaluations: EvaluationService
     checks: Sequence[Check] = ()
     redis_url: str | None = None
     """Where rate limits are counted for all processes together; None: each counts for itself."""

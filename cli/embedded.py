@@ -32,10 +32,14 @@ if TYPE_CHECKING:
     from core.jobs import JobStore
     from core.keys import Bootstrap
     from core.ports import BlobStore
+    from generation.build import Generation
+    from generation.evaluation.runner import EvaluationRunner
+    from generation.evaluation.service import EvaluationService
     from ingest.rebuild import IndexBuilder
     from retrieval.live import Retrieval
     from workers.beat import Beat
     from workers.context import WorkerContext
+    from workers.desk import Desk
     from workers.threads import ThreadsWorker
 
 log = structlog.stdlib.get_logger(__name__)
@@ -56,6 +60,7 @@ class EmbeddedService:
     bootstrap: Bootstrap
     jobs: JobStore
     worker: ThreadsWorker
+    desk: Desk
     beat: Beat
 
     def begin_drain(self) -> None:
@@ -74,6 +79,7 @@ class EmbeddedService:
             self.jobs.stopping.set()
             if not self.worker.join(10.0):
                 log.warning("drain.worker_abandoned")  # its lease is fenced by the next start
+        self.desk.close(10.0)  # an evaluation has let go when the draining began
         self.beat.stop()
 
 
@@ -141,12 +147,16 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
     index = IndexService(db, jobs, retrieval, settings)
     if not index.status()[0].configured:
         say("the settings make another index than the one that serves: `tsumugi index build`, then `switch`")
+    draining = threading.Event()
+    evaluations = _build_evaluations(settings, stack, db, jobs, generation, draining)
     context = WorkerContext(
         settings=settings,
         jobs=jobs,
         ingest_pipeline=ingest.pipeline,
         index_builder=ingest.builder,
         dataset_builder=tuning.builder,
+        evaluation_runner=evaluations.runner,
+        desk=evaluations.desk,
         tuning_runner=tuning.runner,
         schedules=tuning.schedules,
         canaries=generation.canaries,
@@ -170,6 +180,8 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
         tuning=tuning.service,
         datasets=tuning.datasets,
         schedules=tuning.schedules,
+        evaluations=evaluations.service,
+        draining=draining,
         checks=(
             Check("broker", queue.ping),
             Check("index", retrieval.count),
@@ -181,8 +193,40 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
     )
     log.info("service.built", seconds=round(time.monotonic() - started, 2))
     return EmbeddedService(
-        app=create_app(services), draining=services.draining, bootstrap=bootstrap, jobs=jobs, worker=worker, beat=beat
+        app=create_app(services),
+        draining=draining,
+        bootstrap=bootstrap,
+        jobs=jobs,
+        worker=worker,
+        desk=evaluations.desk,
+        beat=beat,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Evaluations:
+    service: EvaluationService
+    runner: EvaluationRunner
+    desk: Desk
+
+
+def _build_evaluations(
+    settings: Settings,
+    stack: ExitStack,
+    db: Database,
+    jobs: JobStore,
+    generation: Generation,
+    draining: threading.Event,
+) -> _Evaluations:
+    from generation.evaluation.runner import EvaluationRunner
+    from generation.evaluation.service import EvaluationService
+    from workers.desk import Desk
+
+    desk = Desk("evaluations")
+    stack.callback(desk.close, 10.0)
+    stack.callback(draining.set)
+    runner = EvaluationRunner(db, generation.answers, settings, draining)
+    return _Evaluations(EvaluationService(db, jobs, generation.router), runner, desk)
 
 
 def _prepare_base(settings: Settings, say: Say) -> None:
@@ -262,7 +306,7 @@ def _start_workers(
     stack.callback(set_context, None)
     threads = settings.ingest.worker_threads
     app = create_celery(settings, broker_url)
-    worker = ThreadsWorker(app, [Queue.INGEST, Queue.MAINTENANCE], concurrency=threads)
+    worker = ThreadsWorker(app, [Queue.INGEST, Queue.MAINTENANCE, Queue.EVALUATION], concurrency=threads)
     worker.start()
     stack.callback(worker.stop, 10.0)
     beat = Beat(context)

@@ -26,11 +26,14 @@ PRIORITY_SEPARATOR = "\x06\x16"
 
 
 class Queue(StrEnum):
-    """Queues. INGEST and MAINTENANCE are consumed where the index lives, TUNING by the training worker."""
+    """Queues. INGEST and MAINTENANCE are consumed where the index lives, TUNING by the training worker, EVALUATION
+    where questions are answered.
+    """
 
     INGEST = "ingest"
     TUNING = "tuning"
     MAINTENANCE = "maintenance"
+    EVALUATION = "evaluation"
 
 
 class Task(StrEnum):
@@ -42,6 +45,7 @@ class Task(StrEnum):
     TUNING_TRAIN = "tuning.train"
     INDEX_BUILD = "index.build"
     DATASET_BUILD = "dataset.build"
+    EVALUATION_RUN = "evaluation.run"
     SWEEP = "maintenance.sweep"
     SCHEDULES = "maintenance.schedules"
 
@@ -55,6 +59,7 @@ QUEUE_OF_TASK: dict[Task, Queue] = {
     Task.INDEX_BUILD: Queue.MAINTENANCE,
     # It asks the index whether a question finds its passage.
     Task.DATASET_BUILD: Queue.MAINTENANCE,
+    Task.EVALUATION_RUN: Queue.EVALUATION,
     Task.SWEEP: Queue.MAINTENANCE,
     Task.SCHEDULES: Queue.MAINTENANCE,
 }
@@ -65,6 +70,7 @@ FIRST_TASK_OF_KIND: dict[JobKind, Task] = {
     JobKind.TUNING: Task.TUNING_PREPARE,
     JobKind.INDEX: Task.INDEX_BUILD,
     JobKind.DATASET: Task.DATASET_BUILD,
+    JobKind.EVALUATION: Task.EVALUATION_RUN,
 }
 
 

@@ -303,6 +303,9 @@ class GenerationSettings(Section):
         None, ge=1, le=1024, description="Sequences decoded together; default: 8 on a CPU, 128 on a GPU."
     )
     max_queue: int = Field(64, ge=1, description="Requests waiting; more are answered 429.")
+    evaluation_parallel: int = Field(
+        1, ge=1, le=64, description="Questions of an evaluation asked at once, beside those of people."
+    )
     max_adapters: int = Field(8, ge=1, description="Adapter versions kept in memory (least recently used goes).")
     max_tokens: int = Field(256, ge=1, description="Default bound on generated tokens.")
     leave_out_orders: bool = Field(

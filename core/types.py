@@ -60,6 +60,7 @@ class JobKind(StrEnum):
     TUNING = "tuning"
     INDEX = "index"
     DATASET = "dataset"
+    EVALUATION = "evaluation"
 
 
 class AdapterStatus(StrEnum):

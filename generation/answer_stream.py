@@ -141,9 +141,11 @@ class AnswerStream:
                 tokens=record.usage["completion_tokens"],
                 first_token_ms=timings.get("first_token", 0.0),
             )
-        self._store(record)
+        if draft.options.recorded:
+            self._store(record)
         self._record = record
         plain = draft.options.answer_format is None and not isinstance(self._handle, Deliberation)
+        plain = plain and draft.options.recorded
         shadowed = self._beside is not None and draft.route.shadow is not None and plain
         if shadowed and self._beside is not None and draft.request is not None:
             self._beside.offer(
@@ -170,6 +172,8 @@ class AnswerStream:
     def _store_failure(self, error: TsumugiError) -> None:
         """An answer that broke off has no row of its own, and a canary that breaks off must be noticed."""
         draft = self.draft
+        if not draft.options.recorded:
+            return
         with self._db.write() as session:
             session.add(
                 AnswerFailure(

@@ -130,3 +130,5 @@ class AskOptions:
     """Write the reasoning first, apart from the answer."""
     best_of: int = 1
     """Candidates of which the best is given."""
+    recorded: bool = True
+    """False: of an evaluation. It is answered as any other and counts for nothing: no row, no failure, no shadow."""

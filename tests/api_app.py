@@ -26,6 +26,7 @@ from core.types import AccessFilter, AdapterRef, GenerationRequest, GenerationRe
 from generation.adapters.registry import AdapterRegistry
 from generation.adapters.routing import Router
 from generation.answer import AnswerService, Stamp
+from generation.evaluation.service import EvaluationService
 from generation.models import BaseModelInfo
 from ingest.accept import IngestService
 from tuning.datasets.service import DatasetService
@@ -214,6 +215,7 @@ def build_api(
         tuning=tuning,
         datasets=DatasetService(database, blobs),
         schedules=SchedulesService(database, tuning),
+        evaluations=EvaluationService(database, jobs, router),
     )
     admin = bootstrap.admin_key_file.read_text().strip()
     return Api(create_app(services), services, database, tenant, admin, search, engine)

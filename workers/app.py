@@ -6,7 +6,7 @@ from celery import Celery
 
 from core.queue import Queue, broker_options
 from core.settings import Settings
-from workers import ingest_tasks, maintenance_tasks, tuning_tasks
+from workers import evaluation_tasks, ingest_tasks, maintenance_tasks, tuning_tasks
 
 
 def create_celery(settings: Settings, broker_url: str) -> Celery:
@@ -38,5 +38,6 @@ def create_celery(settings: Settings, broker_url: str) -> Celery:
     )
     ingest_tasks.register(app)
     tuning_tasks.register(app)
+    evaluation_tasks.register(app)
     maintenance_tasks.register(app)
     return app

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from core.jobs import JobLease, JobStore
 from core.settings import Settings
+from workers.desk import Desk
 
 
 class IngestPipeline(Protocol):
@@ -36,6 +37,14 @@ class DatasetBuilder(Protocol):
 
     def run(self, lease: JobLease) -> object:
         """Have a teacher write or revise training rows."""
+        ...
+
+
+class EvaluationRunner(Protocol):
+    """Works on jobs of the kind EVALUATION."""
+
+    def run(self, lease: JobLease) -> object:
+        """Ask a tenant's own questions of the service as it serves."""
         ...
 
 
@@ -76,6 +85,9 @@ class WorkerContext:
     ingest_pipeline: IngestPipeline | None = None
     index_builder: IndexBuilder | None = None
     dataset_builder: DatasetBuilder | None = None
+    evaluation_runner: EvaluationRunner | None = None
+    desk: Desk | None = None
+    """Where evaluations run, if not in the thread that got the message."""
     tuning_runner: TuningRunner | None = None
     schedules: Schedules | None = None
     canaries: Canaries | None = None

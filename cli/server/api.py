@@ -1,6 +1,7 @@
 """`tsumugi api`: an HTTP process of the server topology; as many as are wanted behind one load balancer.
 
-It accepts documents and answers questions; it ingests and trains nothing. With an embedder and a generator over HTTP
+It accepts documents, answers questions and works on evaluations, which only ask; it ingests and trains nothing. With
+an embedder and a generator over HTTP
 (`retrieval.embedder = endpoint`, `generation.engine = vllm` or `openai`) it never imports torch and starts in seconds.
 What it keeps in memory between requests, and how it follows changes made by others: docs/server.md.
 """
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from api.services import Check
     from core.jobs import JobStore
     from core.keys import Bootstrap
+    from workers.context import WorkerContext
+    from workers.threads import ThreadsWorker
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -36,13 +39,17 @@ class ApiProcess:
     draining: threading.Event
     bootstrap: Bootstrap
     jobs: JobStore
+    worker: ThreadsWorker
 
     def begin_drain(self) -> None:
-        """Say so in /readyz and end long event streams."""
+        """Say so in /readyz, end long event streams and hand a running evaluation back to the queue."""
         self.draining.set()
+        self.worker.begin_stop()
 
     def finish_drain(self, timeout_s: float) -> None:
-        """Nothing runs here but requests."""
+        """Nothing runs here but requests, and an evaluation that has been told to stop."""
+        if not self.worker.join(timeout_s):
+            log.warning("drain.evaluation_abandoned")  # its lease is fenced by the next attempt
 
     def hurry(self) -> None:
         """The server drops its connections; there is nothing else to drop."""
@@ -64,10 +71,13 @@ def _build(parts: Parts, stack: ExitStack) -> ApiProcess:
     from api.services import Services
     from core.migrate import start_alone
     from generation.build import build_generation
+    from generation.evaluation.runner import EvaluationRunner
+    from generation.evaluation.service import EvaluationService
     from ingest.accept import IngestService
     from retrieval.build import build_retrieval
     from retrieval.switch import IndexService
     from tuning.build import build_tuning
+    from workers.context import WorkerContext
 
     settings, db, jobs = parts.settings, parts.db, parts.jobs
     with start_alone(db):  # the first process registers the index version and makes its collection
@@ -76,6 +86,10 @@ def _build(parts: Parts, stack: ExitStack) -> ApiProcess:
     generation = build_generation(settings, db, retrieval)
     stack.callback(generation.close)
     tuning = build_tuning(settings, db, parts.blobs, jobs, generation.registry, retrieval, generation.base)
+    draining = threading.Event()
+    runner = EvaluationRunner(db, generation.answers, settings, draining)
+    worker = _start_worker(parts, stack, WorkerContext(settings, jobs, evaluation_runner=runner))
+    stack.callback(draining.set)
     services = Services(
         settings=settings,
         db=db,
@@ -93,9 +107,27 @@ def _build(parts: Parts, stack: ExitStack) -> ApiProcess:
         tuning=tuning.service,
         datasets=tuning.datasets,
         schedules=tuning.schedules,
+        evaluations=EvaluationService(db, jobs, generation.router),
+        draining=draining,
         checks=_checks(parts, retrieval.count, generation.engine.ping),
     )
-    return ApiProcess(create_app(services), services.draining, parts.bootstrap, jobs)
+    return ApiProcess(create_app(services), draining, parts.bootstrap, jobs, worker)
+
+
+def _start_worker(parts: Parts, stack: ExitStack, context: WorkerContext) -> ThreadsWorker:
+    """Evaluations are worked on where questions are answered, one at a time."""
+    from core.queue import Queue
+    from workers.app import create_celery
+    from workers.context import set_context
+    from workers.threads import ThreadsWorker
+
+    set_context(context)
+    stack.callback(set_context, None)
+    app = create_celery(parts.settings, parts.broker_url)
+    worker = ThreadsWorker(app, [Queue.EVALUATION], concurrency=1, name="evaluation")
+    worker.start()
+    stack.callback(worker.stop, 10.0)
+    return worker
 
 
 def _checks(parts: Parts, count: object, ping: object) -> tuple[Check, ...]:

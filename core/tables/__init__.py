@@ -7,6 +7,7 @@ from core.tables.builds import DatasetBuild, DatasetBuildStep
 from core.tables.canary import AnswerFailure, CanaryTrial, FamilyPolicy, ShadowAnswer
 from core.tables.datasets import Dataset, DatasetRow
 from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration, DocumentGroup
+from core.tables.evaluations import EvaluationOutcome, EvaluationRun, EvaluationSet
 from core.tables.gpu import GpuLease
 from core.tables.jobs import Job, OutboxMessage
 from core.tables.lineage import CuratedAnswer, JudgeCalibration, RowSource, RunDocument, RunRow
@@ -36,6 +37,9 @@ __all__ = [
     "Document",
     "DocumentGeneration",
     "DocumentGroup",
+    "EvaluationOutcome",
+    "EvaluationRun",
+    "EvaluationSet",
     "FamilyPolicy",
     "Feedback",
     "GpuLease",
