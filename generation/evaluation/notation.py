@@ -1,4 +1,4 @@
-"""One notation for what is written in many: numbers, amounts, dates, times, months, dashes, variant kanji.
+"""One notation for what is written in many: dates, times, yen and per cent beside all that `core.text_folding` joins.
 
 Both sides of a comparison go through `one_notation`, so a pattern that reads something wrongly does so on both. Every
 pattern is bounded, because answers and passages are other people's text.
@@ -8,17 +8,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from decimal import Decimal
 
-_CHARACTERS = str.maketrans(
-    {
-        **dict.fromkeys("‐‑‒–—―−﹣", "-"),
-        **dict.fromkeys("〜∼∿", "~"),
-        **dict.fromkeys("‘’‛`´", "'"),
-        **dict.fromkeys("“”„〝〟", '"'),
-        **dict(zip("髙﨑栁濵濱邊邉齋齊德瀨塚", "高崎柳浜浜辺辺斎斉徳瀬塚", strict=True)),
-    }
-)
+from core.text_folding import fold
+
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = (
     r"(jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
@@ -30,13 +22,8 @@ _DAY_MONTH = re.compile(rf"(?<![\d.,:/-]){_DAY} (?:of )?{_MONTH}(?:,? {_YEAR})?"
 _MONTH_DAY = re.compile(rf"(?<![a-z]){_MONTH} {_DAY}(?:,? {_YEAR})?", re.IGNORECASE)
 _MONTH_YEAR = re.compile(rf"(?<![a-z]){_MONTH},? {_YEAR}", re.IGNORECASE)
 
-_MONTH_COUNT = re.compile(r"[ヶヵケカか箇個] ?月")
-_THOUSANDS = re.compile(r"(?<![0-9a-z.,])\d{1,3}(?:,\d{3}){1,5}(?![\d,])")
-_AMOUNT = re.compile(
-    r"(?<![\d.])\d{1,12}(?:\.\d{1,4})?(?:億|千?万|千(?=円))(?:\d{1,4}(?:\.\d{1,4})?(?:千?万|千(?=円))){0,2}(?:\d{1,4}(?!\d))?"
-)
-_AMOUNT_PART = re.compile(r"(\d{1,12}(?:\.\d{1,4})?)(億|千万|万|千)?")
-_UNITS = {"億": 10**8, "千万": 10**7, "万": 10**4, "千": 10**3, "": 1}
+_CELLS = re.compile(r"(?<=[A-Za-z])(\d{1,12}),(?=\d)")
+"""A02,248: two cells of a row, and no thousands."""
 _YEN_BEFORE = re.compile(r"(?:¥|\\|(?<![a-z])jpy) ?(\d{1,15}(?!\d))(?! ?円)")
 _YEN_AFTER = re.compile(r"(?<=\d) ?(?:yen|jpy)(?![a-z])")
 _PERCENT = re.compile(r"(?<=\d) ?(?:パーセント|percent|per cent|pct)(?![a-z])")
@@ -54,17 +41,14 @@ _HOUR = re.compile(r"(?:(午前|午後) ?)?(?<!\d)(\d{1,2}) ?時(?!間)(?: ?(?:(
 def one_notation(text: str) -> str:
     """Text as it is compared, white space still in it.
 
-    12万 becomes 120000, ¥500 500円, 2025-05-01 2025年5月1日, 3:30 pm 15時30分, ヶ月 か月. Eras stay as written: who
-    asks for the western year is not answered by 令和7年.
+    1,200 becomes 1200, ¥500 500円, 2025-05-01 2025年5月1日, 3:30 pm 15時30分. Eras stay as written: who asks
+    for the western year is not answered by 令和7年.
     """
-    text = " ".join(unicodedata.normalize("NFKC", text).split()).translate(_CHARACTERS)
+    text = " ".join(unicodedata.normalize("NFKC", text).split())
     text = _DAY_MONTH.sub(lambda m: _english_date(m, m[3], m[2], m[1]), text)
     text = _MONTH_DAY.sub(lambda m: _english_date(m, m[3], m[1], m[2]), text)
     text = _MONTH_YEAR.sub(lambda m: _english_date(m, m[2], m[1], None), text)
-    text = text.casefold()
-    text = _MONTH_COUNT.sub("か月", text)
-    text = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
-    text = _AMOUNT.sub(_amount, text)
+    text = fold(_CELLS.sub(r"\1, ", text))
     text = _YEN_AFTER.sub("円", _YEN_BEFORE.sub(r"\1円", text))
     text = _PERCENT.sub("%", text)
     text = _DATE.sub(lambda m: _date(m, m[1], m[3], m[4]), text)
@@ -99,8 +83,3 @@ def _time(found: re.Match[str], hour: int, minute: str | None, second: str | Non
     if hour > 24:
         return found[0]
     return f"{hour}時{int(minute or 0)}分" + (f"{int(second)}秒" if second else "")
-
-
-def _amount(found: re.Match[str]) -> str:
-    total = sum(Decimal(number) * _UNITS[unit] for number, unit in _AMOUNT_PART.findall(found[0]))
-    return str(int(total)) if total == int(total) else found[0]
