@@ -18,6 +18,7 @@ from cli import (
     demo,
     doctor,
     documents,
+    evaluate,
     index,
     jobs,
     keys,
@@ -58,6 +59,7 @@ app.command(epilog="Example: tsumugi search 有給休暇 --limit 3")(ask.search)
 app.command(epilog="Example: tsumugi tune house --dataset examples/style.jsonl")(tune.tune)
 app.command(epilog="Example: tsumugi doctor --repair")(doctor.doctor)
 app.command(epilog="Example: tsumugi calibrate examples/questions.jsonl")(calibrate.calibrate)
+app.command("eval", epilog="Example: tsumugi eval questions.jsonl --kinds price,rule")(evaluate.evaluate)
 app.command(epilog="Example: tsumugi backup tsumugi.tar.gz")(backup.backup)
 app.command(epilog="Example: tsumugi restore tsumugi.tar.gz --data-dir ./restored")(backup.restore)
 app.add_typer(documents.app, name="documents")
