@@ -85,6 +85,7 @@ _ABOVE_MARKS = (
     "税抜",
     "税込",
 )
+_ADDRESSEES = ("会社", "御中", "様", "殿")
 _SECTION_MARKS = ("【", "■", "□", "●", "◆", "◇", "▼", "▽", "◎", "〔", "[", "［", "<", "＜", "《", "〈", "☆", "★", "▪")
 _TOTALS = (
     "合計",
@@ -152,9 +153,8 @@ def is_label(text: str) -> bool:
     plain = _without_brackets(folded(text)).rstrip(":*")
     if not plain or len(plain) > 40 or is_value(plain) or plain.endswith(("。", ".", "、", "です", "ます")):
         return False
-    compact = "".join(plain.split())
-    if not compact.isascii():
-        return len(compact) <= 20 and compact.endswith(_LABEL_ENDS)
+    if not plain.isascii():
+        return len(plain) <= 20 and " " not in plain and plain.endswith(_LABEL_ENDS)
     words = plain.replace("/", " ").replace("_", " ").replace(".", " ").split()
     return 0 < len(words) <= 6 and any(word.strip("#:") in _LABEL_WORDS for word in words)
 
@@ -179,10 +179,21 @@ def is_remark(text: str) -> bool:
     plain = text.strip().lower()
     return (
         plain.startswith(_ABOVE_MARKS)
+        or plain.endswith(_ADDRESSEES)
         or is_note(plain)
         or is_value(plain)
         or (plain[:1] in "(（" and plain[-1:] in ")）")
     )
+
+
+def inline_pair(text: str) -> tuple[str, str] | None:
+    """Label and value of a cell that holds both: `有効期限：発行後45日`, `申請日　令和7年6月19日`."""
+    label, colon, value = text.replace("：", ":", 1).partition(":")
+    if not colon or not is_label(label):
+        label, _, value = text.strip().partition(" ")
+        if not is_value(value) or not is_label(label) or label.isascii():
+            return None
+    return (closed_up(label), value.strip()) if value.strip() else None
 
 
 def is_section(text: str) -> bool:

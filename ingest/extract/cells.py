@@ -43,7 +43,7 @@ def fill_grid(rows: Sequence[Sequence[Cell]]) -> list[Row]:
         out = grid[at]
         for cell in row:
             _take_reaching(out, reaching, at)
-            placed = _tidy(cell, len(rows) - at)
+            placed = _bounded(tidy(cell), len(rows) - at)
             for _ in range(placed.columns):
                 if placed.rows > 1:
                     reaching[len(out)] = (at + placed.rows - 1, placed)
@@ -91,9 +91,12 @@ def _take_reaching(out: Row, reaching: dict[int, tuple[int, Cell]], at: int, *, 
             return
 
 
-def _tidy(cell: Cell, rows_left: int) -> Cell:
+def tidy(cell: Cell) -> Cell:
+    """The cell with its text on one line."""
     text = " ".join(cell.text.split())
+    return cell if text == cell.text else replace(cell, text=text)
+
+
+def _bounded(cell: Cell, rows_left: int) -> Cell:
     rows, columns = max(1, min(cell.rows, rows_left)), max(1, min(cell.columns, MAX_SPAN_COLUMNS))
-    if text == cell.text and rows == cell.rows and columns == cell.columns:
-        return cell
-    return replace(cell, text=text, rows=rows, columns=columns)
+    return cell if (rows, columns) == (cell.rows, cell.columns) else replace(cell, rows=rows, columns=columns)

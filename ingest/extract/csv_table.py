@@ -6,10 +6,11 @@ import csv
 import io
 
 from core.errors import ExtractionFailed
-from core.types import BlockKind, ExtractedDocument
+from core.types import ExtractedDocument
 from ingest.encoding import decode_text
 from ingest.extract.builder import TextBuilder
-from ingest.extract.tables import add_rows
+from ingest.extract.cells import Cell
+from ingest.extract.sheet import Sheet, write_sheet
 
 _DELIMITERS = ",;\t|"
 _SAMPLE_LINES = 50
@@ -25,20 +26,21 @@ def extract_csv(data: bytes, *, max_chars: int) -> ExtractedDocument:
     builder = TextBuilder(max_chars=max_chars)
     csv.field_size_limit(max_chars)
     delimiter = _delimiter(decoded.text)
+    sheet = Sheet()
+    rows = 0
     try:
-        rows = list(csv.reader(io.StringIO(decoded.text, newline=""), delimiter=delimiter))
+        for at, row in enumerate(csv.reader(io.StringIO(decoded.text, newline=""), delimiter=delimiter)):
+            rows = at + 1
+            cells = [(column, Cell(text)) for column, value in enumerate(row) if (text := " ".join(value.split()))]
+            if cells:
+                sheet.rows.append((at, cells))
     except csv.Error as error:
         raise ExtractionFailed(f"the CSV cannot be read: {error}", code="broken_document") from error
-    if all(len(row) <= 1 for row in rows):
-        lines = [row[0] for row in rows if row]
-        builder.add(BlockKind.TABLE, "\n".join(lines))
-        tables = int(bool(lines))
-    else:
-        tables = add_rows(builder, rows)
+    tables = write_sheet(builder, sheet)
     return builder.build(
         "text/csv",
         encoding=decoded.encoding,
-        quality={"engine": "csv", "delimiter": delimiter, "rows": len(rows), "tables": tables},
+        quality={"engine": "csv", "delimiter": delimiter, "rows": rows, "tables": tables},
     )
 
 

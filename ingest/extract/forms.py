@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.table_text import write_row
-from ingest.extract.cell_kinds import closed_up, is_dash, is_label, is_note, is_value
+from ingest.extract.cell_kinds import closed_up, inline_pair, is_dash, is_label, is_note, is_value
 from ingest.extract.cells import Cell, Row, filled, origins
 
 _MAX_LABEL = 40
@@ -17,6 +17,8 @@ def is_list_of_fields(rows: Sequence[Row]) -> bool:
     """Two columns without a header: what it is, and its value."""
     if not rows or len(rows[0]) != 2:
         return False
+    if _has_inline_pairs(rows[:_SAMPLE_ROWS]):
+        return True
     labels = [row[0].text for row in rows[:_SAMPLE_ROWS] if row[0] is not None and row[1] is not None]
     return bool(labels) and not any(is_value(label) or is_note(label) for label in labels)
 
@@ -26,6 +28,8 @@ def is_form(rows: Sequence[Row]) -> bool:
     sample = [row for row in rows[:_SAMPLE_ROWS] if filled(row)]
     if not sample or len(sample[0]) < 3:
         return False
+    if _has_inline_pairs(sample):
+        return True
     at_label = at_value = labels_named = values_named = 0
     shapes = set()
     for row in sample:
@@ -39,7 +43,7 @@ def is_form(rows: Sequence[Row]) -> bool:
                 values_named += _names(value)
             if is_value(label.text) or is_note(label.text):
                 return False
-    if not at_label or labels_named * 10 < at_label * 6 or values_named * 10 > at_value * 3:
+    if not at_label or labels_named * 10 < at_label * 6 or (labels_named - values_named) * 2 < at_label:
         return False
     if len(sample) > 2 and len(shapes) == 1:  # rows of one shape: a table, unless its third column is labels as well
         return len(sample[0]) >= 4 and labels_named * 10 >= at_label * 8
@@ -59,16 +63,27 @@ def form_lines(rows: Sequence[Row]) -> list[str]:
             group = closed_up(cells[0][1].text) + _LEVEL_SEPARATOR
             cells = cells[1:]
         at = 0
+        in_place = len(row) == 2 or (len(cells) % 2 == 0 and all(_names(cell) for _, cell in cells[::2]))
         while at < len(cells):
             cell = cells[at][1]
             following = cells[at + 1][1] if at + 1 < len(cells) else None
-            if following is not None and (len(row) == 2 or _is_pair(cell, following)):
+            pair = inline_pair(cell.text)
+            if pair is not None:
+                lines.append(write_row([group + pair[0]], [pair[1]]))
+                at += 1
+            elif following is not None and not inline_pair(following.text) and (in_place or _is_pair(cell, following)):
                 lines.append(write_row([group + closed_up(cell.text)], [following.text]))
                 at += 2
             else:
                 lines.append(write_row([], [cell.text]))
                 at += 1
     return lines
+
+
+def _has_inline_pairs(rows: Sequence[Row]) -> bool:
+    """Many cells hold a label and its value both."""
+    texts = [cell.text for row in rows for cell in filled(row)]
+    return sum(inline_pair(text) is not None for text in texts) * 5 >= len(texts) * 2 > 0
 
 
 def _is_pair(label: Cell, value: Cell) -> bool:

@@ -14,7 +14,7 @@ from core.types import BlockKind
 from ingest.extract.builder import TextBuilder
 from ingest.extract.cell_kinds import (
     closed_up,
-    could_head,
+    inline_pair,
     is_note,
     is_remark,
     is_section,
@@ -23,16 +23,16 @@ from ingest.extract.cell_kinds import (
 )
 from ingest.extract.cells import Cell, Row, fill_grid, filled, origins
 from ingest.extract.forms import form_lines, is_form, is_list_of_fields
-from ingest.extract.headers import header_depth, header_texts, is_marked
+from ingest.extract.headers import fills_gaps, header_depth, header_texts, is_marked
 
-__all__ = ["Cell", "Hidden", "Table", "read_table", "write_grid", "write_table"]
+__all__ = ["TITLE_LEVEL", "Cell", "Hidden", "Table", "read_table", "write_grid", "write_table"]
 
 _MAX_TITLE = 120
 _MAX_ABOVE = 8
 _ONCE_CHARS = 100
 """A longer text merged over columns is written once in its row, so that no cell multiplies a document."""
 _MIN_FILL_SHARE = 0.25
-_TITLE_LEVEL = 6
+TITLE_LEVEL = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,9 @@ def write_grid(builder: TextBuilder, grid: Sequence[Row], *, page: int | None = 
     table = read_table(grid, room=builder.room)
     own = closed_up(table.title)
     for text in [title] if title and title.strip() != own else []:
-        builder.add(BlockKind.HEADING, " ".join(text.split()), page=page, level=_TITLE_LEVEL)
+        builder.add(BlockKind.HEADING, " ".join(text.split()), page=page, level=TITLE_LEVEL)
     if own:
-        builder.add(BlockKind.HEADING, own, page=page, level=_TITLE_LEVEL)
+        builder.add(BlockKind.HEADING, own, page=page, level=TITLE_LEVEL)
     for text in table.remarks:
         builder.add(BlockKind.PARAGRAPH, text, page=page)
     alone = len(grid) == 1 and len(grid[0]) == 1  # a box around text
@@ -133,20 +133,17 @@ def _take_above(rows: Sequence[Row], table: Table) -> int:
     titles: list[str] = []
     for at, row in enumerate(rows[:_MAX_ABOVE]):
         cells = filled(row)
-        if len(cells) == 1 and (max(widths[at:]) > 1 or at == 0) and not _is_lone_label(rows, at):
-            texts = [cells[0].text]
-        elif usual >= 4 and len(cells) == 2 and at + 1 < len(rows) and _is_aside(cells) and widths[at + 1] > 1:
-            texts = [cells[0].text, cells[1].text]
-        else:
-            break
-        if len(rows) == at + 1:
+        alone = len(cells) == 1 and (max(widths[at:]) > 1 or at == 0) and not _is_lone_label(rows, at)
+        if at + 1 == len(rows) or not (alone or _stands_above(rows, at, usual)):
             break
         taken += 1
-        if len(texts) == 2 and is_value(texts[1]):
-            table.remarks.append(write_row(texts[:1], texts[1:]))
+        pairs = [inline_pair(cell.text) for cell in cells]
+        if len(cells) > 1 and not any(pairs) and (is_form([row]) or (len(cells) == 2 and is_value(cells[1].text))):
+            table.remarks += form_lines([row])
             continue
-        for text in texts:
-            if is_remark(text) or sum(map(len, titles)) + len(text) > _MAX_TITLE:
+        for cell, pair in zip(cells, pairs, strict=True):
+            text = cell.text
+            if pair or is_remark(text) or sum(map(len, titles)) + len(text) > _MAX_TITLE:
                 table.remarks.append(text)
             else:
                 titles.append(closed_up(text))
@@ -154,14 +151,20 @@ def _take_above(rows: Sequence[Row], table: Table) -> int:
     return taken
 
 
+def _stands_above(rows: Sequence[Row], at: int, usual: int) -> bool:
+    """A row of few cells over the header of a wide table: a date beside the title, who made it."""
+    cells = filled(rows[at])
+    if usual < 4 or len(cells) * 10 >= usual * 6 or any(1 < cell.columns < len(rows[at]) for cell in cells):
+        return False
+    return not fills_gaps(rows[at:], 1) and any(
+        len(filled(row)) * 10 >= usual * 6 for row in rows[at + 1 : at + _MAX_ABOVE]
+    )
+
+
 def _is_lone_label(rows: Sequence[Row], at: int) -> bool:
-    """A row with its first cell only, in a table of two columns or of labels: a field left empty."""
+    """A row with its first cell only, in a table of two columns: a field left empty."""
     cell = rows[at][0]
     return cell is not None and cell.columns < len(rows[at]) and len(rows[at]) == 2 and at > 0
-
-
-def _is_aside(cells: Sequence[Cell]) -> bool:
-    return is_remark(cells[1].text) or (is_remark(cells[0].text) and not could_head(cells[1].text))
 
 
 def _take_below(rows: Sequence[Row], table: Table) -> int:

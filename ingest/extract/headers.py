@@ -35,7 +35,7 @@ def header_depth(rows: Sequence[Row]) -> int:
         depth = 1
     if not _heads(rows[0]):
         return 0
-    if depth == 1 and not _fills_gaps(rows, 1) and not _is_header(rows):
+    if depth == 1 and not fills_gaps(rows, 1) and not _is_header(rows):
         return 0
     return _with_sublevels(rows, depth)
 
@@ -121,7 +121,7 @@ def _is_header(rows: Sequence[Row]) -> bool:
     labels = sum(is_label(text) or not could_head(text) for text in texts)
     lower_labels = _share_of_labels(below)
     if len(first) == 2:
-        return labels == 2 and lower_labels < 0.5
+        return lower_labels < 0.5 and (labels == 2 or _kinds_differ(first, below, 1))
     if labels * 2 >= len(texts) and labels / len(texts) > lower_labels:
         return True
     if any(_kinds_differ(first, below, at) for at in range(len(first))):
@@ -156,7 +156,7 @@ def _recurs(first: Row, below: Sequence[Row]) -> bool:
 
 
 def _with_sublevels(rows: Sequence[Row], depth: int) -> int:
-    while depth < min(len(rows) - 1, MAX_LEVELS) and (_qualifies(rows[depth]) or _fills_gaps(rows, depth)):
+    while depth < min(len(rows) - 1, MAX_LEVELS) and (_qualifies(rows[depth]) or fills_gaps(rows, depth)):
         depth += 1
     return depth
 
@@ -169,7 +169,7 @@ def _qualifies(row: Row) -> bool:
     return bool(texts) and all(not is_value(text) for text in texts) and all(is_unit(text) for text in texts)
 
 
-def _fills_gaps(rows: Sequence[Row], depth: int) -> bool:
+def fills_gaps(rows: Sequence[Row], depth: int) -> bool:
     """The row names the columns that the one above left open: unmerged headers of several levels."""
     above, row = rows[depth - 1], rows[depth]
     if not _heads(row):

@@ -1,0 +1,260 @@
+"""Sheets, of workbooks and CSV files, to text: parted by blank rows and columns into tables, forms and notes.
+
+On grid paper (方眼紙) the columns of a region are those in which a cell begins: narrow ones under merged cells do not
+count.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from core.types import BlockKind
+from ingest.extract.builder import TextBuilder
+from ingest.extract.cell_kinds import closed_up, is_note, is_value
+from ingest.extract.cells import Cell, Row, filled, tidy
+from ingest.extract.grid import TITLE_LEVEL, Hidden, Table, read_table
+
+_JAPANESE = range(0x3040, 0xA000)
+_MAX_HEAD_LINES = 6
+
+
+@dataclass(slots=True)
+class Sheet:
+    """A sheet as its format gives it; rows and columns count from 0.
+
+    rows: ascending, the filled cells of each by column, ascending. merges: (top, left) -> (rows, columns).
+    """
+
+    name: str = ""
+    rows: list[tuple[int, list[tuple[int, Cell]]]] = field(default_factory=list)
+    merges: Mapping[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+    hidden: bool = False
+    hidden_rows: frozenset[int] = frozenset()
+    hidden_columns: frozenset[int] = frozenset()
+    remarks: list[str] = field(default_factory=list)
+    """Texts that lie on the sheet rather than in a cell."""
+
+
+@dataclass(slots=True)
+class _Region:
+    """Part of a sheet; cells by row and column with their spans, all inside it."""
+
+    cells: list[tuple[int, int, Cell]] = field(default_factory=list)
+
+    def rows(self) -> set[int]:
+        return {row for row, _, _ in self.cells}
+
+    def columns(self) -> list[int]:
+        return sorted({column for _, column, _ in self.cells})
+
+
+def write_sheet(builder: TextBuilder, sheet: Sheet, *, page: int | None = None) -> int:
+    """Write a sheet under its name (HEADING level 1, left out where empty). Returns the number of tables.
+
+    Raises:
+        ExtractionFailed: `text_too_long`.
+    """
+    mark = hidden_mark(sheet.name)
+    if sheet.name:
+        builder.add(BlockKind.HEADING, sheet.name + (_in_brackets(mark) if sheet.hidden else ""), page=page, level=1)
+    writer = _Writer(builder, page, sheet, mark)
+    for band in _bands(sheet):
+        for region in _side_by_side(band):
+            writer.add(region)
+    writer.close()
+    for text in sheet.remarks:
+        builder.add(BlockKind.PARAGRAPH, text, page=page)
+    return writer.tables
+
+
+def hidden_mark(name: str) -> str:
+    """How what is hidden is marked, in the language of the sheet's name."""
+    return "非表示" if any(ord(character) in _JAPANESE for character in name) else "hidden"
+
+
+def _in_brackets(mark: str) -> str:
+    return f"（{mark}）" if mark == "非表示" else f" ({mark})"
+
+
+class _Writer:
+    """Writes regions in order; keeps lone lines until it is known whether they are a title or notes."""
+
+    def __init__(self, builder: TextBuilder, page: int | None, sheet: Sheet, mark: str) -> None:
+        self.tables = 0
+        self._builder = builder
+        self._page = page
+        self._sheet = sheet
+        self._mark = mark
+        self._lines: list[str] = []
+        self._form: list[str] = []
+        self._last: tuple[list[int], list[str]] = ([], [])  # columns and headers of the table before
+
+    def add(self, region: _Region) -> None:
+        columns = region.columns()
+        grid, places = _grid(region, columns)
+        if all(len(filled(row)) < 2 for row in grid):
+            self._flush_form()
+            self._lines += [cell.text.strip() for _, _, cell in region.cells]
+            return
+        above = self._take_heads()
+        width = max(len(columns), 2)
+        head: list[Row] = [[Cell(text, columns=width)] * width for text in above]
+        hidden = self._hidden(columns, places, len(head))
+        if len(columns) < width:
+            grid = [[*row, None] for row in grid]
+        table = read_table(head + grid, room=self._builder.room, hidden=hidden)
+        if not table.is_form and not any(table.headers):
+            table = self._continued(region, head, table) or table
+        self._write(table, columns)
+
+    def close(self) -> None:
+        self._flush_form()
+        for text in self._lines:
+            self._builder.add(BlockKind.PARAGRAPH, text, page=self._page)
+        self._lines = []
+
+    def _take_heads(self) -> list[str]:
+        """The lines just before a table that may be its title; the others are written as notes."""
+        at = len(self._lines)
+        while at and len(self._lines) - at < _MAX_HEAD_LINES and not is_note(self._lines[at - 1]):
+            at -= 1
+        heads, self._lines = [" ".join(line.split()) for line in self._lines[at:]], self._lines[:at]
+        if self._lines or heads:
+            self.close()
+        return heads
+
+    def _continued(self, region: _Region, head: Sequence[Row], table: Table) -> Table | None:
+        """The rows under the headers of the table before, from which a blank row parts them."""
+        columns, headers = self._last
+        if head or len(columns) < 2 or not set(region.columns()) <= set(columns):
+            return None
+        grid, places = _grid(region, columns)
+        hidden = self._hidden(columns, places, 0)
+        return read_table(grid, room=self._builder.room, hidden=hidden, headers=headers)
+
+    def _write(self, table: Table, columns: list[int]) -> None:
+        if table.title and table.title != self._sheet.name:
+            self._flush_form()
+            self._builder.add(BlockKind.HEADING, closed_up(table.title), page=self._page, level=TITLE_LEVEL)
+        if table.remarks:
+            self._flush_form()
+        for text in table.remarks:
+            self._builder.add(BlockKind.PARAGRAPH, text, page=self._page)
+        if table.is_form:
+            self._form += table.lines
+        else:
+            self._flush_form()
+            self.tables += bool(table.lines)
+            self._builder.add(BlockKind.TABLE, "\n".join(table.lines), page=self._page)
+            if any(table.headers) and len(table.headers) == len(columns):
+                self._last = (columns, table.headers)
+        self._lines += table.notes
+
+    def _flush_form(self) -> None:
+        self.tables += bool(self._form)
+        self._builder.add(BlockKind.TABLE, "\n".join(self._form), page=self._page)
+        self._form = []
+
+    def _hidden(self, columns: Sequence[int], places: Sequence[int], head: int) -> Hidden:
+        sheet = self._sheet
+        if not sheet.hidden_rows and not sheet.hidden_columns:
+            return Hidden()
+        return Hidden(
+            frozenset(at + head for at, row in enumerate(places) if row in sheet.hidden_rows),
+            frozenset(at for at, column in enumerate(columns) if column in sheet.hidden_columns),
+            self._mark,
+        )
+
+
+def _bands(sheet: Sheet) -> Iterator[_Region]:
+    """Runs of rows without a blank one between; a merged cell holds the rows that it covers together."""
+    band = _Region()
+    end = -2
+    last = sheet.rows[-1][0] if sheet.rows else 0
+    for row, cells in sheet.rows:
+        if row > end + 1 and band.cells:
+            yield band
+            band = _Region()
+        end = max(end, row)
+        for column, cell in cells:
+            rows, columns = sheet.merges.get((row, column), (1, 1))
+            if (rows, columns) != (1, 1):
+                end = max(end, min(row + rows - 1, last))
+                band.cells.append((row, column, replace(cell, rows=rows, columns=columns)))
+            else:
+                band.cells.append((row, column, cell))
+    if band.cells:
+        yield band
+
+
+def _side_by_side(band: _Region) -> list[_Region]:
+    """The tables of a band that blank columns part; one where the columns belong together."""
+    runs = _column_runs(band.cells)
+    if len(runs) < 2 or len(band.rows()) < 2:
+        return [band]
+    regions: list[_Region] = []
+    for start, end in runs:
+        part = _Region([item for item in band.cells if start <= item[1] <= end])
+        if regions and not _stands_alone(part, regions[-1]):
+            regions[-1] = _Region(sorted(regions[-1].cells + part.cells, key=lambda item: item[:2]))
+        else:
+            regions.append(part)
+    return regions
+
+
+def _column_runs(cells: Iterable[tuple[int, int, Cell]]) -> list[tuple[int, int]]:
+    """First and last column of each run of columns that cells cover."""
+    reach: dict[int, int] = {}
+    for _, column, cell in cells:
+        reach[column] = max(reach.get(column, 0), column + cell.columns - 1)
+    runs: list[tuple[int, int]] = []
+    for column in sorted(reach):
+        if runs and column <= runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], max(runs[-1][1], reach[column]))
+        else:
+            runs.append((column, reach[column]))
+    return runs
+
+
+def _stands_alone(right: _Region, left: _Region) -> bool:
+    """Both are tables of their own: two columns and rows each, and the first column of the right one names its rows."""
+    for part in (left, right):
+        if len(part.columns()) < 2 or len(part.rows()) < 2:
+            return False
+    first = right.columns()[0]
+    names = [cell.text for _, column, cell in right.cells if column == first]
+    below = names[1:]
+    if len(names) < len(right.rows()) - 1 or any(is_value(name) for name in below):
+        return False
+    return len(set(below)) > len(below) / 2
+
+
+def _grid(region: _Region, columns: Sequence[int]) -> tuple[list[Row], list[int]]:
+    """Rows over the given columns with spans filled, and the place of each row in the sheet."""
+    places: list[int] = []
+    grid: list[Row] = []
+    hanging: list[tuple[int, range, Cell]] = []
+    filled_rows = sorted(region.rows())
+    for row, column, raw in region.cells:
+        if not places or places[-1] != row:
+            places.append(row)
+            grid.append([None] * len(columns))
+            hanging = [item for item in hanging if item[0] >= row]
+            for _, covered, above in hanging:
+                for at in covered:
+                    grid[-1][at] = above
+        start = bisect_left(columns, column)
+        cell = tidy(raw)
+        if cell.columns == 1 and cell.rows == 1:
+            grid[-1][start] = cell
+            continue
+        covered = range(start, max(start + 1, bisect_left(columns, column + cell.columns)))
+        rows = bisect_left(filled_rows, row + cell.rows) - bisect_left(filled_rows, row)
+        placed = replace(cell, rows=max(1, rows), columns=len(covered))
+        for at in covered:
+            grid[-1][at] = placed
+        if cell.rows > 1:
+            hanging.append((row + cell.rows - 1, covered, placed))
+    return grid, places
