@@ -91,18 +91,19 @@ def read_table(
 ) -> Table:
     """Take a filled grid apart. room: characters that may still be written; more lines than that are not made.
 
-    headers: of the table that this one goes on, where it has none of its own.
+    headers: of the table that this one goes on; it then has no title and no header of its own.
     """
     hidden = hidden or Hidden()
     rows = [(at, row) for at, row in enumerate(grid) if any(row)]
     table = Table()
-    first = _take_above([row for _, row in rows], table)
+    first = _take_above([row for _, row in rows], table) if headers is None else 0
     rows = rows[first:]
     rows = rows[: len(rows) - _take_below([row for _, row in rows], table)]
     body = [row for _, row in rows]
     if not body:
         return table
-    depth = 0 if is_form(body) and not is_marked(body[0]) else header_depth(body)
+    told = headers is not None or (is_form(body) and not is_marked(body[0]))
+    depth = 0 if told else header_depth(body)
     if not depth and headers is None and (is_form(body) or is_list_of_fields(body)):
         table.is_form = True
         for at, row in rows:
@@ -155,6 +156,8 @@ def _stands_above(rows: Sequence[Row], at: int, usual: int) -> bool:
     """A row of few cells over the header of a wide table: a date beside the title, who made it."""
     cells = filled(rows[at])
     if usual < 4 or len(cells) * 10 >= usual * 6 or any(1 < cell.columns < len(rows[at]) for cell in cells):
+        return False
+    if len(cells) > 2 and not is_form([rows[at]]) and not any(is_value(cell.text) for cell in cells):
         return False
     return not fills_gaps(rows[at:], 1) and any(
         len(filled(row)) * 10 >= usual * 6 for row in rows[at + 1 : at + _MAX_ABOVE]

@@ -14,10 +14,11 @@ from core.types import BlockKind
 from ingest.extract.builder import TextBuilder
 from ingest.extract.cell_kinds import closed_up, is_note, is_value
 from ingest.extract.cells import Cell, Row, filled, tidy
-from ingest.extract.grid import TITLE_LEVEL, Hidden, Table, read_table
+from ingest.extract.grid import TITLE_LEVEL, Hidden, read_table
 
 _JAPANESE = range(0x3040, 0xA000)
 _MAX_HEAD_LINES = 6
+_SAMPLE_ROWS = 200
 
 
 @dataclass(slots=True)
@@ -50,6 +51,15 @@ class _Region:
         return sorted({column for _, column, _ in self.cells})
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """The table before: its columns and headers, and the columns whose cells are mostly values."""
+
+    columns: list[int] = field(default_factory=list)
+    headers: list[str] = field(default_factory=list)
+    value_columns: frozenset[int] = frozenset()
+
+
 def write_sheet(builder: TextBuilder, sheet: Sheet, *, page: int | None = None) -> int:
     """Write a sheet under its name (HEADING level 1, left out where empty). Returns the number of tables.
 
@@ -61,7 +71,7 @@ def write_sheet(builder: TextBuilder, sheet: Sheet, *, page: int | None = None) 
         builder.add(BlockKind.HEADING, sheet.name + (_in_brackets(mark) if sheet.hidden else ""), page=page, level=1)
     writer = _Writer(builder, page, sheet, mark)
     for band in _bands(sheet):
-        for region in _side_by_side(band):
+        for region in [band] if writer.goes_on(band) else _side_by_side(band):
             writer.add(region)
     writer.close()
     for text in sheet.remarks:
@@ -89,25 +99,38 @@ class _Writer:
         self._mark = mark
         self._lines: list[str] = []
         self._form: list[str] = []
-        self._last: tuple[list[int], list[str]] = ([], [])  # columns and headers of the table before
+        self._last = _Written()
+
+    def goes_on(self, region: _Region) -> bool:
+        """The region goes on with the table before a blank row: values stand where that one has values."""
+        if self._lines or self._form or len(self._last.columns) < 2:
+            return False
+        columns = region.columns()
+        if not set(columns) & set(self._last.columns) or len(columns) < 2:
+            return False
+        if columns[0] < self._last.columns[0] or columns[-1] > self._last.columns[-1]:
+            return False
+        first = region.cells[0][0]
+        return any(
+            column in self._last.value_columns and is_value(cell.text)
+            for row, column, cell in region.cells
+            if row == first
+        )
 
     def add(self, region: _Region) -> None:
+        """Write one region."""
+        if self.goes_on(region):
+            columns = sorted({*self._last.columns, *region.columns()})
+            named = dict(zip(self._last.columns, self._last.headers, strict=True))
+            self._write(region, columns, [], [named.get(column, "") for column in columns])
+            return
         columns = region.columns()
-        grid, places = _grid(region, columns)
+        grid, _ = _grid(region, columns)
         if all(len(filled(row)) < 2 for row in grid):
             self._flush_form()
             self._lines += [cell.text.strip() for _, _, cell in region.cells]
             return
-        above = self._take_heads()
-        width = max(len(columns), 2)
-        head: list[Row] = [[Cell(text, columns=width)] * width for text in above]
-        hidden = self._hidden(columns, places, len(head))
-        if len(columns) < width:
-            grid = [[*row, None] for row in grid]
-        table = read_table(head + grid, room=self._builder.room, hidden=hidden)
-        if not table.is_form and not any(table.headers):
-            table = self._continued(region, head, table) or table
-        self._write(table, columns)
+        self._write(region, columns, self._take_heads(), None)
 
     def close(self) -> None:
         self._flush_form()
@@ -125,31 +148,30 @@ class _Writer:
             self.close()
         return heads
 
-    def _continued(self, region: _Region, head: Sequence[Row], table: Table) -> Table | None:
-        """The rows under the headers of the table before, from which a blank row parts them."""
-        columns, headers = self._last
-        if head or len(columns) < 2 or not set(region.columns()) <= set(columns):
-            return None
+    def _write(self, region: _Region, columns: list[int], above: list[str], headers: list[str] | None) -> None:
         grid, places = _grid(region, columns)
-        hidden = self._hidden(columns, places, 0)
-        return read_table(grid, room=self._builder.room, hidden=hidden, headers=headers)
-
-    def _write(self, table: Table, columns: list[int]) -> None:
-        if table.title and table.title != self._sheet.name:
+        width = max(len(columns), 2)
+        if len(columns) < width:
+            grid = [[*row, None] for row in grid]
+        head: list[Row] = [[Cell(text, columns=width)] * width for text in above]
+        hidden = self._hidden(columns, places, len(head))
+        table = read_table(head + grid, room=self._builder.room, hidden=hidden, headers=headers)
+        titled = table.title and table.title != self._sheet.name
+        if titled or table.remarks or not table.is_form:
             self._flush_form()
+        if titled:
             self._builder.add(BlockKind.HEADING, closed_up(table.title), page=self._page, level=TITLE_LEVEL)
-        if table.remarks:
-            self._flush_form()
         for text in table.remarks:
             self._builder.add(BlockKind.PARAGRAPH, text, page=self._page)
         if table.is_form:
             self._form += table.lines
         else:
-            self._flush_form()
             self.tables += bool(table.lines)
             self._builder.add(BlockKind.TABLE, "\n".join(table.lines), page=self._page)
-            if any(table.headers) and len(table.headers) == len(columns):
-                self._last = (columns, table.headers)
+        if any(table.headers) and len(table.headers) == len(columns):
+            self._last = _Written(columns, table.headers, _value_columns(grid, columns) | self._last.value_columns)
+        elif headers is None:
+            self._last = _Written()
         self._lines += table.notes
 
     def _flush_form(self) -> None:
@@ -218,11 +240,26 @@ def _column_runs(cells: Iterable[tuple[int, int, Cell]]) -> list[tuple[int, int]
     return runs
 
 
+def _value_columns(grid: Sequence[Row], columns: Sequence[int]) -> frozenset[int]:
+    found = set()
+    for at, column in enumerate(columns):
+        texts = [cell.text for row in grid[:_SAMPLE_ROWS] if (cell := row[at]) is not None]
+        if sum(is_value(text) for text in texts) * 2 > len(texts):
+            found.add(column)
+    return frozenset(found)
+
+
 def _stands_alone(right: _Region, left: _Region) -> bool:
     """Both are tables of their own: two columns and rows each, and the first column of the right one names its rows."""
     for part in (left, right):
         if len(part.columns()) < 2 or len(part.rows()) < 2:
             return False
+    top, bottom = min(right.rows()), max(right.rows())
+    if (top, bottom) != (min(left.rows()), max(left.rows())):
+        head = [cell.text for row, _, cell in right.cells if row == top]
+        below = [cell.text for row, _, cell in right.cells if row > top]
+        if len(head) > 1 and not any(map(is_value, head)) and any(map(is_value, below)):
+            return True
     first = right.columns()[0]
     names = [cell.text for _, column, cell in right.cells if column == first]
     below = names[1:]

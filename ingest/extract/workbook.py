@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 import io
-import struct
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -29,11 +28,6 @@ _ODS = "application/vnd.oasis.opendocument.spreadsheet"
 _XLS = "application/vnd.ms-excel"
 _MAX_CELLS = 20_000_000
 """calamine holds a sheet whole: 24 bytes a cell, whether filled or not."""
-_XLRD_ERRORS = (
-    *(AssertionError, AttributeError, ArithmeticError, EOFError, LookupError, NotImplementedError),
-    *(OSError, TypeError, ValueError, struct.error),
-)
-"""What xlrd raises on damaged bytes, besides its own."""
 
 
 def extract_workbook(data: bytes, *, max_chars: int) -> ExtractedDocument:
@@ -121,12 +115,11 @@ def _from_ods(archive: zipfile.ZipFile, max_chars: int, facts: Counter[str]) -> 
 def _from_xls(data: bytes, max_chars: int, facts: Counter[str]) -> list[tuple[str, Sheet | None]] | None:
     """None where xlrd cannot read the file."""
     import xlrd
-    from xlrd.compdoc import CompDocError
 
     try:
         reader = XlsReader(data, facts, max_chars=max_chars)
         return [(name, reader.sheet(index)) for index, name in enumerate(reader.names)]
-    except (xlrd.XLRDError, CompDocError, *_XLRD_ERRORS):
+    except xlrd.XLRDError:
         facts.clear()
         return None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from core.errors import ExtractionFailed
@@ -16,11 +18,18 @@ _BUILT_IN_LIMIT = 164
 _LOCAL_FORMATS = frozenset({14, 22})
 
 
+_DAMAGED = (
+    *(AssertionError, AttributeError, ArithmeticError, EOFError, LookupError, NotImplementedError),
+    *(OSError, TypeError, ValueError, struct.error),
+)
+"""What xlrd raises on damaged bytes, besides its own."""
+
+
 class XlsReader:
     """The sheets of one workbook, in order.
 
     Raises:
-        Exception: whatever xlrd raises on a damaged file, of many kinds; `xlrd.XLRDError` says when it has a password.
+        XLRDError: the file is damaged or has a password.
     """
 
     def __init__(self, data: bytes, facts: Counter[str], *, max_chars: int) -> None:
@@ -28,8 +37,10 @@ class XlsReader:
 
         self.facts = facts
         self._left = max_chars
-        self._book = xlrd.open_workbook(
-            file_contents=data, formatting_info=True, on_demand=True, ragged_rows=True, logfile=_Silent()
+        self._book = _guarded(
+            lambda: xlrd.open_workbook(
+                file_contents=data, formatting_info=True, on_demand=True, ragged_rows=True, logfile=_Silent()
+            )
         )
         self._japanese = self._book.codepage == 932 or hidden_mark("".join(self.names)) == "非表示"
         self._styles: dict[int, tuple[str, bool, bool]] = {}
@@ -40,8 +51,13 @@ class XlsReader:
         return list(self._book.sheet_names())
 
     def sheet(self, index: int) -> Sheet:
-        """Read one sheet."""
-        source = self._book.sheet_by_index(index)
+        """Read one sheet.
+
+        Raises:
+            XLRDError: the sheet is damaged.
+            ExtractionFailed: `text_too_long`.
+        """
+        source = _guarded(lambda: self._book.sheet_by_index(index))
         sheet = Sheet(name=source.name, hidden=source.visibility != 0)
         sheet.merges = {
             (top, left): (bottom - top, right - left)
@@ -109,13 +125,23 @@ class XlsReader:
             xf = self._book.xf_list[index]
             font = self._book.font_list[xf.font_index]
             named = self._book.format_map.get(xf.format_key)
-            code = named.format_str if named is not None else GENERAL
+            code = (named.format_str if named is not None else None) or GENERAL
             if xf.format_key in _LOCAL_FORMATS or (xf.format_key < _BUILT_IN_LIMIT and named is None):
                 code = built_in_format(xf.format_key, japanese=self._japanese)
             shaded = xf.background.fill_pattern == 1 and xf.background.pattern_colour_index != _WHITE_INDEX
             code = GENERAL if code.lower() == "general" else code
             known = self._styles[index] = (code, bool(font.bold) or shaded, bool(font.struck_out))
         return known
+
+
+def _guarded(call: Callable[[], Any]) -> Any:
+    import xlrd
+    from xlrd.compdoc import CompDocError
+
+    try:
+        return call()
+    except (CompDocError, *_DAMAGED) as error:
+        raise xlrd.XLRDError(f"the file is damaged: {error}") from error
 
 
 class _Silent:
