@@ -44,6 +44,8 @@ _SPACE = re.compile(r"[^\S\u3000\u00a0]+")
 _SPACES = re.compile(r" {2,}")
 _WHOLE_INT = re.compile(r"-?[0-9]{1,6}")
 _NO_VALUE = frozenset(["hidden", "password", "submit", "reset", "button", "image", "file", "search"])
+_NOT_WORDS = " \t\r\n\u3000\u00a0☐☑"
+"""A block of these alone is a switch of the page, not a line of it."""
 _MIN_SHARE = 0.2
 """A page of which less is left without its menus is all menu: an index, a portal. It is then read whole."""
 
@@ -298,7 +300,7 @@ class _Walker:
         text, readings = self._inline.take()
         if not self._pre:
             text = "\n".join(_SPACES.sub(" ", line).strip(" ") for line in text.split("\n"))
-        if not text.strip():
+        if not text.strip(_NOT_WORDS):
             return
         if self._heading is not None:
             self._sink.add(BlockKind.HEADING, " ".join(text.split()), level=self._heading)

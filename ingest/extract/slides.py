@@ -1,8 +1,12 @@
-"""PPTX through python-pptx: a page per slide, headed by its title, then its shapes from top to bottom, then notes."""
+"""PPTX through python-pptx: a page per slide, headed by its title, then its shapes from top to bottom, then its notes.
+
+Notes stand under a heading of their own, and a hidden slide says so in its title: who quotes them should know.
+"""
 
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +15,14 @@ from core.errors import ExtractionFailed
 from core.types import BlockKind, ExtractedDocument
 from ingest.extract.builder import TextBuilder
 from ingest.extract.container import open_container, refuse_doctypes
+from ingest.extract.grid import Cell, write_table
+from ingest.extract.slide_text import frame_lines, write_paragraphs
 
 _MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
 _MAX_GROUP_DEPTH = 20
+_A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
+_DIAGRAM_IDS = "{http://schemas.openxmlformats.org/drawingml/2006/diagram}relIds"
+_DIAGRAM_DATA = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}dm"
 _ODD = (ValueError, LookupError, AttributeError, TypeError)
 """What python-pptx raises on parts that are missing or make no sense."""
 
@@ -23,7 +32,9 @@ class _Facts:
     title: str | None = None
     pictures: int = 0
     tables: int = 0
+    hidden: int = 0
     shapes_failed: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
     empty: list[int] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
 
@@ -64,6 +75,8 @@ def extract_slides(data: bytes, *, max_chars: int) -> ExtractedDocument:
             "engine": "python-pptx",
             "tables": facts.tables,
             "pictures": facts.pictures,
+            "hidden_slides": facts.hidden,
+            "struck_left_out": facts.left_out["struck"],
             "shapes_failed": facts.shapes_failed,
             "pages_failed": facts.failed,
             "pages_without_text": facts.empty,
@@ -75,23 +88,34 @@ def _write_slide(slide: Any, number: int, builder: TextBuilder, facts: _Facts) -
     from pptx.shapes.picture import Picture
 
     named = slide.shapes.title
-    heading = " ".join(named.text_frame.text.split()) if named is not None else ""
-    builder.add(BlockKind.HEADING, heading or f"Slide {number}", page=number, level=2)
+    shown = frame_lines(named.text_frame, facts.left_out) if named is not None else []
+    heading = " ".join(" ".join(text for _, text in shown).split())
+    hidden = slide.element.get("show") in {"0", "false"}
+    facts.hidden += hidden
+    mark = " (hidden slide)" if hidden and not _is_japanese(heading) else "（非表示スライド）" if hidden else ""
+    builder.add(BlockKind.HEADING, (heading or f"Slide {number}") + mark, page=number, level=2)
     facts.title = facts.title or heading or None
     found = bool(heading)
     for shape in _in_reading_order(slide.shapes):
         if named is not None and shape.shape_id == named.shape_id:
             continue
         facts.pictures += isinstance(shape, Picture)
-        facts.tables += bool(getattr(shape, "has_table", False))
         try:
-            found |= _write_shape(shape, builder, number)
+            found |= _write_shape(shape, builder, number, facts)
         except _ODD:
             facts.shapes_failed += 1
     if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
-        builder.add(BlockKind.PARAGRAPH, slide.notes_slide.notes_text_frame.text, page=number)
+        notes = slide.notes_slide.notes_text_frame
+        if notes.text.strip():
+            title = "発表者ノート" if _is_japanese(heading + notes.text) else "Speaker notes"
+            builder.add(BlockKind.HEADING, title, page=number, level=3)
+            write_paragraphs(notes, builder, number, facts.left_out)
     if not found:
         facts.empty.append(number)
+
+
+def _is_japanese(text: str) -> bool:
+    return any("\u3040" <= character <= "\u30ff" or "\u4e00" <= character <= "\u9fff" for character in text)
 
 
 def _in_reading_order(shapes: Any, depth: int = 0) -> Iterator[Any]:
@@ -111,40 +135,82 @@ def _place(shape: Any) -> tuple[int, int]:
         return 0, 0
 
 
-def _write_shape(shape: Any, builder: TextBuilder, page: int) -> bool:
+def _write_shape(shape: Any, builder: TextBuilder, page: int, facts: _Facts) -> bool:
     if getattr(shape, "has_table", False):
-        rows = [" | ".join(" ".join(cell.text.split()) for cell in row.cells) for row in shape.table.rows]
-        builder.add(BlockKind.TABLE, "\n".join(rows), page=page)
+        facts.tables += write_table(builder, _table_cells(shape.table, facts), page=page)
         return True
     if getattr(shape, "has_chart", False):
         return _write_chart(shape.chart, builder, page)
     if not shape.has_text_frame:
-        return False
-    written = False
-    for paragraph in shape.text_frame.paragraphs:
-        text = paragraph.text.replace("\v", "\n").strip()
-        if text:
-            written = True
-            if paragraph.level:
-                builder.add(BlockKind.LIST_ITEM, "- " + text, page=page)
-            else:
-                builder.add(BlockKind.PARAGRAPH, text, page=page)
-    return written
+        return _write_diagram(shape, builder, page)
+    return write_paragraphs(shape.text_frame, builder, page, facts.left_out)
+
+
+def _table_cells(table: Any, facts: _Facts) -> list[list[Cell]]:
+    """Cells with their spans; those that another one reaches over are not cells of their own."""
+    rows = []
+    for number, row in enumerate(table.rows):
+        header = bool(table.first_row) and number == 0
+        rows.append(
+            [
+                Cell(
+                    "\n".join(text for _, text in frame_lines(cell.text_frame, facts.left_out)),
+                    rows=cell.span_height if cell.is_merge_origin else 1,
+                    columns=cell.span_width if cell.is_merge_origin else 1,
+                    header=header,
+                )
+                for cell in row.cells
+                if not cell.is_spanned
+            ]
+        )
+    return rows
 
 
 def _write_chart(chart: Any, builder: TextBuilder, page: int) -> bool:
     """A chart is the table behind it."""
-    if chart.has_title and chart.chart_title.has_text_frame:
-        builder.add(BlockKind.PARAGRAPH, chart.chart_title.text_frame.text, page=page)
-    lines: list[str] = []
+    title = chart.chart_title.text_frame.text if chart.has_title and chart.chart_title.has_text_frame else None
+    rows: list[list[Cell]] = []
+    names: list[str] = []
     try:
         for plot in chart.plots:
             series = list(plot.series)
-            lines.append(" | ".join(["", *(str(item.name) for item in series)]))
+            names.extend(str(item.name) for item in series)
+            corner = "項目" if _is_japanese("".join([title or "", *names])) else "Category"
+            rows = rows or [[Cell(corner, header=True), *(Cell(name, header=True) for name in names)]]
             for index, category in enumerate(plot.categories):
-                values = [str(item.values[index]) if index < len(item.values) else "" for item in series]
-                lines.append(" | ".join([str(category), *values]))
+                values = [_shown(item.values[index]) if index < len(item.values) else "" for item in series]
+                rows.append([Cell(str(category)), *map(Cell, values)])
     except _ODD:
-        lines = lines[:1]  # a kind of chart without categories; its title and series names are kept
-    builder.add(BlockKind.TABLE, "\n".join(lines), page=page)
-    return bool(lines)
+        rows = []  # a kind of chart without categories; its title and series names are kept
+    if rows:
+        write_table(builder, rows, page=page, title=title)
+    else:
+        builder.add(BlockKind.PARAGRAPH, "\n".join([title or "", *names]), page=page)
+    return bool(rows or names or title)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _write_diagram(shape: Any, builder: TextBuilder, page: int) -> bool:
+    """The words of a SmartArt graphic, which stand in a part of their own."""
+    relations = next(iter(shape.element.iter(_DIAGRAM_IDS)), None)
+    if relations is None:
+        return False
+    from lxml import etree
+
+    blob = shape.part.related_part(relations.get(_DIAGRAM_DATA)).blob
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    lines = []
+    try:
+        root = etree.fromstring(blob, parser)
+    except etree.XMLSyntaxError as error:
+        raise ValueError("the graphic's part is broken") from error
+    for paragraph in root.iter(_A + "p"):
+        lines.append("".join(item.text or "" for item in paragraph.iter(_A + "t")).strip())
+    for line in filter(None, lines):
+        builder.add(BlockKind.LIST_ITEM, "- " + line, page=page)
+    return any(lines)

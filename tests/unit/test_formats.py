@@ -96,7 +96,8 @@ def test_slides_have_titles_tables_and_notes() -> None:
     document = read(target.getvalue(), "a.pptx")
     assert blocks(document) == [
         ("heading", "売上報告"),
-        ("table", "月 | 売上\n四月 | 120"),
+        ("table", "月: 四月 | 売上: 120"),
+        ("heading", "発表者ノート"),
         ("paragraph", "来月は発表者が替わる"),
         ("heading", "Slide 2"),
     ]
@@ -141,7 +142,7 @@ def test_opendocument_headings_lists_tables_and_spaces() -> None:
         ("heading", "第一章"),
         ("paragraph", "あ  い\nう"),
         ("list_item", "- 項目"),
-        ("table", "区分 | 額"),
+        ("table", "区分: 額"),
     ]
 
 
