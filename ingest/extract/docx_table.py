@@ -48,7 +48,7 @@ def table_cells(table: Any, text_of: Callable[[Any], str]) -> list[list[Cell]]:
                 )
                 reached[column] = above
             else:
-                cells.append(Cell(text, columns=width, header=header))
+                cells.append(Cell(text, columns=width, header=header, strong=bool(text) and _is_strong(cell)))
                 if merge is not None:
                     reached[column] = (len(rows), len(cells) - 1)
             column += width
@@ -56,6 +56,16 @@ def table_cells(table: Any, text_of: Callable[[Any], str]) -> list[list[Cell]]:
         open_cells = reached
         rows.append(cells)
     return rows
+
+
+def _is_strong(cell: Any) -> bool:
+    """Whether a cell stands out: shaded, or bold throughout."""
+    shading = cell.find(f"{W}tcPr/{W}shd")
+    fill = (shading.get(W + "fill") or "auto").lower() if shading is not None else "auto"
+    if fill not in {"auto", "ffffff"}:
+        return True
+    runs = [run for run in cell.iter(W + "r") if any((item.text or "").strip() for item in run.iter(W + "t"))]
+    return bool(runs) and all(toggle(run.find(W + "rPr"), "b") for run in runs)
 
 
 def _skipped(properties: Any, name: str, cells: list[Cell]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections import Counter
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,6 +15,7 @@ from ingest.extract.html import extract_html
 
 _CONTAINER = "{urn:oasis:names:tc:opendocument:xmlns:container}"
 _OPF = "{http://www.idpf.org/2007/opf}"
+_LEFT_OUT = ("struck_left_out", "hidden_left_out")
 _DC = "{http://purl.org/dc/elements/1.1/}"
 
 
@@ -25,6 +27,7 @@ def extract_epub(data: bytes, *, max_chars: int) -> ExtractedDocument:
     """
     builder = TextBuilder(max_chars=max_chars)
     missing: list[str] = []
+    left_out: Counter[str] = Counter()
     with open_container(data, "EPUB") as archive:
         names = set(archive.namelist())
         root_file = read_xml(archive, "META-INF/container.xml").find(f".//{_CONTAINER}rootfile")
@@ -36,13 +39,20 @@ def extract_epub(data: bytes, *, max_chars: int) -> ExtractedDocument:
         chapters = _spine(package, posixpath.dirname(package_name))
         for name in chapters:
             if name in names:
-                builder.include(extract_html(read_part(archive, name), max_chars=max_chars))
+                chapter = extract_html(read_part(archive, name), max_chars=max_chars)
+                builder.include(chapter)
+                left_out.update({why: chapter.quality.get(why, 0) for why in _LEFT_OUT})
             else:
                 missing.append(name)
     return builder.build(
         "application/epub+zip",
         title=title,
-        quality={"engine": "epub+lxml", "chapters": len(chapters), "chapters_missing": missing},
+        quality={
+            "engine": "epub+lxml",
+            "chapters": len(chapters),
+            "chapters_missing": missing,
+            **{why: left_out[why] for why in _LEFT_OUT},
+        },
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from ingest.extract.grid import Cell
 
 _MAX_COLUMNS = 1_000
+_BACKGROUND = re.compile(r"background(?:-color)?\s{0,9}:|font-weight\s{0,9}:\s{0,9}bold", re.IGNORECASE)
 _FLOW = ("h1", "h2", "h3", "form", "article", "section", "main")
 _LONG_CELL_CHARS = 1_500
 """A cell with more text is a column of a page, where nothing else says that the table holds data."""
@@ -39,6 +41,7 @@ def table_cells(table: Any, text_of: Callable[[Any], str]) -> list[list[Cell]]:
                 rows=_span(cell.get("rowspan"), len(rows) - number),
                 columns=_span(cell.get("colspan"), _MAX_COLUMNS),
                 header=cell.tag == "th" or row.getparent().tag == "thead",
+                strong=_is_strong(cell) or row.get("bgcolor") is not None,
             )
             for cell in _cells(row)
         ]
@@ -66,6 +69,14 @@ def _span(value: str | None, most: int) -> int:
     if not value.isascii() or not value.isdigit() or len(value) > 6:
         return 1
     return max(1, min(int(value) or most, most))
+
+
+def _is_strong(cell: Any) -> bool:
+    """Whether a cell stands out: coloured, or bold throughout."""
+    if cell.get("bgcolor") is not None or _BACKGROUND.search(cell.get("style") or ""):
+        return True
+    bold = sum(_length(item) for item in cell.iterdescendants("b", "strong"))
+    return bold > 0 and bold >= _length(cell)
 
 
 def _length(element: Any) -> int:

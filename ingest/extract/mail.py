@@ -2,6 +2,7 @@
 
 An attachment is a section of the same document, under a heading with its name: who finds the passage also finds the
 mail around it, and the mail's groups hold for both. One that cannot be read is named with its code in `quality`.
+Earlier mails that a mail quotes are sections too, under who wrote them and when: the newest is what stands above.
 """
 
 from __future__ import annotations
@@ -9,20 +10,31 @@ from __future__ import annotations
 import email
 import email.policy
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from typing import Any
 
 from core.errors import ExtractionFailed, TsumugiError
+from core.table_text import write_row
 from core.types import BlockKind, ExtractedDocument
 from ingest.encoding import decode_text
 from ingest.extract.builder import TextBuilder
 from ingest.extract.html import extract_html
+from ingest.extract.mail_quotes import Part, opening, split_quotes
+from ingest.extract.text import text_blocks
 
 Reader = Callable[[bytes, str], ExtractedDocument]
 MAX_ATTACHMENTS = 200
 _HEADERS = ("From", "To", "Cc", "Date")
+_BODY_LEVEL = 2
+_MAX_BODIES = 50
+_STUB_SHARE = 0.4
+_MAX_STUB_CHARS = 400
+_STUB = re.compile(
+    r"HTML|browser|view (?:it|this|the) |ブラウザ|表示できない|表示されない|対応していない|ご覧いただけ", re.IGNORECASE
+)
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -122,17 +134,63 @@ def _collect(message: EmailMessage, mail: _Mail) -> None:
 def _write(mail: _Mail, read: Reader, media_type: str, engine: str, max_chars: int) -> ExtractedDocument:
     builder = TextBuilder(max_chars=max_chars)
     builder.add(BlockKind.HEADING, mail.subject, level=1)
-    builder.add(BlockKind.PARAGRAPH, "\n".join(f"{name}: {value}" for name, value in mail.headers if value))
-    if any(text.strip() for text in mail.plain):
-        for text in mail.plain:
-            for paragraph in text.split("\n\n"):
-                builder.add(BlockKind.PARAGRAPH, paragraph)
+    shown = [*mail.headers, ("Subject", mail.subject)]
+    builder.add(BlockKind.TABLE, "\n".join(write_row([name], [value]) for name, value in shown if value))
+    plain = "\n\n".join(text.strip("\n") for text in mail.plain if text.strip())
+    pages = [
+        extract_html(page.encode() if isinstance(page, str) else page, max_chars=max_chars)
+        for page in mail.html[:_MAX_BODIES]
+    ]
+    if pages and _is_stub(plain, sum(len(page.text) for page in pages)):
+        for page in pages:
+            _write_page(page, mail, builder)
     else:
-        for page in mail.html:
-            raw = page.encode() if isinstance(page, str) else page
-            builder.include(extract_html(raw, max_chars=max_chars))
+        _write_plain(plain, mail, builder)
     report = _write_attachments(mail.attachments, read, builder)
     return builder.build(media_type, title=mail.subject or None, quality={"engine": engine, "attachments": report})
+
+
+def _is_stub(plain: str, page_chars: int) -> bool:
+    """Whether the text only says that there is a page: empty, much shorter, or telling its reader to look elsewhere."""
+    length = len(plain.strip())
+    if length < _STUB_SHARE * page_chars:
+        return True
+    return length < _MAX_STUB_CHARS and length < page_chars and bool(_STUB.search(plain))
+
+
+def _write_plain(text: str, mail: _Mail, builder: TextBuilder) -> None:
+    for number, part in enumerate(split_quotes(text)):
+        _write_opening(part, mail, builder, first=not number)
+        words = "\n".join(part.lines).strip("\n")
+        for block in text_blocks(words, titled=False):
+            level = _BODY_LEVEL + (block.level or 1) if block.kind is BlockKind.HEADING else None
+            builder.add(block.kind, words[block.start : block.end], level=level)
+
+
+def _write_page(page: ExtractedDocument, mail: _Mail, builder: TextBuilder) -> None:
+    """An HTML body; a paragraph that opens an earlier mail begins a section, as in a text."""
+    for block in page.blocks:
+        words = page.text[block.start : block.end]
+        if block.kind is BlockKind.PARAGRAPH:
+            lines = words.split("\n")
+            opened = opening(lines)
+            if opened is not None:
+                _write_opening(opened[0], mail, builder)
+                words = "\n".join(lines[opened[1] :])
+        level = _BODY_LEVEL + (block.level or 1) if block.kind is BlockKind.HEADING else None
+        builder.add(block.kind, words, level=level)
+
+
+def _write_opening(part: Part, mail: _Mail, builder: TextBuilder, *, first: bool = False) -> None:
+    """The heading of an earlier mail, or of the mail's own words where they go on below one."""
+    japanese = any("\u3040" <= character <= "\u30ff" for character in mail.subject + "".join(mail.plain[:1]))
+    if part.title is not None:
+        before = "以前のメール" if japanese else "Earlier mail"
+        builder.add(BlockKind.HEADING, f"{before}: {part.title}" if part.title else before, level=_BODY_LEVEL)
+        builder.add(BlockKind.TABLE, "\n".join(write_row([name], [value]) for name, value in part.headers if value))
+    elif not first:
+        sender = next((value for name, value in mail.headers if name == "From"), "")
+        builder.add(BlockKind.HEADING, f"{'返信' if japanese else 'Reply'}: {sender}".rstrip(": "), level=_BODY_LEVEL)
 
 
 def _write_attachments(

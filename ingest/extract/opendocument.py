@@ -127,10 +127,11 @@ class _Writer:
 
     def _label(self, paragraph: Any) -> str | None:
         """The number before an item's first paragraph; None outside of lists, empty for what follows in an item."""
-        item = next(paragraph.iterancestors(TEXT + "list-item", TEXT + "list-header"), None)
-        if item is None:
+        items: list[Any] = list(paragraph.iterancestors(TEXT + "list-item", TEXT + "list-header"))
+        if not items:
             return None
-        if item.tag == TEXT + "list-header" or next(item.iterchildren(*_PARAGRAPHS), None) is not paragraph:
+        item = items[0]
+        if item.tag == TEXT + "list-header" or list(item.iterchildren(*_PARAGRAPHS))[:1] != [paragraph]:
             return ""
         around = list(paragraph.iterancestors(TEXT + "list"))
         outermost = around[-1]

@@ -27,6 +27,8 @@ _CAPTION = re.compile(r"[ \t\u3000]{0,8}[（(【][^（()）【】\n]{1,40}[）)�
 _SUPPLEMENT = re.compile(
     r"[ \t\u3000]{0,8}[附付][ \u3000]{0,4}則(?:[ \u3000]{0,4}[（(][^（()）\n]{1,40}[）)])?[ \u3000]{0,8}\Z"
 )
+_SECTION = re.compile(r"[ \t\u3000]{0,4}([0-9０-９]{1,2})[.．](?![0-9０-９])[ \t\u3000]{0,4}\S")
+_MAX_SECTION_CHARS = 40
 _QUESTION = re.compile(
     r"[ \t\u3000]{0,8}(?:[QＱ][ \u3000]?[0-9０-９]{0,3}|問[0-9０-９一二三四五六七八九十]{0,3})[.．:：、)）・ \u3000]"
 )
@@ -43,6 +45,7 @@ _LEADER = re.compile(r"…|\.{4}|・{4}")
 """Dots that lead to a page number: the line of a table of contents."""
 _MAX_TITLE_CHARS = 60
 _MIN_ARTICLES = 2
+_SECTIONS_WITH_TEXT = 0.75
 _DEEPEST = 5
 _TABLE_LEVEL = 6
 _CUT = frozenset({BlockKind.PARAGRAPH, BlockKind.LIST_ITEM})
@@ -61,7 +64,11 @@ def with_structure(document: ExtractedDocument) -> ExtractedDocument:
     """The document with its blocks cut at what reads as a heading; its text is unchanged."""
     blocks = _titled_tables(document.text, document.blocks)
     lines = list(_lines(document.text, blocks))
-    cuts = {**_questions(document.text, lines), **_articles(document.text, lines)}
+    cuts = {
+        **_sections(document.text, lines, blocks),
+        **_questions(document.text, lines),
+        **_articles(document.text, lines),
+    }
     return replace(document, blocks=tuple(_cut(document.text, blocks, cuts)))
 
 
@@ -128,6 +135,31 @@ def _articles(text: str, lines: Sequence[_Line]) -> dict[int, _Heading]:
     if articles < _MIN_ARTICLES:
         return {start: heading for start, heading in found.items() if heading.rank != _ARTICLE}
     return found
+
+
+def _sections(text: str, lines: Sequence[_Line], blocks: Sequence[Block]) -> dict[int, _Heading]:
+    """Lines `２．市場クレーム` that count on through the document, each with something under it.
+
+    The items of a list follow one another; sections have text between them.
+    """
+    found: list[tuple[int, _Line, bool]] = []
+    for index, line in enumerate(lines):
+        words = text[line.start : line.end]
+        section = _SECTION.match(words)
+        if section is None or len(words.strip()) > _MAX_SECTION_CHARS or _ends(words) or _LEADER.search(words):
+            continue
+        number = int(section.group(1))
+        following = lines[index + 1] if index + 1 < len(lines) else None
+        last = following is None or _SECTION.match(text, following.start, following.end) is not None
+        table_below = line.block + 1 < len(blocks) and blocks[line.block + 1].kind is BlockKind.TABLE
+        expected = found[-1][0] + 1 if found else 1
+        if number in {expected, expected - 1} and number:
+            found.append((number, line, table_below or not last))
+    if len(found) < _MIN_ARTICLES or found[-1][0] < _MIN_ARTICLES:
+        return {}
+    if sum(has_text for _, _, has_text in found) < _SECTIONS_WITH_TEXT * len(found):
+        return {}
+    return {line.start: _Heading(line.start, line.end, 2) for _, line, _ in found}
 
 
 def _questions(text: str, lines: Sequence[_Line]) -> dict[int, _Heading]:

@@ -142,6 +142,7 @@ def test_text_headings_of_rules_and_guides() -> None:
     assert [block for block in blocks(read(source, "a.txt")) if block[0] == "heading"] == [
         ("heading", "保証規定"),
         ("heading", "第1条（期間）"),
+        ("heading", "第2条"),
         ("heading", "PARKING"),
     ]
 
