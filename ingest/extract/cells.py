@@ -48,6 +48,8 @@ def fill_grid(rows: Sequence[Sequence[Cell]]) -> list[Row]:
                 if placed.rows > 1:
                     reaching[len(out)] = (at + placed.rows - 1, placed)
                 out.append(placed if placed.text else None)
+            if len(out) > MAX_PLACES:
+                break
         _take_reaching(out, reaching, at, to_end=True)
         reaching = {column: item for column, item in reaching.items() if item[0] > at}
         places += len(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.table_text import write_row
-from ingest.extract.cell_kinds import closed_up, inline_pair, is_dash, is_label, is_note, is_value
+from ingest.extract.cell_kinds import closed_up, inline_pair, is_dash, is_label, is_note, is_remark, is_value
 from ingest.extract.cells import Cell, Row, filled, origins
 
 _MAX_LABEL = 40
@@ -88,6 +88,8 @@ def _has_inline_pairs(rows: Sequence[Row]) -> bool:
 
 def _is_pair(label: Cell, value: Cell) -> bool:
     if is_value(label.text) or is_note(label.text) or len(label.text) > _MAX_LABEL:
+        return False
+    if not _names(label) and is_remark(value.text) and not is_value(value.text):
         return False
     return not (_names(label) and _names(value) and not is_dash(value.text)) or not _names(value)
 

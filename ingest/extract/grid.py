@@ -129,7 +129,7 @@ def _take_above(rows: Sequence[Row], table: Table) -> int:
     if not rows or len(rows[0]) < 2:
         return 0
     widths = [len(filled(row)) for row in rows[:200]]
-    usual = sorted(widths)[len(widths) // 2]
+    usual = sorted(widths)[len(widths) * 3 // 4]
     taken = 0
     titles: list[str] = []
     for at, row in enumerate(rows[:_MAX_ABOVE]):

@@ -96,6 +96,8 @@ def _heads(row: Row) -> bool:
         return True
     if not all(is_value(text) for text in plain) or not _is_series(plain):
         return False
+    if len(plain) == len(texts) and row[0] is not None:  # nothing names what is counted
+        return False
     return len(plain) >= 3 or all(is_calendar(text) for text in plain)
 
 

@@ -14,6 +14,8 @@ from functools import lru_cache
 
 GENERAL = "General"
 _MAX_CODE = 255
+_MAX_DAYS = 3_000_000
+"""Past the year 9999."""
 _DATE = "yYmMdDhHsSgGeEaAbBrR"
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
@@ -331,6 +333,8 @@ def _fraction(tokens: tuple[_Token, ...], number: Decimal) -> str:
 
 def _show_date(section: _Section, value: float, since_1904: bool) -> str | None:
     """None where the number is no date."""
+    if abs(value) > _MAX_DAYS:
+        return None
     kinds = [token.kind for token in section.tokens]
     fraction = 0
     for at, kind in enumerate(kinds):  # s.00: digits after the seconds

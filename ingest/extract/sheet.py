@@ -7,14 +7,18 @@ count.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from core.errors import ExtractionFailed
 from core.types import BlockKind
 from ingest.extract.builder import TextBuilder
 from ingest.extract.cell_kinds import closed_up, is_note, is_value
-from ingest.extract.cells import Cell, Row, filled, tidy
+from ingest.extract.cells import MAX_PLACES, Cell, Row, filled, tidy
+from ingest.extract.forms import form_lines, is_form
 from ingest.extract.grid import TITLE_LEVEL, Hidden, read_table
+from ingest.extract.headers import header_depth
 
 _JAPANESE = range(0x3040, 0xA000)
 _MAX_HEAD_LINES = 6
@@ -130,6 +134,11 @@ class _Writer:
             self._flush_form()
             self._lines += [cell.text.strip() for _, _, cell in region.cells]
             return
+        if _is_preamble(grid):
+            self._flush_form()
+            for row in grid:
+                self._lines += form_lines([row])
+            return
         self._write(region, columns, self._take_heads(), None)
 
     def close(self) -> None:
@@ -212,18 +221,24 @@ def _bands(sheet: Sheet) -> Iterator[_Region]:
 
 
 def _side_by_side(band: _Region) -> list[_Region]:
-    """The tables of a band that blank columns part; one where the columns belong together."""
-    runs = _column_runs(band.cells)
-    if len(runs) < 2 or len(band.rows()) < 2:
+    """The tables of a band that blank columns part, after a title over all of them; one where they belong together."""
+    in_row = Counter(row for row, _, _ in band.cells)
+    top = next((row for row, _, _ in band.cells if in_row[row] > 1), None)
+    head = [item for item in band.cells if top is not None and item[0] < top]
+    cells = band.cells[len(head) :]
+    runs = _column_runs(cells)
+    if len(runs) < 2 or len(in_row) < 2:
         return [band]
     regions: list[_Region] = []
     for start, end in runs:
-        part = _Region([item for item in band.cells if start <= item[1] <= end])
+        part = _Region([item for item in cells if start <= item[1] <= end])
         if regions and not _stands_alone(part, regions[-1]):
             regions[-1] = _Region(sorted(regions[-1].cells + part.cells, key=lambda item: item[:2]))
         else:
             regions.append(part)
-    return regions
+    if len(regions) == 1:
+        return [band]
+    return [_Region(head), *regions] if head else regions
 
 
 def _column_runs(cells: Iterable[tuple[int, int, Cell]]) -> list[tuple[int, int]]:
@@ -238,6 +253,13 @@ def _column_runs(cells: Iterable[tuple[int, int, Cell]]) -> list[tuple[int, int]
         else:
             runs.append((column, reach[column]))
     return runs
+
+
+def _is_preamble(grid: Sequence[Row]) -> bool:
+    """A few rows of a title, dates, units: neither a table nor a form."""
+    if len(grid) > 4 or len(grid[0]) < 3 or any(len(filled(row)) > 2 for row in grid):
+        return False
+    return not is_form(grid) and not header_depth(grid)
 
 
 def _value_columns(grid: Sequence[Row], columns: Sequence[int]) -> frozenset[int]:
@@ -269,29 +291,36 @@ def _stands_alone(right: _Region, left: _Region) -> bool:
 
 
 def _grid(region: _Region, columns: Sequence[int]) -> tuple[list[Row], list[int]]:
-    """Rows over the given columns with spans filled, and the place of each row in the sheet."""
+    """Rows over the given columns with spans filled, and the place of each row in the sheet.
+
+    Raises:
+        ExtractionFailed: `text_too_long`, more than `MAX_PLACES` places.
+    """
     places: list[int] = []
     grid: list[Row] = []
-    hanging: list[tuple[int, range, Cell]] = []
+    hanging: dict[int, tuple[int, Cell]] = {}  # column of the grid -> (last row, cell) of what hangs down from above
     filled_rows = sorted(region.rows())
+    filled_places = len(filled_rows) * len(columns)
     for row, column, raw in region.cells:
+        if filled_places > MAX_PLACES:
+            raise ExtractionFailed(f"a sheet spans more than {MAX_PLACES} cells", code="text_too_long")
         if not places or places[-1] != row:
             places.append(row)
             grid.append([None] * len(columns))
-            hanging = [item for item in hanging if item[0] >= row]
-            for _, covered, above in hanging:
-                for at in covered:
-                    grid[-1][at] = above
+            hanging = {at: item for at, item in hanging.items() if item[0] >= row}
+            for at, (_, above) in hanging.items():
+                grid[-1][at] = above
         start = bisect_left(columns, column)
         cell = tidy(raw)
         if cell.columns == 1 and cell.rows == 1:
             grid[-1][start] = cell
             continue
-        covered = range(start, max(start + 1, bisect_left(columns, column + cell.columns)))
+        end = max(start + 1, bisect_left(columns, column + cell.columns))
         rows = bisect_left(filled_rows, row + cell.rows) - bisect_left(filled_rows, row)
-        placed = replace(cell, rows=max(1, rows), columns=len(covered))
-        for at in covered:
+        placed = replace(cell, rows=max(1, rows), columns=end - start)
+        filled_places += end - start
+        for at in range(start, end):
             grid[-1][at] = placed
-        if cell.rows > 1:
-            hanging.append((row + cell.rows - 1, covered, placed))
+            if cell.rows > 1:
+                hanging[at] = (row + cell.rows - 1, placed)
     return grid, places

@@ -9,6 +9,7 @@ import posixpath
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from core.errors import ExtractionFailed
@@ -36,6 +37,8 @@ class XlsxReader:
         root = read_xml(archive, book)
         properties = root.find("{*}workbookPr")
         self._since_1904 = properties is not None and properties.get("date1904") in {"1", "true"}
+        calculation = root.find("{*}calcPr")
+        self._to_be_calculated = calculation is not None and calculation.get("fullCalcOnLoad") in {"1", "true"}
         targets = self._relations(book)
         by_id = {key: path for key, _, path in targets}
         self._sheets = [
@@ -132,12 +135,13 @@ class XlsxReader:
             inline = element.find("{*}is")
             return format_text(self._text_of(inline), style.code) if inline is not None else ""
         value = element.findtext("{*}v") or ""
-        if not value:
+        if not value or (self._to_be_calculated and value == "0"):  # 0: what writers put that calculate nothing
             formula = element.find("{*}f")
             if formula is not None and kind != "str":
                 self.facts["formula_without_value"] += 1
                 return "=" + (formula.text or "?").strip()
-            return ""
+            if not value:
+                return ""
         match kind:
             case "s":
                 at = _number(value, -1)
@@ -321,14 +325,24 @@ def _number(text: str | None, default: int) -> int:
 
 def _position(reference: str) -> tuple[int, int]:
     """Row and column of `AB12`, from 0; (-1, -1) where it is none."""
-    letters = reference.replace("$", "").rstrip("0123456789")
-    digits = reference.replace("$", "")[len(letters) :]
-    if not letters.isascii() or not letters.isalpha() or not digits or len(letters) > 3 or len(digits) > 7:
+    letters = reference.rstrip("0123456789")
+    digits = reference[len(letters) :]
+    if not digits or len(digits) > 7 or len(letters) > 5:
         return -1, -1
+    column = _column(letters)
+    return (int(digits) - 1, column) if column >= 0 else (-1, -1)
+
+
+@lru_cache(maxsize=MAX_COLUMNS)
+def _column(letters: str) -> int:
+    """Column of `AB`, from 0; -1 where it is none."""
+    plain = letters.replace("$", "").upper()
+    if not plain.isascii() or not plain.isalpha() or len(plain) > 3:
+        return -1
     column = 0
-    for letter in letters.upper():
+    for letter in plain:
         column = column * 26 + ord(letter) - 64
-    return int(digits) - 1, column - 1
+    return column - 1
 
 
 def _area(reference: str) -> tuple[int, int, int, int]:
