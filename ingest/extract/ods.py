@@ -9,6 +9,7 @@ from typing import Any
 
 from core.errors import ExtractionFailed
 from ingest.extract.cells import Cell
+from ingest.extract.links import linked
 from ingest.extract.sheet import Sheet, hidden_mark
 
 _MAX_REPEATED_ROWS = 10_000
@@ -96,7 +97,7 @@ class OdsReader:
             text, comment = self._text_of(element)
             style = _attribute(element, "style-name")
             if style in self._struck_styles and text:
-                self.facts["struck"] += 1
+                self.facts["struck_left_out"] += len(text)
                 text = ""
             if not text and _attribute(element, "formula") and not _attribute(element, "value-type"):
                 self.facts["formula_without_value"] += 1
@@ -160,7 +161,9 @@ def _inline(paragraph: Any) -> str:
             parts.append(" " * min(_SPACES, _count_of(child, "c", _SPACES)))
         elif tag in {"tab", "line-break"}:
             parts.append(" ")
-        elif tag in {"ruby", "span", "a", "ruby-base"}:
+        elif tag == "a":
+            parts.append(linked(_inline(child), _attribute(child, "href")))
+        elif tag in {"ruby", "span", "ruby-base"}:
             parts.append(_inline(child))
         parts.append(child.tail or "")
     return "".join(parts)

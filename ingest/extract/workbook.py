@@ -34,7 +34,7 @@ def extract_workbook(data: bytes, *, max_chars: int) -> ExtractedDocument:
     """Extract a workbook.
 
     `quality` counts `formula_without_value` (shown as the formula), `hidden_sheets`, `hidden_rows`, `hidden_columns`
-    (marked in the text), `struck` (left out) and `comments`.
+    (marked in the text), `comments` and `struck_left_out` (characters).
 
     Raises:
         ExtractionFailed: `broken_document`, `encrypted_document`, `zip_bomb`, `unsafe_xml`, `text_too_long`.

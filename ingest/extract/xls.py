@@ -9,6 +9,7 @@ from typing import Any
 
 from core.errors import ExtractionFailed
 from ingest.extract.cells import Cell
+from ingest.extract.links import linked
 from ingest.extract.number_format import GENERAL, built_in_format, format_general, format_number, format_text
 from ingest.extract.sheet import Sheet, hidden_mark
 
@@ -71,6 +72,8 @@ class XlsReader:
             cells = []
             for column in range(source.row_len(row)):
                 text, strong = self._shown(source, row, column)
+                link = source.hyperlink_map.get((row, column))
+                text = linked(text, link.url_or_path if link and isinstance(link.url_or_path, str) else None)
                 note = notes.pop((row, column), "")
                 text += label.format(note) if note else ""
                 if text and not text.isspace():
@@ -105,7 +108,7 @@ class XlsReader:
         value = source.cell_value(row, column)
         code, strong, struck = self._style(source.cell_xf_index(row, column))
         if struck:
-            self.facts["struck"] += 1
+            self.facts["struck_left_out"] += len(str(value))
             return "", False
         match kind:
             case xlrd.XL_CELL_TEXT:

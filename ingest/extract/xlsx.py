@@ -15,6 +15,7 @@ from typing import Any
 from core.errors import ExtractionFailed
 from ingest.extract.cells import Cell
 from ingest.extract.container import read_xml
+from ingest.extract.links import linked
 from ingest.extract.number_format import format_general, format_number, format_text
 from ingest.extract.sheet import Sheet, hidden_mark
 from ingest.extract.xlsx_styles import Style, read_styles
@@ -91,9 +92,7 @@ class XlsxReader:
                     merges[(top, left)] = (bottom - top + 1, right - left + 1)
             elif tag == "hyperlink" and len(links) < _MAX_LISTED:
                 top, left, _, _ = _area(element.get("ref") or "")
-                target = targets.get(_relation_id(element) or "", "")
-                if target.lower().startswith(("http://", "https://", "mailto:")):
-                    links[(top, left)] = target
+                links[(top, left)] = targets.get(_relation_id(element) or "", "")
             elif tag == "col" and element.get("hidden") in {"1", "true"}:
                 first = _number(element.get("min"), 1)
                 hidden_columns.update(range(first - 1, min(_number(element.get("max"), first), MAX_COLUMNS)))
@@ -120,7 +119,7 @@ class XlsxReader:
             if not text or text.isspace():
                 continue
             if style.struck:
-                self.facts["struck"] += 1
+                self.facts["struck_left_out"] += len(text)
                 continue
             self._left -= len(text)
             if self._left < 0:
@@ -174,11 +173,12 @@ class XlsxReader:
             if tag == "t":
                 parts.append(child.text or "")
             elif tag == "r":
+                run = "".join(text.text or "" for text in child.iterchildren("{*}t"))
                 strike = child.find("{*}rPr/{*}strike")
                 if strike is not None and strike.get("val") not in {"0", "false"}:
-                    self.facts["struck"] += 1
+                    self.facts["struck_left_out"] += len(run)
                 else:
-                    parts += [text.text or "" for text in child.iterchildren("{*}t")]
+                    parts.append(run)
         return "".join(parts)
 
     def _relations(self, path: str, *, external: bool = False) -> list[tuple[str, str, str]]:
@@ -204,8 +204,8 @@ class _Additions:
         cells = {(row, column): cell for row, items in sheet.rows for column, cell in items}
         for place, target in links.items():
             cell = cells.get(place)
-            if cell is not None and target.removeprefix("mailto:") not in cell.text:
-                cells[place] = Cell(f"{cell.text} ({target})", strong=cell.strong)
+            if cell is not None:
+                cells[place] = Cell(linked(cell.text, target), strong=cell.strong)
         for place, comment in self.comments.items():
             cell = cells.get(place, Cell())
             cells[place] = Cell(cell.text + label.format(" ".join(comment.split())), strong=cell.strong)
