@@ -125,8 +125,10 @@ class VectorIndex(Protocol):
         """Drop points by id; unknown ids are ignored."""
         ...
 
-    def search_dense(self, vector: Sequence[float], access: AccessFilter, limit: int) -> list[ScoredPoint]:
-        """Nearest by cosine, best first."""
+    def search_dense(
+        self, vector: Sequence[float], access: AccessFilter, limit: int, *, exact: bool = False
+    ) -> list[ScoredPoint]:
+        """Nearest by cosine, best first. exact: compare every point that passes, whatever it takes."""
         ...
 
     def search_sparse(self, vector: SparseVector, access: AccessFilter, limit: int) -> list[ScoredPoint]:

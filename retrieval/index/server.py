@@ -110,8 +110,12 @@ class ServerIndex:
         if ids:
             self._delete(models.PointIdsList(points=list(ids)))
 
-    def search_dense(self, vector: Sequence[float], access: AccessFilter, limit: int) -> list[ScoredPoint]:
-        """Nearest by cosine, best first."""
+    def search_dense(
+        self, vector: Sequence[float], access: AccessFilter, limit: int, *, exact: bool = False
+    ) -> list[ScoredPoint]:
+        """Nearest by cosine, best first. exact: compare every point that passes, whatever it takes."""
+        if exact:
+            return self._query(list(vector), DENSE, access_condition(access), limit, models.SearchParams(exact=True))
         quantization = None
         if self._settings.quantization != "none":
             quantization = models.QuantizationSearchParams(rescore=True, oversampling=self._settings.oversampling)
