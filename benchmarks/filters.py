@@ -99,7 +99,8 @@ def make_corpus(points: int, dim: int, shape: str, seed: int = 1) -> Corpus:
 def _around(centres: Floats, shape: str, rng: np.random.Generator) -> Floats:
     noise = rng.normal(size=centres.shape).astype(np.float32) / np.sqrt(centres.shape[1])
     made: Floats = noise if shape == "uniform" else centres + noise
-    return made / np.linalg.norm(made, axis=1, keepdims=True)
+    unit: Floats = (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def filters_of(corpus: Corpus) -> Iterator[tuple[str, AccessFilter, Flags]]:
@@ -145,7 +146,7 @@ def measure(index: VectorIndex, corpus: Corpus, queries: Floats, when: str) -> l
             exact_times.append((perf_counter() - began) * 1000)
             empty += not hits
             shares.append(sum(hit.score >= floor - 1e-5 for hit in hits[:wanted]) / wanted)
-        line = {
+        line: dict[str, Any] = {
             "when": when,
             "filter": name,
             "points": len(rows),

@@ -15,39 +15,32 @@ from typing import Any
 import structlog
 from qdrant_edge import (
     CountRequest,
-    Distance,
-    EdgeConfig,
     EdgeShard,
-    EdgeSparseVectorParams,
-    EdgeVectorParams,
-    FieldCondition,
     Filter,
-    HasIdCondition,
-    HnswIndexConfig,
     IdfParams,
     IntegerIndexParams,
     KeywordIndexParams,
-    MatchAny,
-    MatchValue,
-    Memory,
-    Modifier,
-    MultiVectorComparator,
-    MultiVectorConfig,
-    Point,
     Query,
     QueryRequest,
     Sample,
     ScrollRequest,
     SearchParams,
     UpdateOperation,
-    VectorStorageDatatype,
 )
-from qdrant_edge import SparseVector as EdgeSparseVector
 
 from core.errors import DataDirBusy, Unavailable
 from core.processes import yield_to_others
 from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector, StoredVectors
-from retrieval.index.names import DENSE, LEXICAL, SENTENCES, payload_of, stored_vectors
+from retrieval.index.edge_points import (
+    access_condition,
+    dense_query,
+    equals,
+    shard_config,
+    sparse_query,
+    to_point,
+    to_scored,
+)
+from retrieval.index.names import DENSE, SENTENCES, stored_vectors
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -71,7 +64,7 @@ _SCAN_PAGE = 1000
 _VECTOR_PAGE = 256
 _KEYWORDS = ("collection_id", "document_id", "groups")
 _NO_GRAPH = ("document_id", "generation")
-"""Payload indexes for which the engine would link the points of each value: most of a build, and never searched alone."""
+"""Payload indexes for which the engine links the points of each value: most of a build, for nothing."""
 
 
 class EdgeIndex:
@@ -103,7 +96,9 @@ class EdgeIndex:
         fresh = not (folder / "edge_config.json").exists()
         try:
             self._shard: Any = (
-                EdgeShard.create(str(folder), _config(dim, idf, sentences)) if fresh else EdgeShard.load(str(folder))
+                EdgeShard.create(str(folder), shard_config(dim, idf, sentences))
+                if fresh
+                else EdgeShard.load(str(folder))
             )
         except Exception as error:  # the binding raises bare Exception
             if "WouldBlock" in str(error):
@@ -128,13 +123,13 @@ class EdgeIndex:
     def upsert(self, points: Sequence[IndexPoint]) -> None:
         """Write points; the same id overwrites."""
         for start in range(0, len(points), _UPSERT_BATCH):
-            batch = [_to_point(point) for point in points[start : start + _UPSERT_BATCH]]
+            batch = [to_point(point) for point in points[start : start + _UPSERT_BATCH]]
             self._update(UpdateOperation.upsert_points(batch))
 
     def delete_document(self, document_id: str, *, keep_generation: int | None = None) -> None:
         """Drop all points of a document, or all but those of one generation."""
-        kept = [] if keep_generation is None else [_equals("generation", keep_generation)]
-        condition = Filter(must=[_equals("document_id", document_id)], must_not=kept)
+        kept = [] if keep_generation is None else [equals("generation", keep_generation)]
+        condition = Filter(must=[equals("document_id", document_id)], must_not=kept)
         with self._lock:
             # A new document has nothing old: no write then, and no flush for it.
             if self._live().count(CountRequest(exact=True, filter=condition)):
@@ -152,7 +147,7 @@ class EdgeIndex:
         condition = access_condition(access)
         beam = None if exact else self._beam_for(access, condition)
         params = SearchParams(exact=True) if beam is None else SearchParams(hnsw_ef=max(beam, limit))
-        return self._query(_dense(vector), condition, limit, params)
+        return self._query(dense_query(vector), condition, limit, params)
 
     def _beam_for(self, access: AccessFilter, condition: Any) -> int | None:
         """Beam of the graph, or None where all points that pass are compared: few, or lost to every beam."""
@@ -183,10 +178,8 @@ class EdgeIndex:
 
     def _sampled(self) -> list[tuple[list[float], str]]:
         """Vectors near points that are spread over the shard, as far from them as queries are, with their tenants."""
-        chance = Random(0)  # noqa: S311 - a sample, no secret
-        request = QueryRequest(
-            limit=_SAMPLE, query=Sample.Random, with_payload=["tenant_id"], with_vector=[DENSE]
-        )
+        chance = Random(0)
+        request = QueryRequest(limit=_SAMPLE, query=Sample.Random, with_payload=["tenant_id"], with_vector=[DENSE])
         found: list[tuple[list[float], str]] = []
         for record in self._live().query(request):
             vector = (record.vector or {}).get(DENSE)
@@ -197,20 +190,20 @@ class EdgeIndex:
         return found
 
     def _best(self, vector: list[float], tenant: str, params: Any) -> frozenset[str]:
-        hits = self._query(_dense(vector), access_condition(AccessFilter(tenant, None)), _SAMPLE, params)
+        hits = self._query(dense_query(vector), access_condition(AccessFilter(tenant, None)), _SAMPLE, params)
         return frozenset(hit.id for hit in hits)
 
     def search_sparse(self, vector: SparseVector, access: AccessFilter, limit: int) -> list[ScoredPoint]:
         """Best by BM25, IDF over the tenant's points, best first; points sharing no term are absent."""
         if not vector.indices:
             return []
-        return self._query(_sparse(vector), access_condition(access), limit, self._tenant_idf(access))
+        return self._query(sparse_query(vector), access_condition(access), limit, self._tenant_idf(access))
 
     def score_dense(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
         """Cosine of the given points; those that the filter hides are absent."""
         if not ids:
             return {}
-        points = self._query(_dense(vector), access_condition(access, ids), len(ids), SearchParams(exact=True))
+        points = self._query(dense_query(vector), access_condition(access, ids), len(ids), SearchParams(exact=True))
         return {point.id: point.score for point in points}
 
     def score_sentences(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
@@ -225,16 +218,16 @@ class EdgeIndex:
         """BM25 of the given points, on the scale of `search_sparse`; those sharing no term are absent."""
         if not ids or not vector.indices:
             return {}
-        points = self._query(_sparse(vector), access_condition(access, ids), len(ids), self._tenant_idf(access))
+        points = self._query(sparse_query(vector), access_condition(access, ids), len(ids), self._tenant_idf(access))
         return {point.id: point.score for point in points}
 
     def count(self, *, document_id: str | None = None, generation: int | None = None) -> int:
         """Exact number of points."""
         conditions = []
         if document_id is not None:
-            conditions.append(_equals("document_id", document_id))
+            conditions.append(equals("document_id", document_id))
         if generation is not None:
-            conditions.append(_equals("generation", generation))
+            conditions.append(equals("generation", generation))
         return int(self._live().count(CountRequest(exact=True, filter=Filter(must=conditions) if conditions else None)))
 
     def scan(self) -> Iterator[ScoredPoint]:
@@ -246,7 +239,7 @@ class EdgeIndex:
             )
             records, offset = self._live().scroll(request)
             for record in records:
-                yield _to_scored(record, 0.0)
+                yield to_scored(record, 0.0)
             if offset is None:
                 return
 
@@ -340,7 +333,7 @@ class EdgeIndex:
     def _tenant_idf(self, access: AccessFilter) -> Any:
         if not self._idf:
             return None
-        return SearchParams(idf=IdfParams(corpus=Filter(must=[_equals("tenant_id", access.tenant_id)])))
+        return SearchParams(idf=IdfParams(corpus=Filter(must=[equals("tenant_id", access.tenant_id)])))
 
     def _live(self) -> Any:
         if not self._open:
@@ -361,61 +354,4 @@ class EdgeIndex:
             with_payload=["document_id", "generation"],
             with_vector=False,
         )
-        return [_to_scored(point, float(point.score)) for point in self._live().query(request)]
-
-
-def access_condition(access: AccessFilter, ids: Sequence[str] | None = None) -> Any:
-    """Index side of the access filter: tenant AND any of the groups AND collection, of some points or of all."""
-    must: list[Any] = [_equals("tenant_id", access.tenant_id)]
-    if access.collection_id is not None:
-        must.append(_equals("collection_id", access.collection_id))
-    if access.groups is not None:
-        must.append(FieldCondition("groups", match=MatchAny(sorted(access.groups))))
-    if access.document_ids is not None:
-        must.append(FieldCondition("document_id", match=MatchAny(sorted(access.document_ids))))
-    if ids is not None:
-        must.append(HasIdCondition(set(ids)))
-    return Filter(must=must)
-
-
-def _dense(vector: Sequence[float]) -> Any:
-    return Query.Nearest([float(x) for x in vector], using=DENSE)
-
-
-def _sparse(vector: SparseVector) -> Any:
-    return Query.Nearest(EdgeSparseVector(list(vector.indices), list(vector.values)), using=LEXICAL)
-
-
-def _config(dim: int, idf: bool, sentences: bool) -> Any:
-    graph = HnswIndexConfig(m=16, ef_construct=128, full_scan_threshold=EXACT_UP_TO * dim * 4 // 1024)  # in KB
-    vectors = {DENSE: EdgeVectorParams(size=dim, distance=Distance.Cosine, hnsw_config=graph)}
-    if sentences:
-        vectors[SENTENCES] = EdgeVectorParams(
-            size=dim,
-            distance=Distance.Cosine,
-            multivector_config=MultiVectorConfig(MultiVectorComparator.MaxSim),
-            datatype=VectorStorageDatatype.Float16,
-            memory=Memory.Cold,
-            hnsw_config=HnswIndexConfig(m=0, ef_construct=8, full_scan_threshold=10),  # no graph: it is not searched
-        )
-    return EdgeConfig(
-        vectors=vectors,
-        sparse_vectors={LEXICAL: EdgeSparseVectorParams(modifier=Modifier.Idf if idf else None)},
-    )
-
-
-def _equals(key: str, value: str | int) -> Any:
-    return FieldCondition(key, match=MatchValue(value))
-
-
-def _to_point(point: IndexPoint) -> Any:
-    vectors: dict[str, Any] = {LEXICAL: EdgeSparseVector(list(point.sparse.indices), list(point.sparse.values))}
-    if point.dense is not None:
-        vectors[DENSE] = list(point.dense)
-    if point.sentences:
-        vectors[SENTENCES] = [list(sentence) for sentence in point.sentences]
-    return Point(point.id, vectors, payload_of(point))
-
-
-def _to_scored(record: Any, score: float) -> ScoredPoint:
-    return ScoredPoint(str(record.id), record.payload["document_id"], int(record.payload["generation"]), score)
+        return [to_scored(point, float(point.score)) for point in self._live().query(request)]

@@ -11,7 +11,7 @@ from qdrant_edge import EdgeConfig, EdgeOptimizersConfig
 
 from benchmarks.filters import LIMIT, WANTED, change, fill, make_corpus, measure
 from core.types import AccessFilter
-from retrieval.index import edge
+from retrieval.index import edge, edge_points
 from retrieval.index.edge import EdgeIndex
 
 
@@ -37,9 +37,10 @@ def test_the_beam_is_as_wide_as_the_vectors_need(
     """Above the bounds the graph answers, with a beam that was measured; vectors that defeat it are all compared."""
     monkeypatch.setattr(edge, "EXACT_UP_TO", 100)
     monkeypatch.setattr(edge, "EXACT_FILTERED_UP_TO", 100)
+    monkeypatch.setattr(edge_points, "SCAN_UP_TO", 100)
     monkeypatch.setattr(edge, "BEAMS", (24, 256))
     soon = EdgeOptimizersConfig(indexing_threshold=50)  # KB; 20,000 by itself, so that few points get no graph
-    monkeypatch.setattr(edge, "EdgeConfig", partial(EdgeConfig, optimizers=soon))
+    monkeypatch.setattr(edge_points, "EdgeConfig", partial(EdgeConfig, optimizers=soon))
     corpus = make_corpus(4_000, 96, shape)
     index = EdgeIndex(tmp_path, dim=96)
     fill(index, corpus, np.arange(4_000))

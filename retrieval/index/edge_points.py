@@ -1,0 +1,96 @@
+"""What goes to Qdrant Edge and what comes back, in its own types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from qdrant_edge import (
+    Distance,
+    EdgeConfig,
+    EdgeSparseVectorParams,
+    EdgeVectorParams,
+    FieldCondition,
+    Filter,
+    HasIdCondition,
+    HnswIndexConfig,
+    MatchAny,
+    MatchValue,
+    Memory,
+    Modifier,
+    MultiVectorComparator,
+    MultiVectorConfig,
+    Point,
+    Query,
+    VectorStorageDatatype,
+)
+from qdrant_edge import SparseVector as EdgeSparseVector
+
+from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector
+from retrieval.index.names import DENSE, LEXICAL, SENTENCES, payload_of
+
+SCAN_UP_TO = 20_000
+"""Points without a graph of their own within a segment: all of them are compared faster than a graph answers."""
+
+
+def access_condition(access: AccessFilter, ids: Sequence[str] | None = None) -> Any:
+    """Index side of the access filter: tenant AND any of the groups AND collection, of some points or of all."""
+    must: list[Any] = [equals("tenant_id", access.tenant_id)]
+    if access.collection_id is not None:
+        must.append(equals("collection_id", access.collection_id))
+    if access.groups is not None:
+        must.append(FieldCondition("groups", match=MatchAny(sorted(access.groups))))
+    if access.document_ids is not None:
+        must.append(FieldCondition("document_id", match=MatchAny(sorted(access.document_ids))))
+    if ids is not None:
+        must.append(HasIdCondition(set(ids)))
+    return Filter(must=must)
+
+
+def dense_query(vector: Sequence[float]) -> Any:
+    """Nearest to a dense vector."""
+    return Query.Nearest([float(x) for x in vector], using=DENSE)
+
+
+def sparse_query(vector: SparseVector) -> Any:
+    """Best by a sparse vector."""
+    return Query.Nearest(EdgeSparseVector(list(vector.indices), list(vector.values)), using=LEXICAL)
+
+
+def shard_config(dim: int, idf: bool, sentences: bool) -> Any:
+    """What a new shard is made of."""
+    graph = HnswIndexConfig(m=16, ef_construct=128, full_scan_threshold=SCAN_UP_TO * dim * 4 // 1024)  # in KB
+    vectors = {DENSE: EdgeVectorParams(size=dim, distance=Distance.Cosine, hnsw_config=graph)}
+    if sentences:
+        vectors[SENTENCES] = EdgeVectorParams(
+            size=dim,
+            distance=Distance.Cosine,
+            multivector_config=MultiVectorConfig(MultiVectorComparator.MaxSim),
+            datatype=VectorStorageDatatype.Float16,
+            memory=Memory.Cold,
+            hnsw_config=HnswIndexConfig(m=0, ef_construct=8, full_scan_threshold=10),  # no graph: it is not searched
+        )
+    return EdgeConfig(
+        vectors=vectors,
+        sparse_vectors={LEXICAL: EdgeSparseVectorParams(modifier=Modifier.Idf if idf else None)},
+    )
+
+
+def equals(key: str, value: str | int) -> Any:
+    """Condition on one value."""
+    return FieldCondition(key, match=MatchValue(value))
+
+
+def to_point(point: IndexPoint) -> Any:
+    """A point as the engine takes it."""
+    vectors: dict[str, Any] = {LEXICAL: EdgeSparseVector(list(point.sparse.indices), list(point.sparse.values))}
+    if point.dense is not None:
+        vectors[DENSE] = list(point.dense)
+    if point.sentences:
+        vectors[SENTENCES] = [list(sentence) for sentence in point.sentences]
+    return Point(point.id, vectors, payload_of(point))
+
+
+def to_scored(record: Any, score: float) -> ScoredPoint:
+    """A hit as search takes it."""
+    return ScoredPoint(str(record.id), record.payload["document_id"], int(record.payload["generation"]), score)
