@@ -48,6 +48,11 @@ class TextBuilder:
         """Characters so far."""
         return self._length
 
+    @property
+    def start(self) -> str:
+        """The first blocks, a few thousand characters at most, to tell the language by."""
+        return "".join(self._parts[:20])[:5_000]
+
     def include(self, document: ExtractedDocument) -> None:
         """Append the blocks of another document: a chapter, an attachment. Its page numbers are dropped."""
         for block in document.blocks:

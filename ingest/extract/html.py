@@ -124,6 +124,7 @@ class _Walker:
         self._lists: list[_List] = []
         self._marker: str | None = None
         self._in_item = 0
+        self._below: list[str] = []
         self._terms: list[str] = []
         self._described = False
         self._descriptions: list[int] = []
@@ -245,7 +246,7 @@ class _Walker:
         tag = element.tag
         self._content -= self._look.is_content(element)
         if tag == "a" and self._links:
-            self._inline.rewrite(self._links.pop(), lambda text: linked(text, element.get("href")))
+            self._inline.rewrite(self._links.pop(), lambda text: self._linked(text, element.get("href")))
         elif tag == "dt":
             term, readings = self._inline.take()
             self._terms.append(" ".join(term.split()) + readings)
@@ -283,6 +284,14 @@ class _Walker:
             self._descriptions.append(1)
         self._described = True
 
+    def _linked(self, text: str, target: str | None) -> str:
+        """A link with its target; that of a heading comes below it, as headings stand above every passage."""
+        shown = linked(text, target)
+        if self._heading is None or shown == text:
+            return shown
+        self._below.append(shown.strip())
+        return text
+
     def _item_marker(self, element: Any) -> str:
         numbers = self._lists[-1] if self._lists else None
         if numbers is None or numbers.number is None:
@@ -304,7 +313,8 @@ class _Walker:
             return
         if self._heading is not None:
             self._sink.add(BlockKind.HEADING, " ".join(text.split()), level=self._heading)
-            self._sink.add(BlockKind.PARAGRAPH, readings)
+            self._sink.add(BlockKind.PARAGRAPH, "\n".join([*self._below, readings]))
+            self._below = []
         elif kind is BlockKind.CODE or self._pre:
             self._sink.add(BlockKind.CODE, text)
         elif self._in_item:

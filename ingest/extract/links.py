@@ -5,7 +5,7 @@ from __future__ import annotations
 _SCHEMES = ("http://", "https://", "ftp://", "file://", "mailto:", "tel:", "\\\\")
 _FILES = (
     ".pdf", ".doc", ".docx", ".docm", ".dotx", ".xls", ".xlsx", ".xlsm", ".xltx", ".ppt", ".pptx", ".odt", ".ods",
-    ".odp", ".csv", ".zip", ".txt", ".md", ".msg", ".eml", ".vsdx",
+    ".odp", ".csv", ".zip", ".msg", ".eml", ".vsdx",
 )  # fmt: skip
 _MAX_TARGET_CHARS = 300
 """A longer address is for a machine: a tracking link, an embedded picture."""

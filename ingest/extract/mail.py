@@ -183,7 +183,8 @@ def _write_page(page: ExtractedDocument, mail: _Mail, builder: TextBuilder) -> N
 
 def _write_opening(part: Part, mail: _Mail, builder: TextBuilder, *, first: bool = False) -> None:
     """The heading of an earlier mail, or of the mail's own words where they go on below one."""
-    japanese = any("\u3040" <= character <= "\u30ff" for character in mail.subject + "".join(mail.plain[:1]))
+    words = mail.subject + builder.start
+    japanese = any("\u3040" <= character <= "\u30ff" for character in words)
     if part.title is not None:
         before = "以前のメール" if japanese else "Earlier mail"
         builder.add(BlockKind.HEADING, f"{before}: {part.title}" if part.title else before, level=_BODY_LEVEL)

@@ -25,6 +25,7 @@ _STAMP = re.compile(
     r"[\[<(]?(?:[0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}[T _,]{1,2}[0-9]{1,2}:[0-9]{2}"
     r"|[A-Z][a-z]{2} [ 0-9][0-9] [0-9]{2}:[0-9]{2}:)"
 )
+_STAMPED_SHARE = 0.25
 _ITEM = re.compile(
     r"[ \t\u3000]{0,12}(?:[・•‣◦●○■□◆◇▪＊※→⇒]|[*+–-][ \t]|[0-9０-９]{1,3}[.)．）][ \t\u3000]?(?=\D)"
     r"|[（(][0-9０-９一二三四五六七八九十ア-ンa-zA-Z]{1,3}[)）]|[\u2460-\u2473]|[0-9０-９一二三四五六七八九十]{1,3}\u3000"
@@ -86,9 +87,12 @@ def _is_title(first: str) -> bool:
 
 def _add_paragraph(text: str, start: int, end: int, blocks: list[Block]) -> None:
     """One stretch between empty lines: headings, a block per item, a block per indented Japanese paragraph."""
+    while start and text[start - 1] in " \t\u3000":
+        start -= 1  # the indent of the first line, which the empty line before it has taken
     lines = _lines(text, start, end)
     words = [text[line_start:line_end] for line_start, line_end in lines]
-    if len(lines) > 2 and sum(bool(_STAMP.match(line)) for line in words) * 2 > len(lines):
+    stamped = sum(bool(_STAMP.match(line)) for line in words) if words and _STAMP.match(words[0]) else 0
+    if stamped > 2 and stamped >= _STAMPED_SHARE * len(words):
         _append(text, start, end, blocks, BlockKind.CODE)
         return
     unwrapped = any(len(line) > _UNWRAPPED for line in words)

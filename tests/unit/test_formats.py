@@ -146,6 +146,96 @@ def test_opendocument_headings_lists_tables_and_spaces() -> None:
     ]
 
 
+ODF = (
+    'xmlns:office="urn:oasis:names:tc:opendocument:xmlns:office:1.0"'
+    ' xmlns:text="urn:oasis:names:tc:opendocument:xmlns:text:1.0"'
+    ' xmlns:table="urn:oasis:names:tc:opendocument:xmlns:table:1.0"'
+    ' xmlns:style="urn:oasis:names:tc:opendocument:xmlns:style:1.0" xmlns:xlink="http://www.w3.org/1999/xlink"'
+)
+
+
+def odt(body: str, automatic: str = "", styles: str = "") -> ExtractedDocument:
+    content = (
+        f"<office:document-content {ODF}><office:automatic-styles>{automatic}</office:automatic-styles>"
+        f"<office:body><office:text>{body}</office:text></office:body></office:document-content>"
+    )
+    parts = {
+        "mimetype": "application/vnd.oasis.opendocument.text",
+        "content.xml": content,
+        "styles.xml": f"<office:document-styles {ODF}>{styles}</office:document-styles>",
+    }
+    return read(zipped(parts), "a.odt")
+
+
+def test_opendocument_numbers_its_lists_and_leaves_out_what_is_struck_or_deleted() -> None:
+    automatic = (
+        '<style:style style:name="S"><style:text-properties style:text-line-through-style="solid"/></style:style>'
+        '<style:style style:name="V"><style:text-properties text:display="none"/></style:style>'
+        '<text:list-style style:name="L"><text:list-level-style-number text:level="1"'
+        ' style:num-format="１, ２, ３, ..."'
+        ' style:num-prefix="第" style:num-suffix="項"/><text:list-level-style-number text:level="2"'
+        ' style:num-format="a" style:num-suffix=")" text:start-value="3"/></text:list-style>'
+    )
+    margin = "<text:p>文書 K-12</text:p><text:p><text:page-number>3</text:page-number></text:p>"
+    styles = (
+        '<text:outline-style><text:outline-level-style text:level="1" style:num-format="I" style:num-suffix="."/>'
+        "</text:outline-style><style:master-page><style:header>" + margin + "</style:header></style:master-page>"
+    )
+    body = (
+        "<text:tracked-changes><text:changed-region><text:deletion><text:p>消した文</text:p></text:deletion>"
+        '</text:changed-region></text:tracked-changes><text:h text:outline-level="1">総則</text:h>'
+        '<text:p>料金は<text:span text:style-name="S">九百円</text:span>八百円。'
+        '<text:span text:style-name="V">原価</text:span>'
+        '<text:a xlink:href="https://x.example/y">様式</text:a><text:note><text:note-citation>1</text:note-citation>'
+        "<text:note-body><text:p>税込。</text:p></text:note-body></text:note></text:p>"
+        '<text:list text:style-name="L"><text:list-item><text:p>甲</text:p>'
+        "<text:list><text:list-item><text:p>子</text:p>"
+        "</text:list-item></text:list></text:list-item><text:list-item><text:p>乙</text:p></text:list-item></text:list>"
+        '<text:list text:style-name="L" text:continue-numbering="true"><text:list-item><text:p>丙</text:p>'
+        "</text:list-item></text:list>"
+    )
+    document = odt(body, automatic, styles)
+    assert blocks(document) == [
+        ("paragraph", "文書 K-12"),
+        ("heading", "I. 総則"),
+        ("paragraph", "料金は八百円。様式 (https://x.example/y)[1]"),
+        ("paragraph", "[1] 税込。"),
+        ("list_item", "第１項　甲"),
+        ("list_item", "c) 子"),
+        ("list_item", "第２項　乙"),
+        ("list_item", "第３項　丙"),
+    ]
+    assert [document.quality[f"{why}_left_out"] for why in ("struck", "hidden", "deleted")] == [3, 2, 4]
+
+
+def test_opendocument_tables_reach_where_they_reach() -> None:
+    def cell(text: str, spans: str = "") -> str:
+        return f"<table:table-cell {spans}><text:p>{text}</text:p></table:table-cell>"
+
+    covered = "<table:covered-table-cell/>"
+    rows = [
+        cell("区分", 'table:number-rows-spanned="2"') + cell("料金", 'table:number-columns-spanned="2"') + covered,
+        covered + cell("平日") + cell("休日"),
+        cell("小室") + cell("700", 'table:number-columns-repeated="2"'),
+    ]
+    header = "".join(f"<table:table-row>{row}</table:table-row>" for row in rows[:2])
+    body = (
+        f"<table:table><table:table-header-rows>{header}</table:table-header-rows>"
+        f"<table:table-row>{rows[2]}</table:table-row></table:table>"
+    )
+    assert blocks(odt(body)) == [("table", "区分: 小室 | 料金 / 平日: 700 | 料金 / 休日: 700")]
+
+
+def test_rtf_leaves_out_what_is_struck_or_hidden() -> None:
+    source = (
+        rb"{\rtf1\ansi{\fonttbl{\f0 Arial;}}\f0 Every {\strike six }three months.\par "
+        rb"\v cost {\b 80}\v0  Paid \strike by cash\plain  by card.\par \\strike stays\par}"
+    )
+    document = read(source, "a.rtf")
+    assert document.text == "Every three months.\n\nPaid  by card.\n\n\\strike stays"
+    assert (document.quality["struck_left_out"], document.quality["hidden_left_out"]) == (10, 6)
+
+
 def test_epub_in_the_order_of_its_spine() -> None:
     package = (
         '<package xmlns="http://www.idpf.org/2007/opf"><metadata xmlns:dc="http://purl.org/dc/elements/1.1/">'
