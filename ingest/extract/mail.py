@@ -22,7 +22,7 @@ from core.types import BlockKind, ExtractedDocument
 from ingest.encoding import decode_text
 from ingest.extract.builder import TextBuilder
 from ingest.extract.html import extract_html
-from ingest.extract.mail_quotes import Part, opening, split_quotes
+from ingest.extract.mail_quotes import RECEIVERS, Part, opening, split_quotes
 from ingest.extract.text import text_blocks
 
 Reader = Callable[[bytes, str], ExtractedDocument]
@@ -134,8 +134,7 @@ def _collect(message: EmailMessage, mail: _Mail) -> None:
 def _write(mail: _Mail, read: Reader, media_type: str, engine: str, max_chars: int) -> ExtractedDocument:
     builder = TextBuilder(max_chars=max_chars)
     builder.add(BlockKind.HEADING, mail.subject, level=1)
-    shown = [*mail.headers, ("Subject", mail.subject)]
-    builder.add(BlockKind.TABLE, "\n".join(write_row([name], [value]) for name, value in shown if value))
+    _write_headers([*mail.headers, ("Subject", mail.subject)], builder)
     plain = "\n\n".join(text.strip("\n") for text in mail.plain if text.strip())
     pages = [
         extract_html(page.encode() if isinstance(page, str) else page, max_chars=max_chars)
@@ -148,6 +147,15 @@ def _write(mail: _Mail, read: Reader, media_type: str, engine: str, max_chars: i
         _write_plain(plain, mail, builder)
     report = _write_attachments(mail.attachments, read, builder)
     return builder.build(media_type, title=mail.subject or None, quality={"engine": engine, "attachments": report})
+
+
+def _write_headers(headers: Sequence[tuple[str, str]], builder: TextBuilder) -> None:
+    """Who wrote when and about what on one line, as one is asked with the other; those who got it on the next."""
+    rows: list[list[tuple[str, str]]] = [[], []]
+    for name, value in headers:
+        rows[name.lower() in RECEIVERS].append((name, value))
+    lines = [write_row([name for name, _ in row], [value for _, value in row]) for row in rows]
+    builder.add(BlockKind.TABLE, "\n".join(line for line in lines if line))
 
 
 def _is_stub(plain: str, page_chars: int) -> bool:
@@ -188,7 +196,7 @@ def _write_opening(part: Part, mail: _Mail, builder: TextBuilder, *, first: bool
     if part.title is not None:
         before = "以前のメール" if japanese else "Earlier mail"
         builder.add(BlockKind.HEADING, f"{before}: {part.title}" if part.title else before, level=_BODY_LEVEL)
-        builder.add(BlockKind.TABLE, "\n".join(write_row([name], [value]) for name, value in part.headers if value))
+        _write_headers(part.headers, builder)
     elif not first:
         sender = next((value for name, value in mail.headers if name == "From"), "")
         builder.add(BlockKind.HEADING, f"{'返信' if japanese else 'Reply'}: {sender}".rstrip(": "), level=_BODY_LEVEL)

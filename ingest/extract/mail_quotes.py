@@ -20,10 +20,11 @@ _WROTE = re.compile(r"[ \t]{0,8}(?:On|Am|Le) [^\n]{6,200} (?:wrote|schrieb|a éc
 _DATED = re.compile(r"[0-9]{4} ?[年/.-] ?[0-9]{1,2} ?[月/.-] ?[0-9]{1,2}")
 _DATED_END = re.compile(r"(?:[>＞)）] ?[:：]|(?:書きました|書いた|のメール|wrote) ?[:：]?|さん ?[:：])[ \t]{0,8}\Z")
 _HEADER = re.compile(
-    r"[ \t\u3000*]{0,8}(From|Sent|To|Cc|Subject|Date|Reply-To|差出人|送信者|送信日時|日時|日付|宛先|件名)"
+    r"[ \t\u3000*]{0,8}(From|Sent|To|Cc|Subject|Date|Reply-To|差出人|送信者|送信日時|日時|日付|宛先|CC|件名)"
     r"[ \t*]{0,4}[:：](.{0,400})",
     re.IGNORECASE,
 )
+RECEIVERS = frozenset({"to", "cc", "宛先"})
 _SENDERS = frozenset({"from", "差出人", "送信者"})
 _SENT = frozenset({"sent", "date", "送信日時", "日時", "日付"})
 _MAX_HEADERS = 10

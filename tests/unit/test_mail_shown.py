@@ -33,8 +33,8 @@ def test_headers_are_rows_and_the_body_keeps_its_lines() -> None:
         ("heading", "検査の件"),
         (
             "table",
-            "From: 関 <seki@maker.example>\nTo: buyer@shop.example\nDate: Tue, 04 Mar 2031 10:00:00 +0900\n"
-            "Subject: 検査の件",
+            "From: 関 <seki@maker.example> | Date: Tue, 04 Mar 2031 10:00:00 +0900 | Subject: 検査の件\n"
+            "To: buyer@shop.example",
         ),
         ("paragraph", "各位"),
         ("paragraph", "下記のとおりです。"),
@@ -112,7 +112,7 @@ def test_a_page_opens_earlier_mails_as_a_text_does() -> None:
         ("heading", "以前のメール: On 3 Mar 2031, Ann wrote"),
         ("paragraph", "Please send two."),
         ("heading", "以前のメール: Seki, 1 March"),
-        ("table", "From: Seki\nSent: 1 March\nTo: Ann\nSubject: Offer"),
+        ("table", "From: Seki | Sent: 1 March | Subject: Offer\nTo: Ann"),
         ("paragraph", "One costs 5."),
     ]
 
