@@ -1,7 +1,7 @@
 """Bytes to text. What the sender says first, then certain evidence (BOM, escape sequences, strict UTF-8), then a guess.
 
-A guess compares readings by how likely their text is (`ingest.plausibility`); Japanese ones come before any Western code
-page and before chardet, which judges what is not Japanese. Line ends come out as LF, whatever the platform wrote.
+A guess compares readings by how likely their text is (`ingest.plausibility`); Japanese ones come before any Western
+code page and before chardet, which judges what is not Japanese. Line ends come out as LF, whatever the platform wrote.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 
 from core.errors import ExtractionFailed
 from ingest.japanese_codecs import decode_cp932, decode_euc_jp, decode_iso_2022_jp, is_iso_2022_jp
-from ingest.plausibility import best_readings, japanese_bits
+from ingest.plausibility import best_readings, is_daily, japanese_bits, wide_bits
 
 MAX_ENCODING_NAME: Final = 40
 _BOMS = (
@@ -27,9 +27,13 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _ALIASES = {
-    **dict.fromkeys(("shift_jis", "sjis", "windows_31j", "x_sjis", "ms932", "s_jis", "csshiftjis", "ms_kanji"), "cp932"),
+    **dict.fromkeys(
+        ("shift_jis", "sjis", "windows_31j", "x_sjis", "ms932", "s_jis", "csshiftjis", "ms_kanji"), "cp932"
+    ),
     **dict.fromkeys(("eucjp", "euc_jp", "ujis", "x_euc_jp", "eucjp_ms", "eucjp_win", "cp51932"), "euc_jp"),
-    **dict.fromkeys(("jis", "iso_2022_jp", "iso2022_jp", "csiso2022jp", "cp50220", "cp50221", "cp50222"), "iso-2022-jp"),
+    **dict.fromkeys(
+        ("jis", "iso_2022_jp", "iso2022_jp", "csiso2022jp", "cp50220", "cp50221", "cp50222"), "iso-2022-jp"
+    ),
     **dict.fromkeys(("iso_8859_1", "latin_1", "latin1", "ascii", "us_ascii", "windows_1252"), "cp1252"),
     **dict.fromkeys(("gb2312", "gbk", "euc_kr", "ks_c_5601_1987"), ""),
 }
@@ -44,7 +48,7 @@ _JAPANESE: dict[str, Callable[[bytes], str]] = {
     "iso-2022-jp": decode_iso_2022_jp,
 }
 _FOR_READING = {"western": "cp1252", "big5": "big5hkscs"}
-_SAMPLE_BYTES = 32_768
+_SAMPLE_BYTES = 16_384
 _JUDGED_BYTES = 200_000
 _LINE_ENDS = re.compile(r"\r\n?|\u0085|\u2028|\u2029")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f\ufeff]")
@@ -52,13 +56,15 @@ _SURROGATES = re.compile(r"[\ud800-\udfff]")
 _HIGH = re.compile(rb"[\x80-\xff]")
 _HIGH_RUNS = re.compile(rb"[\x80-\xff]+")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
-_KANA = re.compile(r"[\u3041-\u30fc、。]+\Z")
+_UNTYPED = re.compile(rb"[\x01-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
 _FEW_CHARACTERS = 12
 """So few in UTF-8 may be CP932 by chance: 德永 is 푉i, ﾅｺ is ź."""
 _CLEAR_BITS = 8.0
+_NEAR_BITS = 10.0
 _MAX_BAD_SHARE = 0.02
 _MAX_BAD_SHARE_SURE = 0.05
 _MAX_WIDE_BITS = 12.5
+_MAX_CONTROL_SHARE = 0.05
 _MIN_CONFIDENCE = 0.1
 _MAX_ACCENT_SHARE = 0.3
 _EBCDIC = re.compile(r"(?:cp|ibm-?)(?:037|273|424|500|875|1026|1140)\Z")
@@ -159,17 +165,20 @@ def wide_encoding(data: bytes) -> str | None:
         return None
     names = ("utf-16-le", "utf-16-be")
     if 0 not in sample:
-        if sample.isascii():  # こんにちは is S0k0a0o0 ...; so is a list of part numbers, but not for long
-            return next((name for name in names if len(sample) >= 16 and _KANA.match(_replacing(sample, name))), None)
-        return None
-    bits = {name: japanese_bits(_replacing(sample, name)) * 2 / len(sample) for name in names}
+        # こんにちは is S0k0a0o0 and 三大 is a tab, N, an apostrophe and Y: without a control, only where that goes on
+        least = 4 if _UNTYPED.search(sample) else 16
+        daily = [name for name in names if len(sample) >= least and is_daily(_replacing(sample, name))]
+        return daily[0] if daily else None
+    texts = {name: _replacing(sample, name) for name in names}
+    bits = {name: japanese_bits(text) for name, text in texts.items()}
     best = min(names, key=lambda name: bits[name])
-    if bits[best] <= _MAX_WIDE_BITS:
-        return best
-    even, odd = sample[::2].count(0) / len(sample[::2]), sample[1::2].count(0) / len(sample[1::2])
-    if max(even, odd) >= 0.05 and min(even, odd) <= 0.2 * max(even, odd):
-        return "utf-16-le" if odd > even else "utf-16-be"
-    return None
+    if bits[best] > _MAX_WIDE_BITS * len(texts[best]):  # not Japanese, but one byte of each pair may be mostly 00
+        even, odd = sample[::2].count(0), sample[1::2].count(0)
+        if max(even, odd) < 0.025 * len(sample) or min(even, odd) > 0.2 * max(even, odd):
+            return None
+        best = "utf-16-le" if odd > even else "utf-16-be"
+    controls = len(_CONTROLS.findall(texts[best]))
+    return best if controls <= _MAX_CONTROL_SHARE * len(texts[best]) else None
 
 
 def _marked(data: bytes) -> DecodedText | None:
@@ -186,10 +195,15 @@ def _marked(data: bytes) -> DecodedText | None:
         text = _replacing(data, wide)
         return DecodedText(clean_text(text), wide, text.count("\ufffd"))
     decoded = _strict(data, "utf-8")
-    if decoded is None or data.isascii() or sum(map(len, _HIGH_RUNS.findall(data))) > 3 * _FEW_CHARACTERS:
-        return decoded
-    bits = {name: of for of, name in best_readings(_sample(data))}
-    return None if min(bits["cp932"], bits["euc_jp"]) + _CLEAR_BITS < bits["utf-8"] else decoded
+    few = sum(map(len, _HIGH_RUNS.findall(data))) <= 3 * _FEW_CHARACTERS
+    return None if decoded is not None and few and not data.isascii() and _is_hardly_utf_8(data) else decoded
+
+
+def _is_hardly_utf_8(data: bytes) -> bool:
+    """Whether the few characters beyond ASCII are far likelier in CP932 or EUC-JP."""
+    readings = {name: bits for bits, name in best_readings(_sample(data))}
+    clear = [name for name in ("cp932", "euc_jp") if readings[name] + _CLEAR_BITS < readings["utf-8"]]
+    return any(_strict(data, name) is not None for name in clear)
 
 
 def _declared(data: bytes, declared: str | None) -> DecodedText | None:
@@ -219,20 +233,30 @@ def _as_given(data: bytes, name: str) -> DecodedText:
 
 
 def _guess(data: bytes) -> DecodedText:
-    sample = _sample(data)
-    readings = best_readings(sample)
-    wide = [(japanese_bits(_replacing(data[:4096], name)), name) for name in ("utf-16-le", "utf-16-be")]
-    if len(data) % 2 == 0 and 8 <= len(data) <= 4096:
+    readings = best_readings(_sample(data))
+    if len(data) % 2 == 0 and len(data) <= _SAMPLE_BYTES:
+        wide = ((wide_bits(_replacing(data, name)), name) for name in ("utf-16-le", "utf-16-be"))
         readings = sorted([*readings, *wide])
-    for _, name in readings[:1]:
-        if name not in {*_JAPANESE, "utf-8", "utf-16-le", "utf-16-be"}:
-            break
-        text = _replacing(data, name)
-        bad = text.count("\ufffd")
-        if bad <= 1 + _MAX_BAD_SHARE_SURE * len(_NOT_ASCII.findall(text)):
-            return DecodedText(clean_text(text), name, bad, guessed=True, alternative=_next(readings, name))
-    decoded = _judge(data)
+    decoded = _read_as(data, readings[0][1])
+    if decoded is None:
+        try:
+            decoded = _judge(data)
+        except ExtractionFailed:
+            near = (name for bits, name in readings[1:] if name in _JAPANESE and bits <= readings[0][0] + _NEAR_BITS)
+            decoded = next(filter(None, (_strict(data, name) for name in near)), None)
+            if decoded is None:
+                raise
     return replace(decoded, guessed=True, alternative=_next(readings, decoded.encoding))
+
+
+def _read_as(data: bytes, name: str) -> DecodedText | None:
+    """As Japanese or Unicode with a few broken places; None for all else, and where too much is broken."""
+    if name not in _JAPANESE and not name.startswith("utf"):
+        return None
+    text = _replacing(data, name)
+    bad = text.count("\ufffd")
+    few = bad <= 1 + _MAX_BAD_SHARE_SURE * len(_NOT_ASCII.findall(text))
+    return DecodedText(clean_text(text), name, bad) if few else None
 
 
 def _next(readings: list[tuple[float, str]], taken: str) -> str | None:
@@ -241,7 +265,7 @@ def _next(readings: list[tuple[float, str]], taken: str) -> str | None:
 
 
 def _judge(data: bytes) -> DecodedText:
-    """chardet's word for what is not Japanese; CP1252 where it has none and few bytes are accents."""
+    """Take chardet's word for what is not Japanese; CP1252 where it has none and few bytes are accents."""
     import chardet
 
     verdict = chardet.detect(data[:_JUDGED_BYTES])

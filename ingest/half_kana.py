@@ -1,7 +1,8 @@
 """What follows what in half-width kana, in half bits: 0 is certain, z (35) as good as never.
 
-Counted over the katakana words, hiragana and readings of encyclopaedia prose and over common names, written in half-width kana, with
-and without small letters (banks write ｼﾖｳｼﾞ). Row 0 is the start of a run, the others are ｡ to ﾟ as are the columns.
+Counted over the katakana words, hiragana and readings of encyclopaedia prose and over common names, written in
+half-width kana, with and without small letters (banks write ｼﾖｳｼﾞ). Row 0 is the start of a run, the others are ｡ to
+ﾟ, as are the columns.
 """
 
 from __future__ import annotations

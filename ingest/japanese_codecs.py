@@ -1,7 +1,7 @@
 """CP932, EUC-JP and ISO-2022-JP with the vendor characters (①, ㈱, 髙) that Python's codecs for the last two lack.
 
-In EUC-JP and ISO-2022-JP row 13 is NEC's, rows 89 to 92 are the IBM extensions as NEC laid them out, and what JIS X 0212
-has in rows 83 and 84 is eucJP-ms's: the places where Windows programs and mail readers write them.
+In EUC-JP and ISO-2022-JP row 13 is NEC's, rows 89 to 92 are the IBM extensions as NEC laid them out, and what JIS X
+0212 has in rows 83 and 84 is eucJP-ms's: the places where Windows programs and mail readers write them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Japanese kanji by how often they are met: about 2,000 of the 6,355 of JIS X 0208, each tier in order of code points.
 
-Counted over 41,000 paragraphs and questions of encyclopaedia prose, with those of forms, lists, trade and family names put
-into the first tier. Used to tell Japanese text from bytes that only happen to decode (`ingest.plausibility`).
+Counted over 41,000 paragraphs and questions of encyclopaedia prose, with those of forms, lists, trade and family names
+put into the first tier. Used to tell Japanese text from bytes that only happen to decode (`ingest.plausibility`).
 """
 
 from __future__ import annotations

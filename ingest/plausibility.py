@@ -40,9 +40,9 @@ _PENALTIES = (
 )
 _WORD = re.compile(
     rf"[ぁ-ヿ々〆{_KANJI}]{{2}}|[ｦ-ﾟ]{{2}}|[ｦ-ﾟ]\)|\([ｦ-ﾟ]"
-    rf"|(?<![^\s,\"'])[ℂ-\u2bff\u3003-\u33ff％-￥{EVERYDAY}{COMMON}](?![^\s,\"'])"
+    rf"|(?<![^\s,\"'0-9:])[ℂ-\u2bff\u3003-\u33ff％-￥{EVERYDAY}{COMMON}](?![^\s,\"'0-9:])"
 )
-"""Two letters of Japanese together, or one character alone in its cell or between spaces."""
+"""Two letters of Japanese together, or one character alone in its cell, between spaces, or at a figure (9号)."""
 _JAPANESE_FIRST = 12.0
 """Head start of Japanese where there is at least one word of it: it is what this service is sent."""
 
@@ -101,8 +101,20 @@ def best_readings(sample: bytes) -> list[tuple[float, str]]:
 def japanese_bits(text: str) -> float:
     """Bits of a Japanese reading."""
     bits = _bits(text, _japanese)
-    bits += sum((half_kana_bits(run) + _HALF_KANA_STARTS) * n for run, n in Counter(_HALF_KANA_RUN.findall(text)).items())
+    bits += sum(
+        (half_kana_bits(run) + _HALF_KANA_STARTS) * n for run, n in Counter(_HALF_KANA_RUN.findall(text)).items()
+    )
     return bits + sum(weight * sum(1 for _ in pattern.finditer(text)) for pattern, weight in _PENALTIES)
+
+
+def wide_bits(text: str) -> float:
+    """Bits of a reading as UTF-16, with the same head start where every character is Japanese of every day."""
+    return japanese_bits(text) - (_JAPANESE_FIRST if is_daily(text) else 0.0)
+
+
+def is_daily(text: str) -> bool:
+    """Whether every character, two at least, is one of every day in Japanese or ASCII."""
+    return len(text) > 1 and max(map(_japanese, text)) <= _KANJI_TIERS[-1][1]
 
 
 def _bits(text: str, cost: _Cost) -> float:
@@ -119,7 +131,9 @@ def _ascii_bits(character: str) -> float:
 def _special() -> dict[str, float]:
     tiers = {character: bits for letters, bits in _KANJI_TIERS for character in letters}
     tiers |= dict.fromkeys("、。・ー「」（）　", 7.0) | dict.fromkeys("々〆％：／～〜－−！？【】『』〒℃￥※", 9.0)
-    return tiers | dict.fromkeys("①②③④⑤⑥⑦⑧⑨⑩㈱㈲№℡㎡㎏㍻ⅠⅡⅢⅣⅤ㌔㌢㍉㌘㌧㌫㍍", 9.5) | dict.fromkeys("髙﨑德濵栁ⅰⅱⅲ", 11.0)
+    return (
+        tiers | dict.fromkeys("①②③④⑤⑥⑦⑧⑨⑩㈱㈲№℡㎡㎏㍻ⅠⅡⅢⅣⅤ㌔㌢㍉㌘㌧㌫㍍", 9.5) | dict.fromkeys("髙﨑德濵栁ⅰⅱⅲ", 11.0)
+    )
 
 
 @cache
@@ -140,7 +154,7 @@ def _japanese(character: str) -> float:
         code = character.encode("cp932")
     except UnicodeError:
         return _BROKEN if character < "一" or character > "鿿" else 22.0
-    if len(code) == 1 or code[0] >= 0xF0 and code[0] < 0xFA:
+    if len(code) == 1 or 0xF0 <= code[0] < 0xFA:
         return _BROKEN
     if code[0] in {0x87, 0xED, 0xEE, 0xFA, 0xFB, 0xFC}:
         return _VENDOR
@@ -192,7 +206,7 @@ def _unicode(character: str) -> float:
     if character < "\x80":
         return _ascii_bits(character)
     if character < "\u0800":
-        return 20.0 if _RARE_UTF_8.match(character) else 7.0
+        return 20.0 if _RARE_UTF_8.match(character) else 3.0 if character < "\u0100" else 6.0
     if "가" <= character <= "힣":
         return _korean(character)
     return _BROKEN if character == "\ufffd" else min(_japanese(character), 13.0)

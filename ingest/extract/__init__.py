@@ -6,6 +6,7 @@ Each extractor imports its library inside its function: a process pays only for 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from core.errors import ExtractionFailed, InvalidInput
 from core.types import ExtractedDocument
@@ -15,13 +16,19 @@ MAX_NESTING = 3
 """Mails in mails, files attached to them: how deep they are read."""
 
 
-def extract_document(data: bytes, filename: str, *, max_chars: int, depth: int = 0) -> ExtractedDocument:
-    """Read a file of any supported format.
+_TEXT_FORMATS = frozenset({FileFormat.TEXT, FileFormat.MARKDOWN, FileFormat.HTML, FileFormat.CSV})
+
+
+def extract_document(
+    data: bytes, filename: str, *, max_chars: int, depth: int = 0, encoding: str | None = None
+) -> ExtractedDocument:
+    """Read a file of any supported format. `encoding` is that of text, Markdown, HTML and CSV, where it is known.
 
     Raises:
         ExtractionFailed: the file is of a known format but cannot be read; `code` says why.
         UnsupportedFormat: there is no extractor for it.
     """
+    from ingest.encoding import decoding
     from ingest.extract.structure import with_structure
     from ingest.quality import with_quality
 
@@ -29,7 +36,11 @@ def extract_document(data: bytes, filename: str, *, max_chars: int, depth: int =
         raise InvalidInput(f"'{filename}' is empty", code="empty_file")
     if depth > MAX_NESTING:
         raise ExtractionFailed(f"'{filename}' is nested more than {MAX_NESTING} deep", code="too_deeply_nested")
-    return with_quality(with_structure(_extract(detect_format(data, filename), data, max_chars, depth)))
+    kind = detect_format(data, filename)
+    with decoding(encoding if kind in _TEXT_FORMATS else None) as decodings:
+        document = with_structure(_extract(kind, data, max_chars, depth))
+    document = replace(document, quality={**document.quality, **decodings.facts()})
+    return with_quality(document)
 
 
 def _extract(kind: FileFormat, data: bytes, max_chars: int, depth: int) -> ExtractedDocument:

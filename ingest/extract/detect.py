@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 
 from core.errors import ExtractionFailed, UnsupportedFormat
+from ingest.encoding import wide_encoding
 from ingest.extract.container import ZIP_ERRORS
 from ingest.extract.tar import is_tar
 
@@ -181,11 +182,10 @@ def _refuse_binary(data: bytes, filename: str) -> bool:
     sample = data[:65536]
     if sample.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")):
         return False
-    nuls = sample.count(0)
-    if nuls:
-        even, odd = sample[::2].count(0), sample[1::2].count(0)
-        if min(even, odd) > 0.2 * max(even, odd):
+    if 0 in sample:
+        if wide_encoding(data) is None:
             raise UnsupportedFormat(f"'{filename}' is binary data; {_TAKEN}")
+        return False
     controls = sum(sample.count(code) for code in (*range(1, 9), *range(14, 27), *range(28, 32)))
     if controls > _MAX_CONTROL_SHARE * len(sample):
         raise UnsupportedFormat(f"'{filename}' is binary data; {_TAKEN}")
