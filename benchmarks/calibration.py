@@ -26,7 +26,7 @@ from core.types import Language
 from retrieval.calibrate import fit_weights
 from retrieval.coverage import coverage_of
 from retrieval.embedders.minilm import MiniLmEmbedder
-from retrieval.lexical import tokenize
+from retrieval.lexical import query_terms, tokenize
 from retrieval.relevance import features, parse_model
 
 LANGUAGES = {"english": Language.ENGLISH, "japanese": Language.JAPANESE}
@@ -62,7 +62,7 @@ def ask(paragraphs: list[SquadParagraph], language: Language, n: int, seed: int)
         cosines = embedder.encode_passages([question for question, _ in asked]) @ embedder.encode_passages(texts).T
     rows = []
     for i, (question, gold) in enumerate(asked):
-        wanted = frozenset(tokenize(question))
+        wanted = frozenset(query_terms(question))
 
         def row(at: int, wanted: frozenset[str] = wanted, i: int = i) -> tuple[float, ...]:
             cosine = None if cosines is None else float(cosines[i, at])

@@ -132,7 +132,10 @@ class VectorIndex(Protocol):
         ...
 
     def search_sparse(self, vector: SparseVector, access: AccessFilter, limit: int) -> list[ScoredPoint]:
-        """Best by BM25 (IDF over the tenant's points), best first; points sharing no term are absent."""
+        """Best by BM25, best first; points sharing no term are absent.
+
+        IDF is counted over the tenant's points, those of the collection where `access` names one.
+        """
         ...
 
     def score_dense(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:

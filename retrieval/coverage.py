@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from retrieval.kinds import TermKind, kind_of
-from retrieval.lexical import han_characters, tokenize
+from retrieval.lexical import han_characters, query_terms, tokenize
 
 _CONTENT_WEIGHT = {TermKind.WORD: 1.0, TermKind.BIGRAM: 1.0, TermKind.KATAKANA: 1.0, TermKind.MIXED: 0.4}
 """A bigram of one Han and one hiragana is half a word ending."""
@@ -32,7 +32,7 @@ class Coverage:
 
 def coverage(query: str, passage: str) -> Coverage:
     """Coverage of `query` by `passage`."""
-    return coverage_of(frozenset(tokenize(query)), frozenset(tokenize(passage)))
+    return coverage_of(frozenset(query_terms(query)), frozenset(tokenize(passage)))
 
 
 def coverage_of(wanted: frozenset[str], held: frozenset[str]) -> Coverage:

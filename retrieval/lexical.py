@@ -18,6 +18,7 @@ from functools import lru_cache
 
 from core.text_folding import fold
 from core.types import SparseVector
+from retrieval.asking import ENGLISH, without_asking
 from retrieval.equivalents import equivalent_terms
 from retrieval.kinds import QUERY_WEIGHT, TermKind, kind_of
 from retrieval.stem import stem
@@ -29,6 +30,7 @@ AVERAGE_LENGTH = 250.0
 REVISION = "lexical-4"
 """Change with any change of the tokens or weights below: it makes a new index version."""
 
+ASKING = frozenset(map(stem, ENGLISH))
 _CJK = (
     r"\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"  # 々 〆 〇, kana, ー
     r"\u3400-\u9fff\uf900-\ufaff\uac00-\ud7a3\U00020000-\U0003134f"  # Han, Hangul
@@ -58,6 +60,14 @@ def written_terms(folded: str) -> list[str]:
         else:
             terms.extend(_word_terms(match.group()))
     return terms
+
+
+def query_terms(text: str) -> list[str]:
+    """Terms of a question: those of `tokenize` that are there without the words that only ask."""
+    folded = without_asking(fold(text))
+    terms = written_terms(folded)
+    asked = [term for term in terms if term not in ASKING]
+    return [*(asked or terms), *equivalent_terms(folded)]
 
 
 def word_pairs(terms: Sequence[str]) -> list[str]:
@@ -147,10 +157,11 @@ class BigramBm25:
         return _sparse(weights)
 
     def encode_query(self, text: str) -> SparseVector:
-        """A weight per distinct term, by its kind."""
-        folded = fold(text)
+        """A weight per distinct term, by its kind; words that only ask weigh nothing."""
+        folded = without_asking(fold(text))
         terms = written_terms(folded)
-        every = (*terms, *word_pairs(terms), *equivalent_terms(folded))
+        pairs = [pair for pair in word_pairs(terms) if ASKING.isdisjoint(pair.split(" "))]
+        every = (*query_terms(text), *pairs)
         return _sparse({term_id(term): QUERY_WEIGHT[kind_of(term)] for term in every})
 
 

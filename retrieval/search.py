@@ -31,7 +31,7 @@ from retrieval.filters import matching_documents, parse_filters
 from retrieval.fusion import Fusion, default_fusion, fuse, similarities
 from retrieval.lexical import tokenize
 from retrieval.relevance import RelevanceModel
-from retrieval.similar import is_near_copy, shingles
+from retrieval.similar import Likeness, is_near_copy, likeness
 from retrieval.text import indexed_text
 
 _MAX_CANDIDATES = 2_000
@@ -307,11 +307,11 @@ def _ranked(arms: Arms, fusion: Fusion) -> dict[str, tuple[float, float | None]]
 def _without_copies(hits: Iterable[str], loaded: Mapping[str, _Loaded], limit: int) -> list[str]:
     """First `limit` hits without near-copies of better ones."""
     best: list[str] = []
-    kept: list[frozenset[str]] = []
+    kept: list[Likeness] = []
     for key in hits:
         if len(best) == limit:
             break
-        own = shingles(loaded[key].chunk.text)
+        own = likeness(loaded[key].chunk.text)
         if not any(is_near_copy(own, other) for other in kept):
             kept.append(own)
             best.append(key)

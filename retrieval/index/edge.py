@@ -1,12 +1,14 @@
 """Qdrant Edge: the real engine in process, with a write-ahead log. One process owns a shard; a second is refused.
 
 Tenancy is logical: one shard, every query filtered by tenant through a tenant-aware keyword index, and the IDF of the
-lexical arm counted over the tenant's own points, so that no tenant's words can be felt in another's ranking.
+lexical arm counted over the tenant's own points, those of the collection asked where one is, so that no tenant's words
+can be felt in another's ranking, and a collection's ranking does not change with what is put into another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from threading import Event, Lock, RLock, Thread
@@ -194,10 +196,10 @@ class EdgeIndex:
         return frozenset(hit.id for hit in hits)
 
     def search_sparse(self, vector: SparseVector, access: AccessFilter, limit: int) -> list[ScoredPoint]:
-        """Best by BM25, IDF over the tenant's points, best first; points sharing no term are absent."""
+        """Best by BM25, IDF over the collection asked or all of the tenant's, best first; no shared term, no hit."""
         if not vector.indices:
             return []
-        return self._query(sparse_query(vector), access_condition(access), limit, self._tenant_idf(access))
+        return self._query(sparse_query(vector), access_condition(access), limit, self._idf_params(access))
 
     def score_dense(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
         """Cosine of the given points; those that the filter hides are absent."""
@@ -218,7 +220,7 @@ class EdgeIndex:
         """BM25 of the given points, on the scale of `search_sparse`; those sharing no term are absent."""
         if not ids or not vector.indices:
             return {}
-        points = self._query(sparse_query(vector), access_condition(access, ids), len(ids), self._tenant_idf(access))
+        points = self._query(sparse_query(vector), access_condition(access, ids), len(ids), self._idf_params(access))
         return {point.id: point.score for point in points}
 
     def count(self, *, document_id: str | None = None, generation: int | None = None) -> int:
@@ -330,10 +332,11 @@ class EdgeIndex:
                 self._shard.flush()
                 self._shard.close()
 
-    def _tenant_idf(self, access: AccessFilter) -> Any:
+    def _idf_params(self, access: AccessFilter) -> Any:
         if not self._idf:
             return None
-        return SearchParams(idf=IdfParams(corpus=Filter(must=[equals("tenant_id", access.tenant_id)])))
+        corpus = replace(access, groups=None, document_ids=None)
+        return SearchParams(idf=IdfParams(corpus=access_condition(corpus)))
 
     def _live(self) -> Any:
         if not self._open:

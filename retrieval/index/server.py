@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -123,10 +124,10 @@ class ServerIndex:
         return self._query(list(vector), DENSE, access_condition(access), limit, params)
 
     def search_sparse(self, vector: SparseVector, access: AccessFilter, limit: int) -> list[ScoredPoint]:
-        """Best by the sparse product (with the IDF of the tenant's points), best first; no shared term, no hit."""
+        """Best by the sparse product (with the IDF of the collection asked, or of all the tenant's points), best first; no shared term, no hit."""
         if not vector.indices:
             return []
-        return self._query(_sparse(vector), LEXICAL, access_condition(access), limit, self._tenant_idf(access))
+        return self._query(_sparse(vector), LEXICAL, access_condition(access), limit, self._idf_params(access))
 
     def score_dense(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
         """Cosine of the given points; those that the filter hides are absent."""
@@ -149,7 +150,7 @@ class ServerIndex:
         if not ids or not vector.indices:
             return {}
         condition = access_condition(access, ids)
-        hits = self._query(_sparse(vector), LEXICAL, condition, len(ids), self._tenant_idf(access))
+        hits = self._query(_sparse(vector), LEXICAL, condition, len(ids), self._idf_params(access))
         return {point.id: point.score for point in hits}
 
     def count(self, *, document_id: str | None = None, generation: int | None = None) -> int:
@@ -271,11 +272,11 @@ class ServerIndex:
             on_disk_payload=True,
         )
 
-    def _tenant_idf(self, access: AccessFilter) -> models.SearchParams | None:
+    def _idf_params(self, access: AccessFilter) -> models.SearchParams | None:
         if not self._idf:
             return None
-        corpus = models.Filter(must=[_equals("tenant_id", access.tenant_id)])
-        return models.SearchParams(idf=models.IdfCorpusParams(corpus=corpus))
+        corpus = replace(access, groups=None, document_ids=None)
+        return models.SearchParams(idf=models.IdfCorpusParams(corpus=access_condition(corpus)))
 
     def _delete(self, selector: models.PointsSelector) -> None:
         self._call(lambda: self._client.delete(self.collection, selector, wait=True, ordering=self._ordering))

@@ -238,6 +238,17 @@ def test_idf_counts_the_tenants_own_points_only(index: VectorIndex) -> None:
     assert index.search_sparse(query, ALL, 5) == before
 
 
+def test_idf_counts_the_points_of_the_collection_that_is_asked(index: VectorIndex) -> None:
+    index.upsert([point(n, terms={n: 1.0, 99: 1.0}) for n in range(5)])
+    query = SparseVector((1, 99), (1.0, 1.0))
+    access = AccessFilter("t1", frozenset({"*"}), "c1")
+    before = index.search_sparse(query, access, 5)
+    index.upsert([point(n, collection="c2", groups=("hr",), terms={1: 1.0}) for n in range(100, 160)])
+    assert index.search_sparse(query, access, 5) == before
+    ids = [found.id for found in before]
+    assert index.score_sparse(query, ids, access) == pytest.approx({found.id: found.score for found in before})
+
+
 def test_learnt_weights_are_multiplied_as_they_are(tmp_path: Path, standin_url: str) -> None:
     for kind in ("edge", "memory", "rest"):
         with open_index(kind, tmp_path / kind, standin_url, idf=False) as index:

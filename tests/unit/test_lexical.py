@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from core.text_folding import fold
+from retrieval.asking import without_asking
 from retrieval.kinds import TermKind, kind_of
-from retrieval.lexical import BigramBm25, tokenize, word_pairs
+from retrieval.lexical import ASKING, BigramBm25, query_terms, tokenize, word_pairs
 from retrieval.stem import stem
 
 ENCODER = BigramBm25()
@@ -91,6 +92,7 @@ def test_any_text_gives_ascending_unique_uint32_ids_and_positive_weights(text: s
 
 @given(st.text(max_size=100))
 def test_query_and_passage_have_the_same_terms(text: str) -> None:
+    assume(without_asking(fold(text)) == fold(text) and ASKING.isdisjoint(tokenize(text)))
     assert ENCODER.encode_query(text).indices == ENCODER.encode_passage(text).indices
 
 
@@ -114,6 +116,32 @@ def test_grammar_counts_less_than_content_in_a_query() -> None:
         vector = ENCODER.encode_query(text)
         return dict(zip(vector.indices, vector.values, strict=True))
 
-    english = weights("what is the toner")
+    english = weights("the toner is here")
     assert max(english.values()) == english[ENCODER.encode_query("toner").indices[0]]
     assert weights("です")[ENCODER.encode_query("です").indices[0]] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("question", "left"),
+    [
+        ("第31条には何が定められていますか？", "第31条には 定められ"),
+        ("休みは何日ですか", "休みは 日"),
+        ("送料はいくらですか", "送料は"),
+        ("会議は何時からですか", "会議は 時から"),
+        ("価格を教えてください", "価格"),
+        ("どの部署に提出しますか", "部署に提出し"),
+        ("担当者は誰でしょうか。", "担当者は"),
+        ("いつまでに届きますか", "に届き"),
+        ("いつもの窓口", "いつもの窓口"),
+        ("これは何ですか", "これは"),
+        ("How much is the toner?", "is the toner"),
+        ("Please tell me which toner", "me toner"),
+    ],
+)
+def test_words_that_only_ask_weigh_nothing(question: str, left: str) -> None:
+    assert set(query_terms(question)) == set(tokenize(left))
+
+
+def test_a_question_of_asking_words_alone_keeps_them() -> None:
+    assert query_terms("教えてください") == tokenize("教えてください")
+    assert query_terms("what, when and how") and ENCODER.encode_query("how much?").indices
