@@ -124,7 +124,7 @@ class ServerIndex:
         return self._query(list(vector), DENSE, access_condition(access), limit, params)
 
     def search_sparse(self, vector: SparseVector, access: AccessFilter, limit: int) -> list[ScoredPoint]:
-        """Best by the sparse product (with the IDF of the collection asked, or of all the tenant's points), best first; no shared term, no hit."""
+        """Best by the sparse product (with the IDF of the collection asked or of all the tenant's points), best first."""
         if not vector.indices:
             return []
         return self._query(_sparse(vector), LEXICAL, access_condition(access), limit, self._idf_params(access))
