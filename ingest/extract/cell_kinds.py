@@ -6,6 +6,8 @@ Judged on the text alone and in one pass each; what the table around it says is 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
+from itertools import pairwise
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -28,7 +30,7 @@ _UNITS = frozenset(
     """)
 )
 _LABEL_ENDS = _words("""
-    名 日 月 年 者 先 所 数 量 額 料 費 率 欄 印 計 色 元 値 幅 高 型 級 科 課題 場 番 票 種 順 歴 住所
+    お客様 名 日 月 年 者 先 所 数 量 額 料 費 率 欄 印 計 色 元 値 幅 高 型 級 科 課題 場 番 票 種 順 歴 度 住所
     名称 番号 コード 日付 日時 期限 期間 時間 時刻 区分 種別 種類 分類 項目 内容 仕様 価格 単価 場所 電話 メール
     アドレス 備考 摘要 説明 意味 用語 質問 回答 担当 部署 所属 役職 職位 単位 型番 品番 型式 寸法 質量 重量 電源
     結果 判定 状態 状況 理由 事由 目的 条件 方法 対象 定員 曜日 年度 カテゴリ カテゴリー プラン サイズ 地域 工場
@@ -46,7 +48,8 @@ _LABEL_WORDS = frozenset(
     question answer role title version start end from to day month year week weight size width height length colour
     color currency supplier customer manager reason purpose result results limit limits range product part parts
     method key field service plan team issue action due target approved approver approval requested reference ref
-    subject spec specification parameter
+    subject spec specification parameter company site host vehicle permit insurance prepared checked signature mobile
+    telephone grade destination serial severity priority impact cause summary reported received delivery payment
     """)
 )
 _NOTE_MARKS = (
@@ -135,6 +138,28 @@ def is_calendar(text: str) -> bool:
     return len(plain) == 4 and plain.isdigit() and plain.startswith(("19", "20"))
 
 
+def rises(texts: Sequence[str]) -> bool:
+    """Amounts or spans of time that grow from one to the next: 6か月, 1年6か月, 2年6か月以上."""
+    sizes = [_size(text) for text in texts]
+    return len(sizes) > 1 and all(low < high for low, high in pairwise(sizes))
+
+
+def _size(text: str) -> float:
+    """The first amount in the text; years, months and days count together, in days."""
+    size = 0.0
+    digits = ""
+    for character in folded(text) + " ":
+        if character.isascii() and (character.isdigit() or (character == "." and digits)):
+            digits += character
+        elif digits and character != ",":
+            unit = {"年": 365, "か": 30, "ヶ": 30, "カ": 30, "月": 30, "週": 7, "日": 1}.get(character, 0)
+            size += float(digits.rstrip(".").partition(".")[0][:15]) * (unit or 1)
+            digits = ""
+            if not unit:
+                break
+    return size
+
+
 def is_weekday(text: str) -> bool:
     """Name of a weekday, short or long."""
     plain = folded(text).strip("()")
@@ -193,6 +218,8 @@ def inline_pair(text: str) -> tuple[str, str] | None:
         label, _, value = text.strip().partition(" ")
         if not is_value(value) or not is_label(label) or label.isascii():
             return None
+    if folded(label).count("(") != folded(label).count(")"):
+        return None
     return (closed_up(label), value.strip()) if value.strip() else None
 
 

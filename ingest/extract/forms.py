@@ -14,13 +14,20 @@ _SAMPLE_ROWS = 200
 
 
 def is_list_of_fields(rows: Sequence[Row]) -> bool:
-    """Two columns without a header: what it is, and its value."""
-    if not rows or len(rows[0]) != 2:
+    """Columns without a header: what it is and its value, once or several times in a row."""
+    if not rows or len(rows[0]) % 2:
         return False
-    if _has_inline_pairs(rows[:_SAMPLE_ROWS]):
+    sample = rows[:_SAMPLE_ROWS]
+    if len(rows[0]) == 2 and _has_inline_pairs(sample):
         return True
-    labels = [row[0].text for row in rows[:_SAMPLE_ROWS] if row[0] is not None and row[1] is not None]
-    return bool(labels) and not any(is_value(label) or is_note(label) for label in labels)
+    pairs = [pair for row in sample for pair in zip(row[::2], row[1::2], strict=True)]
+    labels = [label.text for label, value in pairs if label is not None and value is not None]
+    if not labels or any(is_value(label) or is_note(label) or len(label) > _MAX_LABEL for label in labels):
+        return False
+    if len(rows[0]) == 2:
+        return True
+    values = [value.text for _, value in pairs if value is not None]
+    return len(set(labels)) == len(labels) and any(is_value(value) for value in values)
 
 
 def is_form(rows: Sequence[Row]) -> bool:
@@ -45,15 +52,15 @@ def is_form(rows: Sequence[Row]) -> bool:
                 return False
     if not at_label or labels_named * 10 < at_label * 6 or (labels_named - values_named) * 2 < at_label:
         return False
-    if len(sample) > 2 and len(shapes) == 1:  # rows of one shape: a table, unless its third column is labels as well
-        return len(sample[0]) >= 4 and labels_named * 10 >= at_label * 8
+    if len(sample) > 2 and len(shapes) == 1:  # rows of one shape: a table, unless labels and values alternate
+        return len(sample[0]) >= 4 and values_named * 5 <= at_value
     return True
 
 
-def form_lines(rows: Sequence[Row]) -> list[str]:
+def form_lines(rows: Sequence[Row], *, in_place: bool = False) -> list[str]:
     """A line `label: value` a pair; what has no partner stands alone. A label merged over rows goes before the others.
 
-    In two columns the first is the label, whatever it says.
+    in_place: every other cell is a label, whatever it says; so it is in two columns.
     """
     lines = []
     for row in rows:
@@ -63,7 +70,7 @@ def form_lines(rows: Sequence[Row]) -> list[str]:
             group = closed_up(cells[0][1].text) + _LEVEL_SEPARATOR
             cells = cells[1:]
         at = 0
-        in_place = len(row) == 2 or (len(cells) % 2 == 0 and all(_names(cell) for _, cell in cells[::2]))
+        paired = len(cells) % 2 == 0 and (in_place or all(_names(cell) for _, cell in cells[::2]))
         while at < len(cells):
             cell = cells[at][1]
             following = cells[at + 1][1] if at + 1 < len(cells) else None
@@ -71,7 +78,11 @@ def form_lines(rows: Sequence[Row]) -> list[str]:
             if pair is not None:
                 lines.append(write_row([group + pair[0]], [pair[1]]))
                 at += 1
-            elif following is not None and not inline_pair(following.text) and (in_place or _is_pair(cell, following)):
+            elif (
+                following is not None
+                and not inline_pair(following.text)
+                and (paired or len(row) == 2 or _is_pair(cell, following))
+            ):
                 lines.append(write_row([group + closed_up(cell.text)], [following.text]))
                 at += 2
             else:

@@ -104,10 +104,11 @@ def read_table(
         return table
     told = headers is not None or (is_form(body) and not is_marked(body[0]))
     depth = 0 if told else header_depth(body)
-    if not depth and headers is None and (is_form(body) or is_list_of_fields(body)):
+    fields = not depth and headers is None and not is_form(body) and is_list_of_fields(body)
+    if not depth and headers is None and (fields or is_form(body)):
         table.is_form = True
         for at, row in rows:
-            table.lines += _marked(form_lines([row]), at in hidden.rows, hidden.mark)
+            table.lines += _marked(form_lines([row], in_place=fields), at in hidden.rows, hidden.mark)
         return table
     table.headers = header_texts(body[:depth], len(body[0])) if depth else list(headers or [""] * len(body[0]))
     shown = [
@@ -203,7 +204,7 @@ def _lines(rows: Sequence[tuple[int, Row]], headers: Sequence[str], head: Sequen
                 yield place, write_row([], [section])
             section, unused = sections[number], True
             continue
-        values = _values(row)
+        values = _values(row, headers)
         if open_columns and not any(is_total(value) for value in values if value):
             for column in range(open_columns):
                 if values[column]:
@@ -220,11 +221,13 @@ def _lines(rows: Sequence[tuple[int, Row]], headers: Sequence[str], head: Sequen
         yield place, write_row([], [section])
 
 
-def _values(row: Row) -> list[str]:
+def _values(row: Row, headers: Sequence[str]) -> list[str]:
+    """Texts by column. One that is merged over columns of the same header, or is long, is written once."""
     values = []
     last: Cell | None = None
-    for cell in row:
-        if cell is None or (cell is last and cell.columns > 1 and len(cell.text) > _ONCE_CHARS):
+    for at, cell in enumerate(row):
+        merged = cell is not None and cell is last and cell.columns > 1
+        if cell is None or (merged and (len(cell.text) > _ONCE_CHARS or headers[at] == headers[at - 1])):
             values.append("")
         else:
             values.append(cell.text)

@@ -14,6 +14,7 @@ from ingest.extract.cell_kinds import (
     is_unit,
     is_value,
     is_weekday,
+    rises,
 )
 from ingest.extract.cells import Cell, Row, filled, origins
 
@@ -31,7 +32,7 @@ def header_depth(rows: Sequence[Row]) -> int:
     if marked:
         return marked
     depth = _spanned_depth(rows)
-    if depth >= len(rows) or not all(_heads(row) for row in rows[:depth]):
+    if depth >= len(rows) or not all(_heads(row) for row in rows[:depth]) or not _is_sublevel(rows, depth):
         depth = 1
     if not _heads(rows[0]):
         return 0
@@ -85,6 +86,15 @@ def _spanned_depth(rows: Sequence[Row]) -> int:
     return max(depth, 2)
 
 
+def _is_sublevel(rows: Sequence[Row], depth: int) -> bool:
+    """The rows below the first name columns only where a cell of the first heads several, or reaches down."""
+    for row in rows[1:depth]:
+        for above, cell in zip(rows[0], row, strict=True):
+            if cell is not None and cell is not above and above is not None and above.columns == 1:
+                return False
+    return True
+
+
 def _heads(row: Row) -> bool:
     """Nothing in the row forbids that it is a header; counting values (days, years) may head columns."""
     cells = filled(row)
@@ -94,11 +104,20 @@ def _heads(row: Row) -> bool:
     plain = [text for text in texts if not could_head(text)]
     if not plain:
         return True
-    if not all(is_value(text) for text in plain) or not _is_series(plain):
+    if not all(is_value(text) for text in plain):
+        return False
+    if _is_scale(texts):
+        return True
+    if not _is_series(plain):
         return False
     if len(plain) == len(texts) and row[0] is not None:  # nothing names what is counted
         return False
     return len(plain) >= 3 or all(is_calendar(text) for text in plain)
+
+
+def _is_scale(texts: Sequence[str]) -> bool:
+    """A label and amounts that grow: 勤続年数, 6か月, 1年6か月, 2年6か月."""
+    return len(texts) > 3 and is_label(texts[0]) and all(map(is_value, texts[1:])) and rises(texts[1:])
 
 
 def _is_series(texts: Sequence[str]) -> bool:
@@ -121,6 +140,8 @@ def _is_header(rows: Sequence[Row]) -> bool:
     if all(cell.strong for cell in cells) and not all(cell.strong for cell in filled(rows[-1])):
         return True
     labels = sum(is_label(text) or not could_head(text) for text in texts)
+    if _is_scale(texts):
+        return True
     lower_labels = _share_of_labels(below)
     if len(first) == 2:
         return lower_labels < 0.5 and (labels == 2 or _kinds_differ(first, below, 1))

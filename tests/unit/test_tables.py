@@ -130,6 +130,29 @@ def test_header_cells_that_the_format_marks() -> None:
     assert lines(side) == ["幅: 30", "高さ: 40"]
 
 
+def test_a_form_whose_labels_are_no_known_words() -> None:
+    rows: list[list[Content]] = [["Badge", "CA-3", "Arrives", "2 May 2031"], ["Guests", "3", "Escort", "R. Vale"]]
+    assert lines(rows) == ["Badge: CA-3", "Arrives: 2 May 2031", "Guests: 3", "Escort: R. Vale"]
+
+
+def test_spans_of_time_above_a_row_are_its_header() -> None:
+    rows: list[list[Content]] = [
+        ["勤続年数", "６か月", "１年６か月", "２年６か月以上"],
+        ["休暇日数", "10日", "11日", "12日"],
+    ]
+    assert lines(rows) == ["勤続年数: 休暇日数 | ６か月: 10日 | １年６か月: 11日 | ２年６か月以上: 12日"]
+
+
+def test_a_header_over_two_columns_may_have_no_second_level() -> None:
+    assert lines(
+        [
+            [Cell("事由", columns=2), "日数"],
+            ["結婚", "本人", "4日"],
+            [Cell("転居", columns=2), "2日"],
+        ]
+    ) == ["事由: 結婚 | 事由: 本人 | 日数: 4日", "事由: 転居 | 日数: 2日"]
+
+
 def test_without_any_header_the_values_stay() -> None:
     assert lines([["12", "34"], ["56", "78"]]) == ["12 | 34", "56 | 78"]
 
@@ -146,7 +169,7 @@ def test_a_cell_of_several_paragraphs_stays_on_its_line() -> None:
 
 def test_spans_cannot_multiply_a_document() -> None:
     with pytest.raises(ExtractionFailed) as caught:
-        blocks([[Cell("甲"), Cell("あ" * 90, rows=10**9, columns=10**9)], *[[Cell("乙")] for _ in range(3000)]])
+        blocks([[Cell("甲"), Cell("あ" * 90, rows=10**9, columns=10**9)], *[[Cell("乙")] for _ in range(12_000)]])
     assert caught.value.code == "text_too_long"
 
 
