@@ -10,7 +10,17 @@ It imports nothing else of this project, needs only httpx, and ignores fields th
 
 from client.aio import AsyncTsumugi
 from client.errors import ClientError, Refused, Unreachable
-from client.models import Answer, Citation, Document, Job, Passage, StreamEvent, Uploaded
+from client.models import (
+    Answer,
+    Citation,
+    Document,
+    Evaluation,
+    EvaluationOutcome,
+    Job,
+    Passage,
+    StreamEvent,
+    Uploaded,
+)
 from client.sync import Tsumugi
 
 __all__ = [
@@ -19,6 +29,8 @@ __all__ = [
     "Citation",
     "ClientError",
     "Document",
+    "Evaluation",
+    "EvaluationOutcome",
     "Job",
     "Passage",
     "Refused",

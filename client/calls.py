@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
-from client.models import Answer, Document, Job, Passage, Uploaded
+from client.models import Answer, Document, Evaluation, EvaluationOutcome, Job, Passage, Uploaded
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -201,6 +201,44 @@ def feedback(
     )
 
 
+@Method
+def evaluate(
+    questions: Sequence[Mapping[str, Any]] | str,
+    *,
+    name: str | None = None,
+    kinds: Sequence[str] | None = None,
+    limit: int | None = None,
+    adapter: str | None = None,
+    collection: str | None = None,
+    compare_to: str | None = None,
+) -> Call[Evaluation]:
+    """Queue an evaluation; `wait` for its job, then `evaluation`. questions: as documented, or the name of a set."""
+    asked = {"set": questions} if isinstance(questions, str) else {"questions": [dict(one) for one in questions]}
+    options = {
+        "name": name, "kinds": list(kinds) if kinds else None, "limit": limit, "adapter": adapter,
+        "collection": collection, "compare_to": compare_to,
+    }  # fmt: skip
+    body = {**asked, **_given(options)}
+    return Call("POST", "/v1/admin/evaluations", Evaluation.parse, json=body, headers=_idempotent())
+
+
+@Method
+def evaluation(evaluation_id: str, *, compare_to: str | None = None) -> Call[Evaluation]:
+    """An evaluation with its report, compared with another one."""
+    params = _given({"compare_to": compare_to})
+    return Call("GET", f"/v1/admin/evaluations/{evaluation_id}", Evaluation.parse, params=params)
+
+
+@Method
+def evaluation_outcomes(
+    evaluation_id: str, *, status: str | None = None, after: int = 0
+) -> Call[list[EvaluationOutcome]]:
+    """Up to 200 outcomes behind a question's number (`ordinal`), in order. status: right, wrong, refused or failed."""
+    params = _given({"status": status, "after": after, "limit": 200})
+    path = f"/v1/admin/evaluations/{evaluation_id}/outcomes"
+    return Call("GET", path, lambda page: [EvaluationOutcome.parse(one) for one in page["items"]], params=params)
+
+
 def document_page(
     cursor: str | None, *, status: str | None, collection: str | None
 ) -> Call[tuple[list[Document], str | None]]:
@@ -228,6 +266,9 @@ class Surface:
     document = document
     delete = delete
     job = job
+    evaluate = evaluate
+    evaluation = evaluation
+    evaluation_outcomes = evaluation_outcomes
     feedback = feedback
 
 

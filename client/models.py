@@ -126,6 +126,42 @@ class Job(Parsed):
 
 
 @dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Questions asked of the service. `report` and `comparison` are None until it has ended.
+
+    Shares in both are {"count", "of", "share", "low", "high"}.
+    """
+
+    id: str
+    name: str
+    status: str
+    question_count: int
+    conditions: dict[str, Any]
+    report: dict[str, Any] | None
+    comparison: dict[str, Any] | None
+    job: Job | None
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Self:
+        """Read from a JSON object, the job included."""
+        names = {field.name for field in fields(cls)} - {"job"}
+        job = body.get("job")
+        return cls(
+            job=Job.parse(job) if job else None, **{name: value for name, value in body.items() if name in names}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationOutcome(Parsed):
+    """One question of an evaluation. `outcome` has the answer, its citations and why it is wrong."""
+
+    ordinal: int
+    status: str
+    question: dict[str, Any]
+    outcome: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Uploaded:
     """A document that was taken in, and the job that reads it; the same bytes again are `unchanged`."""
 

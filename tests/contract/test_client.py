@@ -15,7 +15,9 @@ from pydantic import ValidationError
 
 import client as package
 from client import AsyncTsumugi, Refused, Tsumugi, Unreachable, wire
+from generation.evaluation.runner import EvaluationRunner
 from tests.api_app import Api
+from workers.base import run_job
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,6 +56,22 @@ def test_a_documents_whole_life(tsumugi: Tsumugi, tmp_path: Path) -> None:
         tsumugi.upload(b"x")
 
 
+def test_an_evaluation(tsumugi: Tsumugi, api: Api) -> None:
+    asked = {"question": "休暇は何日ですか？", "expected": "25 days"}
+    run = tsumugi.evaluate([asked], name="休暇")
+    assert run.job is not None and run.report is None
+    run_job(
+        api.services.jobs, run.job.id, EvaluationRunner(api.database, api.services.answers, api.services.settings).run
+    )
+    assert tsumugi.wait(run.job.id).status == "succeeded"
+    ended = tsumugi.evaluation(run.id)
+    assert ended.report is not None and ended.report["right"]["share"] == 1.0
+    (outcome,) = tsumugi.evaluation_outcomes(run.id, status="right")
+    assert outcome.outcome["answer"] == "25 days [1]." and tsumugi.evaluation_outcomes(run.id, after=1) == []
+    with pytest.raises(Refused):
+        tsumugi.evaluate("no such set")
+
+
 def test_the_async_client_does_the_same(api: Api, api_url: str) -> None:
     async def run() -> None:
         async with AsyncTsumugi(api_url, api.admin) as client:
@@ -81,7 +99,7 @@ def test_both_clients_have_the_same_calls() -> None:
 
     assert calls(Tsumugi) == calls(AsyncTsumugi)
     assert sorted(calls(Tsumugi)) == [
-        "ask", "close", "delete", "document", "documents", "feedback", "job", "search", "stream", "upload", "wait",
+        "ask", "close", "delete", "document", "documents", "evaluate", "evaluation", "evaluation_outcomes", "feedback", "job", "search", "stream", "upload", "wait",
     ]  # fmt: skip
     assert calls(Tsumugi)["search"][:2] == ["query", "limit"], "signatures are those of the calls"
     assert (Tsumugi.search.__doc__ or "").startswith("Passages, best first")

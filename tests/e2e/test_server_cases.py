@@ -46,6 +46,7 @@ from tests.e2e.test_bad_input import (  # noqa: F401
     test_files_that_cannot_be_read,
     test_nothing_was_lost,
 )
+from tests.e2e.test_evaluations import test_an_evaluation_runs_where_questions_are_answered  # noqa: F401
 from tests.server_processes import ServerTopology, postgres_binaries
 
 pytestmark = pytest.mark.skipif(
