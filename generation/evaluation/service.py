@@ -18,11 +18,13 @@ from core.jobs import JobStore
 from core.jobs.store import FINAL
 from core.paging import Page, after_cursor, checked_limit, cut_page
 from core.tables.base import new_id
+from core.tables.documents import Collection
 from core.tables.evaluations import EvaluationOutcome, EvaluationRun, EvaluationSet
 from core.tables.jobs import Job
 from core.types import JobKind, JobStatus, Scope
 from generation.asking import Routing
 from generation.evaluation.compare import Row, changed_conditions, compare
+from generation.evaluation.outcome import Status
 from generation.evaluation.questions import Question, chosen, parse_questions
 
 DEFAULT_NAME = "questions"
@@ -145,7 +147,7 @@ class EvaluationService:
 
         Raises:
             InvalidInput: `no_questions`, `invalid_questions`, or not exactly one of questions and set.
-            NotFound: no such set, run to compare with, or model.
+            NotFound: no such set, run to compare with, collection or model.
         """
         principal.require(Scope.ADMIN)
         name, questions = self._questions(principal, request)
@@ -153,6 +155,8 @@ class EvaluationService:
             self._routing.route(principal, request.adapter, None)
         run_id = new_id("evr")
         with self._db.write() as session:
+            if request.collection is not None:
+                _require_collection(session, principal, request.collection)
             before = (
                 _known_run(session, principal, request.compare_to).id
                 if request.compare_to is not None
@@ -333,6 +337,12 @@ def _known_run(session: ReadSession | WriteSession, principal: Principal, run_id
     return run
 
 
+def _require_collection(session: WriteSession, principal: Principal, name: str) -> None:
+    named = select(Collection.id).where(Collection.tenant_id == principal.tenant_id, Collection.name == name)
+    if session.scalar(named) is None:
+        raise NotFound(f"no collection {name!r}", code="collection_not_found")
+
+
 def _last_of(session: WriteSession, principal: Principal, name: str) -> str | None:
     return session.scalars(
         select(EvaluationRun.id)
@@ -345,20 +355,20 @@ def _last_of(session: WriteSession, principal: Principal, name: str) -> str | No
 
 
 def _rows(session: ReadSession, run_id: str) -> builtins.list[Row]:
-    found = session.scalars(
-        select(EvaluationOutcome)
+    found = session.execute(
+        select(
+            EvaluationOutcome.question["id"].as_string(),
+            EvaluationOutcome.question["question"].as_string(),
+            EvaluationOutcome.digest,
+            EvaluationOutcome.status,
+            EvaluationOutcome.outcome["verified"].as_boolean(),
+        )
         .where(EvaluationOutcome.run_id == run_id, EvaluationOutcome.status.is_not(None))
         .order_by(EvaluationOutcome.ordinal)
     )
     return [
-        Row(
-            id=one.question["id"],
-            question=one.question["question"],
-            digest=one.digest,
-            status=one.status or "",
-            verified_wrong=one.status == "wrong" and bool((one.outcome or {}).get("verified")),
-        )
-        for one in found
+        Row(name, text, digest, status or "", verified_wrong=status == Status.WRONG and bool(verified))
+        for name, text, digest, status, verified in found
     ]
 
 

@@ -130,6 +130,7 @@ def test_stored_sets(api: Api, admin: TestClient) -> None:
         ({"questions": [{**LEAVE, "expected": " "}]}, "invalid_questions"),
         ({"questions": QUESTIONS, "kinds": ["none"]}, "no_questions"),
         ({"questions": QUESTIONS, "adapter": "nobody"}, "model_not_found"),
+        ({"questions": QUESTIONS, "collection": "nowhere"}, "collection_not_found"),
         ({"questions": QUESTIONS, "compare_to": "evr_none"}, "not_found"),
         ({"set": "none"}, "not_found"),
     ],

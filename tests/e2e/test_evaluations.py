@@ -62,7 +62,7 @@ def test_a_file_that_cannot_be_used_is_wrong_usage(tmp_path: Path) -> None:
 
 
 def test_a_killed_service_asks_the_rest_only(make_service: Callable[..., ServiceProcess]) -> None:
-    count = 1_500
+    count = 400
     service = make_service("evaluations")
     service.start()
     questions = [{"question": f"What is in barrel {number}?", "unanswerable": True} for number in range(count)]
