@@ -34,6 +34,7 @@ _LABEL_ENDS = _words("""
     名称 番号 コード 日付 日時 期限 期間 時間 時刻 区分 種別 種類 分類 項目 内容 仕様 価格 単価 場所 電話 メール
     アドレス 備考 摘要 説明 意味 用語 質問 回答 担当 部署 所属 役職 職位 単位 型番 品番 型式 寸法 質量 重量 電源
     結果 判定 状態 状況 理由 事由 目的 条件 方法 対象 定員 曜日 年度 カテゴリ カテゴリー プラン サイズ 地域 工場
+    割合 店 地
     天候 室温 温度 湿度 承認 受付 確認 決裁 審査 検印 受領 作成 件名 表題 宛名 氏名 フリガナ ふりがな 性別 年齢
     会社 部門 支店 店舗 機種 製品 商品 品目 規格 範囲 精度 等級 寿命 容量 出力 能力 性能 処置 対策 対応 原因 影響
     概要 詳細 経緯 要望 希望 手段 交通 行先 用途 根拠 出典 予算 実績 達成 差異 前年 金利 原価 残高 在庫 納期 在籍
@@ -50,6 +51,12 @@ _LABEL_WORDS = frozenset(
     method key field service plan team issue action due target approved approver approval requested reference ref
     subject spec specification parameter company site host vehicle permit insurance prepared checked signature mobile
     telephone grade destination serial severity priority impact cause summary reported received delivery payment
+    """)
+)
+_COLUMN_NAMES = frozenset(
+    _words("""
+    項目 区分 種別 種類 分類 名称 内容 品名 商品 商品名 科目 費目 機能 用語 質問 no no. 番号 品番 型番 コード 月 年 年度
+    item items name key code term question feature category type
     """)
 )
 _NOTE_MARKS = (
@@ -240,6 +247,19 @@ def closed_up(text: str) -> str:
     if len(parts) > 1 and all(len(part) == 1 and not part.isascii() for part in parts):
         return "".join(parts)
     return " ".join(parts)
+
+
+def header_text(text: str) -> str:
+    """`標準 価格` as 標準価格: short Japanese words that the width of a column has parted."""
+    parts = text.split()
+    if len(parts) > 1 and all(len(part) <= 6 and not part.isascii() and not part[0].isascii() for part in parts):
+        return "".join(parts)
+    return " ".join(parts)
+
+
+def is_column_name(text: str) -> bool:
+    """A word that heads the first column of a list and names no single thing: 項目, 品名, Item."""
+    return folded(text) in _COLUMN_NAMES
 
 
 def _without_brackets(text: str) -> str:

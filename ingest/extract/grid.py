@@ -6,7 +6,7 @@ once, for all formats.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from core.table_text import write_row
@@ -23,7 +23,7 @@ from ingest.extract.cell_kinds import (
 )
 from ingest.extract.cells import Cell, Row, fill_grid, filled, origins
 from ingest.extract.forms import form_lines, is_form, is_list_of_fields
-from ingest.extract.headers import fills_gaps, header_depth, header_texts, is_marked
+from ingest.extract.headers import fills_gaps, header_depth, header_texts, is_marked, stacked_tables
 
 __all__ = ["TITLE_LEVEL", "Cell", "Hidden", "Table", "read_table", "write_grid", "write_table"]
 
@@ -71,19 +71,20 @@ def write_table(
 
 def write_grid(builder: TextBuilder, grid: Sequence[Row], *, page: int | None = None, title: str | None = None) -> int:
     """`write_table` for a grid that is filled already."""
-    table = read_table(grid, room=builder.room)
-    own = closed_up(table.title)
-    for text in [title] if title and title.strip() != own else []:
-        builder.add(BlockKind.HEADING, " ".join(text.split()), page=page, level=TITLE_LEVEL)
-    if own:
-        builder.add(BlockKind.HEADING, own, page=page, level=TITLE_LEVEL)
-    for text in table.remarks:
-        builder.add(BlockKind.PARAGRAPH, text, page=page)
     alone = len(grid) == 1 and len(grid[0]) == 1  # a box around text
-    builder.add(BlockKind.PARAGRAPH if alone else BlockKind.TABLE, "\n".join(table.lines), page=page)
-    for text in table.notes:
-        builder.add(BlockKind.PARAGRAPH, text, page=page)
-    return int(bool(table.lines))
+    written = 0
+    for start, end in stacked_tables(grid):
+        table = read_table(grid[start:end], room=builder.room)
+        given = " ".join(title.split()) if title and not start else ""
+        for text in dict.fromkeys((given, table.title)):
+            builder.add(BlockKind.HEADING, text, page=page, level=TITLE_LEVEL)
+        for text in table.remarks:
+            builder.add(BlockKind.PARAGRAPH, text, page=page)
+        builder.add(BlockKind.PARAGRAPH if alone else BlockKind.TABLE, "\n".join(table.lines), page=page)
+        for text in table.notes:
+            builder.add(BlockKind.PARAGRAPH, text, page=page)
+        written += bool(table.lines)
+    return written
 
 
 def read_table(
@@ -191,7 +192,7 @@ def _lines(rows: Sequence[tuple[int, Row]], headers: Sequence[str], head: Sequen
     """A line a data row, with its place. Header rows that come again are dropped; a section goes before its rows."""
     repeated = {_key(row) for row in head}
     open_columns = _open_label_columns([row for _, row in rows])
-    sections = _sections([row for _, row in rows])
+    sections = _sections([row for _, row in rows], repeated)
     section = ""
     unused = False
     labels: dict[int, str] = {}
@@ -203,6 +204,9 @@ def _lines(rows: Sequence[tuple[int, Row]], headers: Sequence[str], head: Sequen
             if unused:
                 yield place, write_row([], [section])
             section, unused = sections[number], True
+            if is_note(section):  # said of the rows around it, not their name
+                yield place, write_row([], [section])
+                section, unused = "", False
             continue
         values = _values(row, headers)
         if open_columns and not any(is_total(value) for value in values if value):
@@ -254,8 +258,8 @@ def _open_label_columns(rows: Sequence[Row]) -> int:
     return columns
 
 
-def _sections(rows: Sequence[Row]) -> Mapping[int, str]:
-    """Rows that name those that follow: one cell over the whole width, or one marked cell alone."""
+def _sections(rows: Sequence[Row], heads: Set[tuple[str, ...]]) -> Mapping[int, str]:
+    """Rows that name those that follow: one cell over the whole width, marked, or above the header come again."""
     found = {}
     for at, row in enumerate(rows):
         if len(row) < 3:
@@ -263,7 +267,10 @@ def _sections(rows: Sequence[Row]) -> Mapping[int, str]:
         if row[0] is None or (row[1] is not None and row[0].columns == 1):
             continue
         cells = filled(row)
-        if len(cells) == 1 and (row[-1] is not None or (row[1] is None and is_section(row[0].text))):
+        if len(cells) != 1:
+            continue
+        headed = at + 1 < len(rows) and _key(rows[at + 1]) in heads
+        if row[-1] is not None or (row[1] is None and (is_section(row[0].text) or headed)):
             found[at] = closed_up(row[0].text)
     return found
 

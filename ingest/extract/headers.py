@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ingest.extract.cell_kinds import (
-    closed_up,
     could_head,
+    header_text,
     is_calendar,
+    is_column_name,
     is_dash,
     is_label,
+    is_note,
     is_section,
+    is_total,
     is_unit,
     is_value,
     is_weekday,
@@ -46,11 +49,35 @@ def is_marked(row: Row) -> bool:
     return all(cell.header for cell in filled(row))
 
 
+def stacked_tables(rows: Sequence[Row]) -> list[tuple[int, int]]:
+    """Where tables begin and end that stand one under another without a blank row: a title, then another header."""
+    starts = [0]
+    first: Row | None = None
+    for at, row in enumerate(rows):
+        cells = filled(row)
+        if first is None:
+            first = row if len(cells) > 1 else None
+            continue
+        if at - starts[-1] < 2 or at + 2 >= len(rows) or len(cells) != 1 or not _is_title(row):
+            continue
+        head = filled(rows[at + 1])
+        named = sum(is_label(cell.text) or cell.header for cell in head)
+        if len(head) > 1 and _heads(rows[at + 1]) and named * 10 >= len(head) * 6 and not _same(rows[at + 1], first):
+            starts.append(at)
+            first = None
+    return list(zip(starts, [*starts[1:], len(rows)], strict=True))
+
+
+def _is_title(row: Row) -> bool:
+    cell = row[0]
+    return cell is not None and could_head(cell.text) and not is_note(cell.text) and not is_total(cell.text)
+
+
 def header_texts(rows: Sequence[Row], width: int) -> list[str]:
     """Headers by column of the given header rows: levels joined, the same part once, gaps of upper levels carried."""
     levels: list[list[str]] = []
     for at, row in enumerate(rows):
-        texts = [closed_up(cell.text) if cell else "" for cell in row]
+        texts = [header_text(cell.text) if cell else "" for cell in row]
         if at + 1 < len(rows):
             texts = _carried(texts, rows[at + 1])
         levels.append(texts)
@@ -144,7 +171,10 @@ def _is_header(rows: Sequence[Row]) -> bool:
         return True
     lower_labels = _share_of_labels(below)
     if len(first) == 2:
-        return lower_labels < 0.5 and (labels == 2 or _kinds_differ(first, below, 1))
+        differ = _kinds_differ(first, below, 1)
+        return (lower_labels < 0.5 and (labels == 2 or differ)) or (
+            is_column_name(texts[0]) and (labels == 2 or differ)
+        )
     if labels * 2 >= len(texts) and labels / len(texts) > lower_labels:
         return True
     if any(_kinds_differ(first, below, at) for at in range(len(first))):

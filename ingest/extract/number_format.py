@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
-from functools import lru_cache
+
+from ingest.extract.number_code import Section, Token, sections_of
 
 GENERAL = "General"
-_MAX_CODE = 255
 _MAX_DAYS = 3_000_000
 """Past the year 9999."""
-_DATE = "yYmMdDhHsSgGeEaAbBrR"
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
@@ -47,21 +45,6 @@ _BUILT_IN = {
 _BUILT_IN_JA = {14: "yyyy/m/d", 22: "yyyy/m/d h:mm"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: str
-    """text, digit (0 # ?), point, comma, percent, exponent, slash, date, elapsed, noon, general, at."""
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Section:
-    tokens: tuple[_Token, ...]
-    condition: tuple[str, float] | None
-    japanese: bool
-    is_date: bool
-
-
 def built_in_format(number: int, *, japanese: bool = False) -> str:
     """Code of a format that files name by number only; what depends on the reader's country is Japanese or ISO."""
     if japanese and number in _BUILT_IN_JA:
@@ -73,7 +56,7 @@ def format_number(value: float, code: str, *, since_1904: bool = False) -> str:
     """The number as the format shows it, without white space around; empty where the format shows nothing."""
     if not math.isfinite(value):
         return str(value)
-    sections = _sections(code)
+    sections = sections_of(code)
     if not sections:
         return format_general(value)
     section, value = _choose(sections, value)
@@ -85,7 +68,7 @@ def format_number(value: float, code: str, *, since_1904: bool = False) -> str:
 
 def format_text(text: str, code: str) -> str:
     """A text as the format shows it: `@"様"` puts 様 after it."""
-    sections = _sections(code)
+    sections = sections_of(code)
     section = sections[3] if len(sections) > 3 else sections[-1] if sections else None
     if section is None or not any(token.kind == "at" for token in section.tokens):
         return text
@@ -101,10 +84,10 @@ def format_general(value: float) -> str:
 
 def is_date_format(code: str) -> bool:
     """The format shows a date, a time or a duration."""
-    return any(section.is_date for section in _sections(code)[:1])
+    return any(section.is_date for section in sections_of(code)[:1])
 
 
-def _choose(sections: tuple[_Section, ...], value: float) -> tuple[_Section, float]:
+def _choose(sections: tuple[Section, ...], value: float) -> tuple[Section, float]:
     """The section for a value, and the value that it shows: sections for negative numbers write the sign themselves."""
     numeric = sections[:3]
     if any(section.condition for section in numeric):
@@ -135,100 +118,7 @@ def _holds(condition: tuple[str, float], value: float) -> bool:
     return value == bound
 
 
-@lru_cache(maxsize=4096)
-def _sections(code: str) -> tuple[_Section, ...]:
-    if not code or len(code) > _MAX_CODE or code.lower() == "general":
-        return ()
-    if "[$-f800]" in code.lower():  # the long date of the reader's system
-        code = "yyyy-mm-dd"
-    return tuple(_parse(part) for part in _split(code)[:4])
-
-
-def _split(code: str) -> list[str]:
-    parts, start, at = [], 0, 0
-    while at < len(code):
-        character = code[at]
-        if character == '"':
-            at = _end(code, '"', at + 1)
-        elif character == "[":
-            at = _end(code, "]", at + 1)
-        elif character in "\\_*":
-            at += 1
-        elif character == ";":
-            parts.append(code[start:at])
-            start = at + 1
-        at += 1
-    return [*parts, code[start:]]
-
-
-def _end(code: str, mark: str, start: int) -> int:
-    at = code.find(mark, start)
-    return len(code) if at < 0 else at
-
-
-def _parse(code: str) -> _Section:
-    tokens: list[_Token] = []
-    condition = None
-    japanese = False
-    at = 0
-    while at < len(code):
-        character = code[at]
-        rest = code[at:].lower()
-        if character == '"':
-            end = _end(code, '"', at + 1)
-            tokens.append(_Token("text", code[at + 1 : end]))
-            at = end + 1
-        elif character == "\\":
-            tokens.append(_Token("text", code[at + 1 : at + 2]))
-            at += 2
-        elif character in "_*":
-            tokens.append(_Token("text", " " if character == "_" else ""))
-            at += 2
-        elif character == "[":
-            end = _end(code, "]", at + 1)
-            inside = code[at + 1 : end]
-            if inside.startswith("$"):
-                symbol, _, place = inside[1:].partition("-")
-                japanese = japanese or place.lower().startswith(("411", "ja"))
-                tokens.append(_Token("text", symbol))
-            elif inside and inside.lower().strip("hms") == "" and len(set(inside.lower())) == 1:
-                tokens.append(_Token("elapsed", inside.lower()))
-            elif inside[:1] in "<>=":
-                condition = _condition(inside) or condition
-            at = end + 1
-        elif rest.startswith("general"):
-            tokens.append(_Token("general", ""))
-            at += 7
-        elif rest.startswith(("am/pm", "a/p")):
-            length = 5 if rest.startswith("am/pm") else 3
-            tokens.append(_Token("noon", code[at : at + length]))
-            at += length
-        elif character in "Ee" and code[at + 1 : at + 2] in {"+", "-"}:
-            tokens.append(_Token("exponent", code[at + 1]))
-            at += 2
-        elif character in _DATE:
-            end = at + 1
-            while end < len(code) and code[end].lower() == character.lower():
-                end += 1
-            tokens.append(_Token("date", code[at:end].lower()))
-            at = end
-        else:
-            kinds = {"0": "digit", "#": "digit", "?": "digit", ".": "point", ",": "comma", "%": "percent", "/": "slash"}
-            tokens.append(_Token("at" if character == "@" else kinds.get(character, "text"), character))
-            at += 1
-    is_date = any(token.kind in {"date", "elapsed", "noon"} for token in tokens)
-    return _Section(tuple(tokens), condition, japanese, is_date)
-
-
-def _condition(text: str) -> tuple[str, float] | None:
-    sign = text[: 2 if text[1:2] in {"=", ">"} else 1]
-    try:
-        return sign, float(text[len(sign) :])
-    except ValueError:
-        return None
-
-
-def _show_number(tokens: tuple[_Token, ...], value: float) -> str:
+def _show_number(tokens: tuple[Token, ...], value: float) -> str:
     kinds = [token.kind for token in tokens]
     if "general" in kinds or "at" in kinds:
         return "".join(format_general(value) if t.kind in {"general", "at"} else t.text for t in tokens)
@@ -260,7 +150,7 @@ def _show_number(tokens: tuple[_Token, ...], value: float) -> str:
     return lead + sign + shown + (_decimals(decimals, part) if point < len(tokens) else "")
 
 
-def _integer(tokens: tuple[_Token, ...], digits: str, grouped: bool) -> str:
+def _integer(tokens: tuple[Token, ...], digits: str, grouped: bool) -> str:
     out: list[str] = []
     left = list(digits)
     count = 0
@@ -283,7 +173,7 @@ def _integer(tokens: tuple[_Token, ...], digits: str, grouped: bool) -> str:
     return "".join(reversed(out))
 
 
-def _decimals(tokens: tuple[_Token, ...], part: str) -> str:
+def _decimals(tokens: tuple[Token, ...], part: str) -> str:
     out: list[str] = []
     kept = 0
     for at, token in enumerate(t for t in tokens if t.kind == "digit"):
@@ -300,7 +190,7 @@ def _decimals(tokens: tuple[_Token, ...], part: str) -> str:
     return ("." if kept else "") + "".join(out)
 
 
-def _scientific(tokens: tuple[_Token, ...], number: Decimal) -> str:
+def _scientific(tokens: tuple[Token, ...], number: Decimal) -> str:
     kinds = [token.kind for token in tokens]
     at = kinds.index("exponent")
     point = kinds.index("point") if "point" in kinds[:at] else at
@@ -311,7 +201,7 @@ def _scientific(tokens: tuple[_Token, ...], number: Decimal) -> str:
     return f"{mantissa}E{sign}{exponent.lstrip('+-').lstrip('0').rjust(width, '0')}"
 
 
-def _fraction(tokens: tuple[_Token, ...], number: Decimal) -> str:
+def _fraction(tokens: tuple[Token, ...], number: Decimal) -> str:
     at = next(i for i, token in enumerate(tokens) if token.kind == "slash")
     below = "".join(token.text for token in tokens[at + 1 :]).strip()
     fixed = int(below) if below.isdigit() and below.strip("0") and len(below) < 6 else 0
@@ -331,7 +221,7 @@ def _fraction(tokens: tuple[_Token, ...], number: Decimal) -> str:
     return " ".join(filter(None, (str(whole) if whole or not part else "", part)))
 
 
-def _show_date(section: _Section, value: float, since_1904: bool) -> str | None:
+def _show_date(section: Section, value: float, since_1904: bool) -> str | None:
     """None where the number is no date."""
     if abs(value) > _MAX_DAYS:
         return None
@@ -374,7 +264,7 @@ def _show_date(section: _Section, value: float, since_1904: bool) -> str | None:
     return "".join(out)
 
 
-def _is_minute(tokens: tuple[_Token, ...], at: int) -> bool:
+def _is_minute(tokens: tuple[Token, ...], at: int) -> bool:
     """Whether `m` is the minute, as it is after hours and before seconds."""
     if len(tokens[at].text) > 2:
         return False
@@ -393,7 +283,7 @@ def _clock(code: str, second_of_day: float, noon: bool) -> str:
     return str(number).rjust(min(2, len(code)), "0")
 
 
-def _calendar(code: str, date: dt.date, section: _Section) -> str:
+def _calendar(code: str, date: dt.date, section: Section) -> str:
     weekday = _WEEKDAYS_JA[date.weekday()]
     japanese = section.japanese
     match code[0], len(code):
@@ -417,7 +307,7 @@ def _calendar(code: str, date: dt.date, section: _Section) -> str:
     return code
 
 
-def _era(unit: str, length: int, date: dt.date, section: _Section) -> str:
+def _era(unit: str, length: int, date: dt.date, section: Section) -> str:
     start, name, letter = next((era for era in _ERAS if era[0] <= date), _ERAS[-1])
     if unit == "g":
         return {1: letter, 2: name[0]}.get(length, name)

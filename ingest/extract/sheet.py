@@ -14,15 +14,16 @@ from dataclasses import dataclass, field, replace
 from core.errors import ExtractionFailed
 from core.types import BlockKind
 from ingest.extract.builder import TextBuilder
-from ingest.extract.cell_kinds import closed_up, is_note, is_value
+from ingest.extract.cell_kinds import is_note, is_value
 from ingest.extract.cells import MAX_PLACES, Cell, Row, filled, tidy
 from ingest.extract.forms import form_lines, is_form
-from ingest.extract.grid import TITLE_LEVEL, Hidden, read_table
-from ingest.extract.headers import header_depth
+from ingest.extract.grid import TITLE_LEVEL, Hidden, Table, read_table
+from ingest.extract.headers import header_depth, stacked_tables
 
 _JAPANESE = range(0x3040, 0xA000)
 _MAX_HEAD_LINES = 6
 _SAMPLE_ROWS = 200
+_LONG_CHARS = 24
 
 
 @dataclass(slots=True)
@@ -163,13 +164,25 @@ class _Writer:
         if len(columns) < width:
             grid = [[*row, None] for row in grid]
         head: list[Row] = [[Cell(text, columns=width)] * width for text in above]
-        hidden = self._hidden(columns, places, len(head))
-        table = read_table(head + grid, room=self._builder.room, hidden=hidden, headers=headers)
+        for start, end in stacked_tables(grid) if headers is None else [(0, len(grid))]:
+            hidden = self._hidden(columns, places[start:end], len(head))
+            table = read_table(head + grid[start:end], room=self._builder.room, hidden=hidden, headers=headers)
+            self._put(table)
+            if any(table.headers) and len(table.headers) == len(columns):
+                values = _value_columns(grid[start:end], columns)
+                self._last = _Written(columns, table.headers, values | self._last.value_columns)
+            elif headers is None:
+                self._last = _Written()
+            head = []
+
+    def _put(self, table: Table) -> None:
+        if self._lines:
+            self.close()
         titled = table.title and table.title != self._sheet.name
         if titled or table.remarks or not table.is_form:
             self._flush_form()
         if titled:
-            self._builder.add(BlockKind.HEADING, closed_up(table.title), page=self._page, level=TITLE_LEVEL)
+            self._builder.add(BlockKind.HEADING, table.title, page=self._page, level=TITLE_LEVEL)
         for text in table.remarks:
             self._builder.add(BlockKind.PARAGRAPH, text, page=self._page)
         if table.is_form:
@@ -177,10 +190,6 @@ class _Writer:
         else:
             self.tables += bool(table.lines)
             self._builder.add(BlockKind.TABLE, "\n".join(table.lines), page=self._page)
-        if any(table.headers) and len(table.headers) == len(columns):
-            self._last = _Written(columns, table.headers, _value_columns(grid, columns) | self._last.value_columns)
-        elif headers is None:
-            self._last = _Written()
         self._lines += table.notes
 
     def _flush_form(self) -> None:
@@ -273,6 +282,9 @@ def _value_columns(grid: Sequence[Row], columns: Sequence[int]) -> frozenset[int
 
 def _stands_alone(right: _Region, left: _Region) -> bool:
     """Both are tables of their own: two columns and rows each, and the first column of the right one names its rows."""
+    if len(right.columns()) == 1 and len(left.columns()) > 1:  # notes beside a table
+        texts = [cell.text for _, _, cell in right.cells]
+        return not any(map(is_value, texts)) and any(is_note(text) or len(text) > _LONG_CHARS for text in texts)
     for part in (left, right):
         if len(part.columns()) < 2 or len(part.rows()) < 2:
             return False
