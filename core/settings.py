@@ -147,6 +147,10 @@ class IngestSettings(Section):
         ge=0,
         description="Wall time for OCR in one document, well below `extract_timeout_s`; later pages are not read.",
     )
+    ocr_engine: Literal["auto", "rapidocr", "tesseract", "off"] = Field(
+        "auto",
+        description="What reads pictures and scanned pages; auto: RapidOCR, and Tesseract for what it cannot read.",
+    )
     chunk_tokens: int = Field(160, ge=32, le=2048, description="Token budget of a chunk, by the embedder's tokenizer.")
     chunk_chars: int = Field(
         1200, ge=64, description="Character cap of a chunk, for scripts the tokenizer does not know."

@@ -93,6 +93,18 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class PlacedText:
+    """Text that OCR read, and its box as shares of the page as it is shown: 0 to 1, y downwards. page: from 1."""
+
+    page: int
+    text: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True, slots=True)
 class ExtractedDocument:
     """What an extractor returns. Blocks are ordered, do not overlap, and may leave gaps of white space."""
 
@@ -104,6 +116,8 @@ class ExtractedDocument:
     title: str | None = None
     quality: Mapping[str, Any] = field(default_factory=dict)
     """Measured facts about the extraction: engine, characters, replacement marks, pages without text ..."""
+    places: tuple[PlacedText, ...] = ()
+    """Where OCR found text, for page images; empty where the pages have a text layer of their own."""
 
 
 @dataclass(frozen=True, slots=True)

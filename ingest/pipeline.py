@@ -212,6 +212,7 @@ class IngestPipeline:
             row.title = extracted.title
             row.language = language_of(extracted.text[:20_000]).value
             row.quality = dict(extracted.quality)
+            row.places = [[p.page, p.text, p.x0, p.y0, p.x1, p.y1] for p in extracted.places] or None
             row.blocks = blocks_to_json(extracted)
         return extracted
 

@@ -93,6 +93,7 @@ class Sandbox:
             "memory_bytes": settings.extract_memory_bytes,
             "max_chars": settings.extract_max_chars,
             "ocr_s": settings.ocr_s,
+            "ocr_engine": settings.ocr_engine,
             "output_bytes": settings.extract_max_chars * 4 + 2**26,
         }
         outcome = self._alive().run(request, settings.extract_timeout_s + GRACE_S, poll)
@@ -155,6 +156,9 @@ class _Mother:
                 "LANG": "C.UTF-8",
                 "PYTHONPATH": os.pathsep.join(str(Path(entry or ".").resolve()) for entry in sys.path),
                 "PYTHONDONTWRITEBYTECODE": "1",
+                # one thread, so that forking is safe; extractions run side by side anyway
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
             },
             start_new_session=True,
         )

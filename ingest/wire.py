@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ExtractionFailed
-from core.types import Block, BlockKind, ExtractedDocument
+from core.types import Block, BlockKind, ExtractedDocument, PlacedText
 
 TEXT_FILE = "text"
 FACTS_FILE = "facts.json"
@@ -26,6 +26,7 @@ def write_document(document: ExtractedDocument, folder: Path) -> None:
         "page_count": document.page_count,
         "title": document.title,
         "quality": dict(document.quality),
+        "places": [[p.page, p.text, p.x0, p.y0, p.x1, p.y1] for p in document.places],
     }
     (folder / FACTS_FILE).write_text(json.dumps({"document": facts}), encoding="utf-8")
 
@@ -71,4 +72,8 @@ def _document(text: str, facts: dict[str, Any]) -> ExtractedDocument:
         page_count=facts["page_count"],
         title=facts["title"],
         quality=dict(facts["quality"]),
+        places=tuple(
+            PlacedText(int(page), str(text), float(x0), float(y0), float(x1), float(y1))
+            for page, text, x0, y0, x1, y1 in facts["places"]
+        ),
     )

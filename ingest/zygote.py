@@ -163,11 +163,11 @@ def _run_child(request: dict[str, Any]) -> NoReturn:
 def _extract(folder: Path, data: bytes, request: dict[str, Any]) -> int:
     from core.errors import TsumugiError
     from ingest.extract import extract_document
-    from ingest.extract.ocr import allow_seconds
+    from ingest.extract.ocr import configure_ocr
     from ingest.wire import write_document, write_error
 
     try:
-        allow_seconds(float(request["ocr_s"]))
+        configure_ocr(float(request["ocr_s"]), request["ocr_engine"])
         write_document(extract_document(data, request["filename"], max_chars=int(request["max_chars"])), folder)
     except TsumugiError as error:
         write_error(error.code, error.detail, folder, retryable=error.retryable)
@@ -243,6 +243,9 @@ def _preload() -> None:
     import ingest.extract.workbook
     import ingest.quality
     import ingest.wire  # noqa: F401
+    from ingest.extract.ocr_rapid import preload_rapid
+
+    preload_rapid()
 
 
 def _kill(pid: int) -> None:

@@ -93,6 +93,8 @@ class DocumentGeneration(Base):
     quality: Mapped[dict[str, Any]] = mapped_column(default=dict)
     blocks: Mapped[list[Any] | None] = mapped_column(JSON, default=None, deferred=True)
     """[kind, start, end, page, level] of the extracted blocks, from which another index version cuts its chunks."""
+    places: Mapped[list[Any] | None] = mapped_column(JSON, default=None, deferred=True)
+    """[page, text, x0, y0, x1, y1] of what OCR read (`PlacedText`), from which page images mark their spans."""
     chunk_count: Mapped[int | None] = mapped_column(default=None)
     index_version: Mapped[str | None] = mapped_column(String(48), default=None)
     created_at: Mapped[datetime] = created_column()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.errors import ExtractionFailed
-from core.types import Block, BlockKind, ExtractedDocument
+from core.types import Block, BlockKind, ExtractedDocument, PlacedText
 from ingest.encoding import clean_text
 
+_MAX_PLACES = 20_000
+"""Boxes that are kept of what OCR read, about 200 dense pages; pages beyond them have no highlights."""
 _TIGHT = {BlockKind.LIST_ITEM}
 
 
@@ -66,6 +68,7 @@ class TextBuilder:
         page_count: int | None = None,
         title: str | None = None,
         quality: Mapping[str, Any] | None = None,
+        places: Sequence[PlacedText] = (),
     ) -> ExtractedDocument:
         """The document so far."""
         return ExtractedDocument(
@@ -76,6 +79,7 @@ class TextBuilder:
             page_count=page_count,
             title=title[:512] if title else None,
             quality=dict(quality or {}),
+            places=tuple(places[:_MAX_PLACES]),
         )
 
     def _append(self, text: str) -> None:

@@ -1,56 +1,56 @@
-"""Text from images and scanned pages, by Tesseract through pytesseract (extra `ocr`), Japanese and English.
+"""Text from images and scanned pages: which engine reads them, in what time, and what counts as read.
 
-Without the binding or the program nothing is guessed: a page is reported as not read. Nor is noise taken for text:
-Tesseract says how sure it is, and right readings (82 and more of 100 on real pages) lie far from those of a page that
-stands on its head or is set in vertical lines (62 and less). So a poor reading is tried again the other ways, and a
-page that stays poor counts as not read.
+RapidOCR comes with the extra `ocr` and needs nothing else; Tesseract is used where it is asked for, where RapidOCR is
+missing, and for a page that RapidOCR cannot read (vertical Japanese). Without an engine nothing is guessed: a page is
+reported as not read. Nor is noise taken for text: a page whose reading stays poor counts as not read, one that is
+middling is named in `pages_unsure`.
 """
 
 from __future__ import annotations
 
-import functools
 import io
-import os
-import shutil
 import struct
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby, islice
-from pathlib import Path
-from statistics import median
-from typing import Any
+from itertools import islice
+from typing import Any, Literal
 
 from core.errors import ExtractionFailed
-from core.types import ExtractedDocument
+from core.types import ExtractedDocument, PlacedText
 from ingest.extract.builder import TextBuilder
-from ingest.extract.pdf_lines import WIDE, Line, heading_sizes, kind_of, paragraphs_of
+from ingest.extract.ocr_layout import items_of
+from ingest.extract.ocr_rapid import rapid_installed, read_rapid
+from ingest.extract.ocr_tesseract import read_tesseract, tesseract_languages
+from ingest.extract.pdf_layout import PageContent, write_pages
+from ingest.extract.pdf_lines import Line
+from ingest.extract.pdf_tables import PageTable
+
+OcrEngine = Literal["auto", "rapidocr", "tesseract", "off"]
 
 _MAX_PIXELS = 100_000_000
-_WANTED = ("jpn", "eng")
-_VERTICAL = "jpn_vert"
-_PASS_TIMEOUT_S = 30.0
 _OVERRUN_S = 10.0
 """How far the last page of a document may go beyond its time."""
 _POINTS = 72
-_SURE = 0.75
-"""A reading at least so sure is not tried again."""
 _POOR = 0.55
 """A reading less sure than this is noise: the page counts as not read."""
+_UNSURE = 0.85
+"""A reading less sure than this is told, so that an answer from it can be looked at twice."""
 _IMAGE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, struct.error, AssertionError)
 """What Pillow raises on damaged bytes; TypeError, for one, where a TIFF has no size."""
-_SAME_SIZE = 0.25
-"""Heights of lines that differ less from the page's median are one size: a line without tall letters is no footnote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Lines of one picture in reading order, in points; confidence 0 to 1, by characters."""
+    """What stands in one picture, in reading order, in points; confidence 0 to 1, by characters.
 
-    lines: tuple[Line, ...] = ()
+    places: each piece of text and its box, of a page whose number is given by the caller.
+    """
+
+    items: tuple[Line | PageTable, ...] = ()
     confidence: float = 0.0
+    places: tuple[PlacedText, ...] = ()
+    engine: str = ""
 
 
 @dataclass(slots=True)
@@ -72,57 +72,63 @@ class Budget:
         return round(sum(self.confidences) / len(self.confidences), 3) if self.confidences else None
 
 
-_seconds = 60.0
+@dataclass(slots=True)
+class _Settings:
+    seconds: float = 60.0
+    engine: OcrEngine = "auto"
 
 
-def allow_seconds(seconds: float) -> None:
-    """Set what `new_budget` gives in this process: each document has a process of its own."""
-    global _seconds  # noqa: PLW0603
-    _seconds = seconds
+_settings = _Settings()
+
+
+def configure_ocr(seconds: float, engine: OcrEngine) -> None:
+    """Set what `new_budget` and `ocr_engine` give in this process: each document has a process of its own."""
+    _settings.seconds, _settings.engine = seconds, engine
 
 
 def new_budget() -> Budget:
     """The budget of one document."""
-    return Budget(_seconds)
+    return Budget(_settings.seconds)
 
 
-def ocr_languages() -> str | None:
-    """Tesseract's name of the languages that are installed (`jpn+eng`), or None without an engine."""
-    return "+".join(name for name in _WANTED if name in installed_languages()) or None
+def ocr_engine() -> str | None:
+    """`rapidocr` or `tesseract`, whichever reads first here; None without an engine, or where OCR is off."""
+    if _settings.engine in {"auto", "rapidocr"} and rapid_installed():
+        return "rapidocr"
+    if _settings.engine in {"auto", "tesseract"} and tesseract_languages() is not None:
+        return "tesseract"
+    return None
 
 
-@functools.cache
-def installed_languages() -> frozenset[str]:
-    """What Tesseract can read here; empty without it or its binding."""
-    if shutil.which("tesseract") is None:
-        return frozenset()
-    try:
-        import pytesseract
-    except ImportError:
-        return frozenset()
-    return frozenset(pytesseract.get_languages())
+def is_unsure(confidence: float) -> bool:
+    """Whether a page was read, but not surely."""
+    return confidence < _UNSURE
 
 
-def read_picture(image: Any, *, dpi: float, budget: Budget) -> Reading:
+def read_picture(image: Any, *, dpi: float, budget: Budget, page: int) -> Reading:
     """Read one grey picture; an empty reading when what comes out is noise, or nothing.
 
     Raises:
         ExtractionFailed: `ocr_unavailable` (retryable), `extraction_timeout`.
     """
-    languages = ocr_languages()
-    if languages is None:
+    engine = ocr_engine()
+    if engine is None:
         raise ExtractionFailed(
-            "this service has no OCR engine; install Tesseract and the extra `ocr`, and retry",
+            "this service has no OCR engine; install the extra `ocr` and retry",
             code="ocr_unavailable",
             retryable=True,
         )
     started = time.monotonic()
     try:
-        ends = started + max(0.0, budget.seconds - budget.spent_s) + _OVERRUN_S
-        best = max(_readings(image, languages, dpi, ends), key=lambda reading: reading.confidence)
+        best = _by_rapid(image, dpi, page) if engine == "rapidocr" else Reading()
+        languages = tesseract_languages() if engine == "tesseract" or _settings.engine == "auto" else None
+        if best.confidence < _POOR and languages is not None:
+            ends = started + max(0.0, budget.seconds - budget.spent_s) + _OVERRUN_S
+            other = _by_tesseract(image, languages, dpi, ends, page)
+            best = max(best, other, key=lambda reading: reading.confidence)
     finally:
         budget.spent_s += time.monotonic() - started
-    if best.confidence < _POOR or not best.lines:
+    if best.confidence < _POOR or not best.items:
         return Reading()
     budget.confidences.append(best.confidence)
     return best
@@ -134,40 +140,55 @@ def extract_image(data: bytes, *, max_chars: int) -> ExtractedDocument:
     Raises:
         ExtractionFailed: `ocr_unavailable`, `broken_document`, `too_many_pixels`, `text_too_long`.
     """
-    builder = TextBuilder(max_chars=max_chars)
     budget = new_budget()
-    pages = 0
+    pages: list[PageContent] = []
+    places: list[PlacedText] = []
+    engines: set[str] = set()
     media_type = ""
     without_text: list[int] = []
     out_of_time: list[int] = []
-    for pages, (frame, kind_of_file) in enumerate(_frames(data), start=1):
+    unsure: list[int] = []
+    for number, (frame, kind_of_file) in enumerate(image_frames(data), start=1):
         media_type = kind_of_file
+        dpi = _dpi(frame)
+        reading = Reading()
         if not budget.left:
-            out_of_time.append(pages)
-            continue
-        paragraphs = paragraphs_of(read_picture(frame, dpi=_dpi(frame), budget=budget).lines)
-        if not paragraphs:
-            without_text.append(pages)
-        body, larger, body_is_bold = heading_sizes(paragraphs)
-        for paragraph in paragraphs:
-            kind, level = kind_of(paragraph, body, larger, body_is_bold)
-            builder.add(kind, paragraph.text, page=pages, level=level or None)
+            out_of_time.append(number)
+        else:
+            reading = read_picture(frame, dpi=dpi, budget=budget, page=number)
+            if not reading.items:
+                without_text.append(number)
+            elif is_unsure(reading.confidence):
+                unsure.append(number)
+        engines |= {reading.engine} - {""}
+        places += reading.places
+        pages.append(PageContent(number, frame.height * _POINTS / dpi, reading.items))
+    builder = TextBuilder(max_chars=max_chars)
+    layout = write_pages(builder, pages, {})
     not_read = sorted([*without_text, *out_of_time])
     return builder.build(
         media_type,
-        page_count=pages,
+        page_count=len(pages),
+        title=layout.title,
+        places=places,
         quality={
-            "engine": "tesseract",
-            "pages_by_ocr": [page for page in range(1, pages + 1) if page not in not_read],
+            "engine": "+".join(sorted(engines)) or ocr_engine(),
+            "pages_by_ocr": [page.number for page in pages if page.number not in not_read],
             "pages_without_text": not_read,
             "pages_not_read": out_of_time,
+            "pages_unsure": unsure,
             "ocr_confidence": budget.confidence,
+            "tables": layout.tables,
         },
     )
 
 
-def _frames(data: bytes) -> Iterator[tuple[Any, str]]:
-    """(picture the right way up, media type) of every page of a file."""
+def image_frames(data: bytes) -> Iterator[tuple[Any, str]]:
+    """(grey picture the right way up, media type) of every page of a file.
+
+    Raises:
+        ExtractionFailed: `broken_document`, `too_many_pixels`.
+    """
     from PIL import Image, ImageOps, ImageSequence
 
     Image.MAX_IMAGE_PIXELS = _MAX_PIXELS
@@ -185,6 +206,47 @@ def _frames(data: bytes) -> Iterator[tuple[Any, str]]:
         raise ExtractionFailed(f"the image is not taken: {error}", code="too_many_pixels") from error
 
 
+def _by_rapid(image: Any, dpi: float, page: int) -> Reading:
+    found = read_rapid(image)
+    width, height = found.size
+    places = [
+        _as_it_lay(page, spot.text, (x0 / width, y0 / height, x1 / width, y1 / height), found.turn)
+        for spot in found.spots
+        for x0, y0, x1, y1 in [spot.box]
+    ]
+    return Reading(tuple(items_of(found, _POINTS / dpi)), found.confidence, tuple(places), "rapidocr")
+
+
+def _by_tesseract(image: Any, languages: str, dpi: float, ends: float, page: int) -> Reading:
+    found = read_tesseract(image, languages, dpi, ends)
+    width, height = found.size
+    places = [
+        _as_it_lay(
+            page,
+            line.text,
+            (line.x0 / width, 1 - line.y1 / height, line.x1 / width, 1 - line.y0 / height),
+            found.turn,
+        )
+        for line in found.lines
+    ]
+    return Reading(found.lines, found.confidence, tuple(places), "tesseract")
+
+
+def _as_it_lay(page: int, text: str, box: tuple[float, float, float, float], turn: int) -> PlacedText:
+    """A box of the upright picture as shares of the picture before it was turned clockwise by `turn`."""
+    x0, y0, x1, y1 = box
+    match turn:
+        case 90:
+            x0, y0, x1, y1 = y0, 1 - x1, y1, 1 - x0
+        case 180:
+            x0, y0, x1, y1 = 1 - x1, 1 - y1, 1 - x0, 1 - y0
+        case 270:
+            x0, y0, x1, y1 = 1 - y1, x0, 1 - y0, x1
+        case _:
+            pass
+    return PlacedText(page, text, round(x0, 5), round(y0, 5), round(x1, 5), round(y1, 5))
+
+
 def _dpi(image: Any) -> float:
     """Resolution that the picture claims, where the claim makes sense."""
     claimed = image.info.get("dpi") or (0, 0)
@@ -193,105 +255,3 @@ def _dpi(image: Any) -> float:
     except (TypeError, ValueError, IndexError, ZeroDivisionError):
         return 200.0
     return dpi if 70 <= dpi <= 1200 else 200.0
-
-
-def _readings(image: Any, languages: str, dpi: float, ends: float) -> Iterator[Reading]:
-    """Readings of a picture, the likeliest way first, until one is sure or the time is up."""
-    first = _read(image, languages, 3, dpi, ends)
-    yield first
-    if first.confidence >= _SURE or time.monotonic() > ends:
-        return
-    turned = _upright(image, ends) if "osd" in installed_languages() else None
-    if turned is not None:
-        second = _read(turned, languages, 3, dpi, ends)
-        yield second
-        if second.confidence >= _SURE:
-            return
-    if _VERTICAL in installed_languages() and time.monotonic() < ends:
-        yield _read(image if turned is None else turned, _VERTICAL, 5, dpi, ends)
-
-
-def _upright(image: Any, ends: float) -> Any | None:
-    """The picture turned so that its letters stand, None where they do or nobody can tell."""
-    import pytesseract
-
-    with _file_of(image) as path:
-        try:
-            found = pytesseract.image_to_osd(path, output_type=pytesseract.Output.DICT, timeout=_left(ends))
-        except RuntimeError:  # too few characters to tell
-            return None
-    angle = int(found.get("rotate", 0)) % 360
-    return image.rotate(-angle, expand=True, fillcolor=255) if angle else None
-
-
-def _left(ends: float) -> float:
-    return max(1.0, min(_PASS_TIMEOUT_S, ends - time.monotonic()))
-
-
-def _read(image: Any, languages: str, layout: int, dpi: float, ends: float) -> Reading:
-    """One pass. layout: Tesseract's page segmentation mode, 3 finds out, 5 is vertical lines."""
-    import pytesseract
-
-    with _file_of(image) as path:
-        try:
-            table = pytesseract.image_to_data(
-                path,
-                lang=languages,
-                config=f"--psm {layout} --dpi {round(dpi)}",
-                output_type=pytesseract.Output.DICT,
-                timeout=_left(ends),
-            )
-        except pytesseract.TesseractError:
-            return Reading()  # a picture of no size, say: nothing can be read in it
-        except RuntimeError as error:
-            raise ExtractionFailed(f"OCR gave up: {error}", code="extraction_timeout") from error
-    words = [index for index, text in enumerate(table["text"]) if str(text).strip()]
-    weight = sum(len(str(table["text"][index]).strip()) for index in words)
-    sure = sum(len(str(table["text"][index]).strip()) * max(0.0, float(table["conf"][index])) for index in words)
-    lines = tuple(_lines(table, words, image.height, _POINTS / dpi, vertical=layout == 5))
-    return Reading(lines, sure / weight / 100 if weight else 0.0)
-
-
-def _lines(table: dict[str, list[Any]], words: list[int], height: int, scale: float, *, vertical: bool) -> list[Line]:
-    """Words as lines with boxes in points, y upwards."""
-
-    def place(index: int) -> tuple[int, int, int]:
-        return table["block_num"][index], table["par_num"][index], table["line_num"][index]
-
-    found: list[tuple[str, float, float, float, float]] = []
-    for _, members in groupby(words, key=place):
-        text = ""
-        x0 = y0 = float("inf")
-        x1 = y1 = float("-inf")
-        for index in members:
-            text = _beside(text, str(table["text"][index]).strip())
-            left, top = table["left"][index], table["top"][index]
-            x0, x1 = min(x0, left), max(x1, left + table["width"][index])
-            y0, y1 = min(y0, height - top - table["height"][index]), max(y1, height - top)
-        found.append((text, x0 * scale, y0 * scale, x1 * scale, y1 * scale))
-    sizes = [(x1 - x0) if vertical else (y1 - y0) for _, x0, y0, x1, y1 in found]
-    usual = median(sizes) if sizes else 0.0
-    return [
-        Line(*box, size=usual if abs(size - usual) <= _SAME_SIZE * usual else size, vertical=vertical)
-        for box, size in zip(found, sizes, strict=True)
-    ]
-
-
-@contextmanager
-def _file_of(image: Any) -> Iterator[str]:
-    """The picture as an uncompressed file: the PNG that pytesseract would write takes longer than some pages."""
-    handle, name = tempfile.mkstemp(suffix=".pgm")
-    os.close(handle)
-    path = Path(name)
-    try:
-        image.save(path, "PPM")
-        yield str(path)
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _beside(text: str, word: str) -> str:
-    """A line and its next word. Tesseract parts Japanese words and even letters, which are written together."""
-    if not text or WIDE.match(text[-1]) or WIDE.match(word[0]):
-        return text + word
-    return f"{text} {word}"

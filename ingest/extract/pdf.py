@@ -15,7 +15,7 @@ from typing import Any
 from core.errors import ExtractionFailed
 from core.types import ExtractedDocument
 from ingest.extract.builder import TextBuilder
-from ingest.extract.ocr import ocr_languages
+from ingest.extract.ocr import ocr_engine
 from ingest.extract.pdf_check import Checks, looks_short, second_reading
 from ingest.extract.pdf_layout import PageContent, write_pages
 from ingest.extract.pdf_lines import Line
@@ -76,6 +76,7 @@ def extract_pdf(data: bytes, *, max_chars: int) -> ExtractedDocument:
         "application/pdf",
         page_count=len(pages),
         title=layout.title,
+        places=reading.scans.places,
         quality={
             "engine": "pypdfium2" if not reading.checks.pages_by_pdfminer else "pypdfium2+pdfminer.six",
             "pages_without_text": empty,
@@ -137,10 +138,10 @@ def _no_text(count: int, reading: _Reading) -> ExtractionFailed:
     """Why a PDF has no text at all: another try helps where an engine was missing, or its time was up."""
     if not reading.scans.pages_not_read:
         return ExtractionFailed(f"the {count} pages of the PDF are empty", code="no_text_layer")
-    if ocr_languages() is None:
+    if ocr_engine() is None:
         return ExtractionFailed(
             f"none of the {count} pages has a text layer: they are pictures, and there is no OCR engine."
-            " Install Tesseract and the extra `ocr` and retry, or upload a file with text",
+            " Install the extra `ocr` and retry, or upload a file with text",
             code="no_text_layer",
             retryable=True,
         )

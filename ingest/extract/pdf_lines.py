@@ -220,6 +220,8 @@ def _joint(
     indented = below.start - above.start > 0.7 * size
     if ended and (not full or indented):
         return None
+    if abs(above.start - below.start) > 4 * size:
+        return "line"  # set to the right or in the middle: lines of their own
     return "flow" if full or (not ended and _is_open(text)) else "line"
 
 

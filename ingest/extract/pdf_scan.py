@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.errors import ExtractionFailed
-from ingest.extract.ocr import Budget, new_budget, ocr_languages, read_picture
+from core.types import PlacedText
+from ingest.extract.ocr import Budget, is_unsure, new_budget, ocr_engine, read_picture
 from ingest.extract.pdf_lines import Line
 from ingest.extract.pdf_tables import PageTable
 from ingest.quality import garbled_share
@@ -35,6 +36,8 @@ class Scans:
 
     pages_by_ocr: list[int] = field(default_factory=list)
     pages_not_read: list[int] = field(default_factory=list)
+    pages_unsure: list[int] = field(default_factory=list)
+    places: list[PlacedText] = field(default_factory=list)
     budget: Budget = field(default_factory=new_budget)
 
     def facts(self) -> dict[str, Any]:
@@ -42,6 +45,7 @@ class Scans:
         return {
             "pages_by_ocr": self.pages_by_ocr,
             "pages_not_read": self.pages_not_read,
+            "pages_unsure": self.pages_unsure,
             "ocr_confidence": self.budget.confidence,
         }
 
@@ -68,7 +72,7 @@ def is_picture(page: Any, texts: Sequence[str]) -> bool:
 
 def read_scan(page: Any, index: int, items: list[Line | PageTable], scans: Scans) -> list[Line | PageTable]:
     """What stands on a page that is a picture; its text layer without an engine, time left, or a better reading."""
-    if ocr_languages() is None or not scans.budget.left:
+    if ocr_engine() is None or not scans.budget.left:
         scans.pages_not_read.append(index + 1)
         return items
     width, height = page.get_size()
@@ -77,18 +81,21 @@ def read_scan(page: Any, index: int, items: list[Line | PageTable], scans: Scans
     if image.getextrema()[0] > _WHITE:
         return items  # nothing is printed on it
     try:
-        reading = read_picture(image, dpi=scale * 72, budget=scans.budget)
+        reading = read_picture(image, dpi=scale * 72, budget=scans.budget, page=index + 1)
     except ExtractionFailed as error:
         if error.code != "extraction_timeout":
             raise
         scans.pages_not_read.append(index + 1)  # this page only; the others may be easier
         return items
-    if sum(len(line.text) for line in reading.lines) <= _length(items):
+    if _length(reading.items) <= _length(items):
         if not items:
             scans.pages_not_read.append(index + 1)
         return items
     scans.pages_by_ocr.append(index + 1)
-    return list(reading.lines)
+    scans.places += reading.places
+    if is_unsure(reading.confidence):
+        scans.pages_unsure.append(index + 1)
+    return list(reading.items)
 
 
 def _length(items: Sequence[Line | PageTable]) -> int:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from core.errors import ExtractionFailed
 from core.settings import IngestSettings
+from ingest.extract.ocr_tesseract import installed_languages
 from ingest.sandbox import Sandbox
 from tests.scans import (
     ENGLISH,
@@ -60,11 +61,34 @@ def test_a_page_on_its_head_is_turned_before_it_is_read(sandbox: Sandbox) -> Non
     assert "daily allowance" in " ".join(sandbox.extract(target.getvalue(), "photo.png").text.split())
 
 
+@pytest.mark.parametrize("turn", [90, 270])
+def test_a_page_on_its_side_is_turned_before_it_is_read(sandbox: Sandbox, turn: int) -> None:
+    need_ocr("jpn", "eng")
+    page = picture((*JAPANESE, *JAPANESE), japanese=True).rotate(turn, expand=True, fillcolor=255)
+    document = sandbox.extract(scanned_pdf([page]), "横.pdf")
+    assert "日当は一日につき二千三百円" in document.text
+    first = next(place for place in document.places if "日当" in place.text)
+    # the second line from the top: near the left edge after a quarter turn to the left, near the right one otherwise
+    assert (first.x0 < 0.5) == (turn == 90)
+    assert first.y1 - first.y0 > first.x1 - first.x0
+
+
+def test_labels_and_values_of_a_scanned_form_stand_on_one_line(sandbox: Sandbox) -> None:
+    need_ocr("jpn", "eng")
+    page = picture(("納品書",), japanese=True)
+    pairs = (("伝票番号", "DN-5521"), ("納品場所", "第二倉庫"), ("納品日", "令和7年5月9日"), ("数量", "48箱"))
+    for at, (label, value) in enumerate(pairs):
+        for x, text in ((180, label), (620, value)):
+            part = picture((text,), japanese=True).crop((180, 210, 900, 280))
+            page.paste(part, (x, 500 + 110 * at))
+    lines = sandbox.extract(scanned_pdf([page.rotate(1.2, fillcolor=255)]), "納品書.pdf").text.split("\n")
+    assert "納品場所: 第二倉庫" in lines
+    assert "納品日: 令和7年5月9日" in lines
+
+
 def test_vertical_lines_are_read_from_right_to_left(sandbox: Sandbox) -> None:
     need_ocr("jpn", "eng")
-    import pytesseract
-
-    if "jpn_vert" not in pytesseract.get_languages():
+    if "jpn_vert" not in installed_languages():
         pytest.skip("VERTICAL JAPANESE IS NOT TESTED HERE: apt-get install tesseract-ocr-jpn-vert")
     # The upright page turned by a quarter is no vertical writing: letters have to stand, line by line downwards.
     letters = [list(line) for line in (*JAPANESE, *JAPANESE)]

@@ -11,10 +11,10 @@ from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.cidfonts import UnicodeCIDFont
 from reportlab.pdfgen.canvas import Canvas
 
+import ingest.extract.ocr
 from core.errors import ExtractionFailed, UnsupportedFormat
 from core.types import BlockKind, ExtractedDocument
 from ingest.extract import extract_document
-from ingest.extract.ocr import installed_languages
 from ingest.extract.repair import repair_text
 from tests.scans import joined_pdf, picture, scanned_pdf
 
@@ -190,8 +190,7 @@ def test_pdf_pages_without_text_are_named_and_a_pdf_of_empty_pages_fails_for_goo
 
 
 def test_scanned_pages_without_an_ocr_engine_are_reported_and_can_be_retried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    installed_languages.cache_clear()
+    monkeypatch.setattr(ingest.extract.ocr._settings, "engine", "off")
     scan = scanned_pdf([picture(("Scanned",)), picture(("Scanned",))])
     with pytest.raises(ExtractionFailed, match="OCR") as caught:
         read(scan, "scan.pdf")
@@ -200,7 +199,6 @@ def test_scanned_pages_without_an_ocr_engine_are_reported_and_can_be_retried(mon
     assert document.quality["pages_not_read"] == [3, 4], "apart from the empty page"
     assert document.quality["pages_without_text"] == [2, 3, 4]
     assert document.quality["score"] < 0.5
-    installed_languages.cache_clear()
 
 
 def test_offsets_point_into_the_text() -> None:

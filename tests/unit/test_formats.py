@@ -271,7 +271,7 @@ def test_rtf_in_cp932_and_unicode() -> None:
 
 def test_without_converter_or_ocr_the_error_says_so_and_can_be_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    ingest.extract.ocr.installed_languages.cache_clear()
+    monkeypatch.setattr(ingest.extract.ocr._settings, "engine", "off")
     doc = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 512 + "WordDocument".encode("utf-16-le")
     assert code_of(doc, "a.doc") == ("converter_missing", True)
     from PIL import Image
@@ -279,7 +279,6 @@ def test_without_converter_or_ocr_the_error_says_so_and_can_be_retried(monkeypat
     target = io.BytesIO()
     Image.new("RGB", (40, 20), "white").save(target, "PNG")
     assert code_of(target.getvalue(), "scan.png") == ("ocr_unavailable", True)
-    ingest.extract.ocr.installed_languages.cache_clear()
 
 
 def test_an_archive_is_its_files_under_names_that_cannot_escape() -> None:
