@@ -17,6 +17,7 @@ def _words(text: str) -> tuple[str, ...]:
 _DASHES = frozenset("-‐‑–—―−ー－~〜～…・/／×") | {"--", "---", "n/a", "なし", "無し", "該当なし"}
 _BEFORE_NUMBER = "¥￥$€£₩+-−–±△▲▼(約#~〜≦≧<>="
 _IN_NUMBER = "0123456789,.:/%-−–~〜±()'’ 年月日時分秒"
+_NUMBER_CHARS = "0123456789,.:/-−–~〜 "
 _UNIT_CHARS = 6
 _ERAS = ("令和", "平成", "昭和", "大正", "明治")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -30,7 +31,8 @@ _UNITS = frozenset(
     """)
 )
 _LABEL_ENDS = _words("""
-    お客様 名 日 月 年 者 先 所 数 量 額 料 費 率 欄 印 計 色 元 値 幅 高 型 級 科 課題 場 番 票 種 順 歴 度 住所
+    お客様 金 員 代表 設立 創業
+    名 日 月 年 者 先 所 数 量 額 料 費 率 欄 印 計 色 元 値 幅 高 型 級 科 課題 場 番 票 種 順 歴 度 住所
     名称 番号 コード 日付 日時 期限 期間 時間 時刻 区分 種別 種類 分類 項目 内容 仕様 価格 単価 場所 電話 メール
     アドレス 備考 摘要 説明 意味 用語 質問 回答 担当 部署 所属 役職 職位 単位 型番 品番 型式 寸法 質量 重量 電源
     結果 判定 状態 状況 理由 事由 目的 条件 方法 対象 定員 曜日 年度 カテゴリ カテゴリー プラン サイズ 地域 工場
@@ -49,6 +51,7 @@ _LABEL_WORDS = frozenset(
     question answer role title version start end from to day month year week weight size width height length colour
     color currency supplier customer manager reason purpose result results limit limits range product part parts
     method key field service plan team issue action due target approved approver approval requested reference ref
+    task step stage
     subject spec specification parameter company site host vehicle permit insurance prepared checked signature mobile
     telephone grade destination serial severity priority impact cause summary reported received delivery payment
     """)
@@ -56,7 +59,7 @@ _LABEL_WORDS = frozenset(
 _COLUMN_NAMES = frozenset(
     _words("""
     項目 区分 種別 種類 分類 名称 内容 品名 商品 商品名 科目 費目 機能 用語 質問 no no. 番号 品番 型番 コード 月 年 年度
-    item items name key code term question feature category type
+    item items name key code term question feature category type task action activity date day time
     """)
 )
 _NOTE_MARKS = (
@@ -135,6 +138,12 @@ def is_value(text: str) -> bool:
         return False
     rest = plain.lstrip(_IN_NUMBER)
     return len(rest) <= _UNIT_CHARS or rest.startswith(_MONTHS)
+
+
+def unit_of(text: str) -> str:
+    """What follows the amount of a value: 円 of `1,200円`."""
+    plain = folded(text).lstrip(_BEFORE_NUMBER)
+    return plain.lstrip(_NUMBER_CHARS) if plain[:1].isdigit() else ""
 
 
 def is_calendar(text: str) -> bool:

@@ -25,11 +25,12 @@ def extract_csv(data: bytes, *, max_chars: int) -> ExtractedDocument:
     decoded = decode_text(data)
     builder = TextBuilder(max_chars=max_chars)
     csv.field_size_limit(max_chars)
-    delimiter = _delimiter(decoded.text)
+    told, text = _told_delimiter(decoded.text)
+    delimiter = told or _delimiter(text)
     sheet = Sheet()
     rows = 0
     try:
-        for at, row in enumerate(csv.reader(io.StringIO(decoded.text, newline=""), delimiter=delimiter)):
+        for at, row in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)):
             rows = at + 1
             cells = [(column, Cell(text)) for column, value in enumerate(row) if (text := " ".join(value.split()))]
             if cells:
@@ -42,6 +43,13 @@ def extract_csv(data: bytes, *, max_chars: int) -> ExtractedDocument:
         encoding=decoded.encoding,
         quality={"engine": "csv", "delimiter": delimiter, "rows": rows, "tables": tables},
     )
+
+
+def _told_delimiter(text: str) -> tuple[str | None, str]:
+    """The delimiter of a first line `sep=;`, as Excel writes it, and the text without that line."""
+    first, _, rest = text.partition("\n")
+    told = first.strip().strip('"').lower()
+    return (told[4], rest) if len(told) == 5 and told.startswith("sep=") else (None, text)
 
 
 def _delimiter(text: str) -> str:

@@ -30,6 +30,13 @@ def is_list_of_fields(rows: Sequence[Row]) -> bool:
     return len(set(labels)) == len(labels) and any(is_value(value) for value in values)
 
 
+def opens_with_values(rows: Sequence[Row]) -> bool:
+    """The first row of several pairs holds values already: it heads nothing."""
+    if not rows or len(rows[0]) < 4 or not is_list_of_fields(rows):
+        return False
+    return any(cell is not None and is_value(cell.text) for cell in rows[0][1::2])
+
+
 def is_form(rows: Sequence[Row]) -> bool:
     """Labels stand left of their values in most rows of three columns or more; no row heads the others."""
     sample = [row for row in rows[:_SAMPLE_ROWS] if filled(row)]

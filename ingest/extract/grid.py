@@ -22,7 +22,7 @@ from ingest.extract.cell_kinds import (
     is_value,
 )
 from ingest.extract.cells import Cell, Row, fill_grid, filled, origins
-from ingest.extract.forms import form_lines, is_form, is_list_of_fields
+from ingest.extract.forms import form_lines, is_form, is_list_of_fields, opens_with_values
 from ingest.extract.headers import fills_gaps, header_depth, header_texts, is_marked, stacked_tables
 
 __all__ = ["TITLE_LEVEL", "Cell", "Hidden", "Table", "read_table", "write_grid", "write_table"]
@@ -103,7 +103,8 @@ def read_table(
     body = [row for _, row in rows]
     if not body:
         return table
-    told = headers is not None or (is_form(body) and not is_marked(body[0]))
+    pairs = is_form(body) or opens_with_values(body)
+    told = headers is not None or (pairs and not any(map(is_marked, body[:2])))
     depth = 0 if told else header_depth(body)
     fields = not depth and headers is None and not is_form(body) and is_list_of_fields(body)
     if not depth and headers is None and (fields or is_form(body)):

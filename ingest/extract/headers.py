@@ -18,6 +18,7 @@ from ingest.extract.cell_kinds import (
     is_value,
     is_weekday,
     rises,
+    unit_of,
 )
 from ingest.extract.cells import Cell, Row, filled, origins
 
@@ -37,6 +38,8 @@ def header_depth(rows: Sequence[Row]) -> int:
     depth = _spanned_depth(rows)
     if depth >= len(rows) or not all(_heads(row) for row in rows[:depth]) or not _is_sublevel(rows, depth):
         depth = 1
+    if _units_differ(rows):
+        return _with_sublevels(rows, depth)
     if not _heads(rows[0]):
         return 0
     if depth == 1 and not fills_gaps(rows, 1) and not _is_header(rows):
@@ -93,15 +96,23 @@ def header_texts(rows: Sequence[Row], width: int) -> list[str]:
 
 
 def _marked(rows: Sequence[Row]) -> int:
+    """Rows down to the last of those that the format marks; names of groups above a marked row count as well."""
     depth = 0
-    for row in rows[: MAX_LEVELS + 1]:
-        cells = filled(row)
-        if not cells or not all(cell.header for cell in cells):
+    for at, row in enumerate(rows[: MAX_LEVELS + 1]):
+        if filled(row) and is_marked(row):
+            depth = at + 1
+        elif depth or not _heads(row) or not _is_group_row(rows, at):
             break
-        depth += 1
     if depth == 1 and len(filled(rows[0])) == 1 and rows[0][0] is not None and len(rows[0]) > 1:
         return 0  # the corner alone: a row header, not a header row
     return min(depth, len(rows) - 1) if depth <= MAX_LEVELS else 1
+
+
+def _is_group_row(rows: Sequence[Row], at: int) -> bool:
+    """Fewer cells than the row below, or cells over several columns of it."""
+    cells = filled(rows[at])
+    below = filled(rows[at + 1]) if at + 1 < len(rows) else []
+    return len(cells) < len(below) or any(cell.columns > 1 or cell.rows > 1 for cell in cells)
 
 
 def _spanned_depth(rows: Sequence[Row]) -> int:
@@ -140,6 +151,20 @@ def _heads(row: Row) -> bool:
     if len(plain) == len(texts) and row[0] is not None:  # nothing names what is counted
         return False
     return len(plain) >= 3 or all(is_calendar(text) for text in plain)
+
+
+def _units_differ(rows: Sequence[Row]) -> bool:
+    """A label and amounts in the first row, of other units than those below: 60サイズ above 800円."""
+    first, below = rows[0], rows[1 : 1 + _SAMPLE_ROWS]
+    amounts = [at for at, cell in enumerate(first) if cell is not None and is_value(cell.text)]
+    if first[0] is None or 0 in amounts or len(amounts) < 2 or not could_head(first[0].text):
+        return False
+    for at in amounts:
+        texts = [cell.text for row in below if (cell := row[at]) is not None and is_value(cell.text)]
+        unit = unit_of(first[at].text)  # type: ignore[union-attr]
+        if not texts or not unit or any(unit_of(text) == unit for text in texts):
+            return False
+    return True
 
 
 def _is_scale(texts: Sequence[str]) -> bool:

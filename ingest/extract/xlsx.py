@@ -74,9 +74,10 @@ class XlsxReader:
         hidden_rows: set[int] = set()
         hidden_columns: set[int] = set()
         links: dict[tuple[int, int], str] = {}
+        headers: set[tuple[int, int]] = set()
         targets = {key: target for key, kind, target in self._relations(path, external=True) if kind == "hyperlink"}
         row_at = -1
-        for tag, element in _parts(self._archive, path, ("col", "row", "mergeCell", "hyperlink")):
+        for tag, element in _parts(self._archive, path, ("col", "row", "mergeCell", "hyperlink", "autoFilter")):
             if tag == "row":
                 row_at = _number(element.get("r"), row_at + 2) - 1
                 if not 0 <= row_at < MAX_ROWS:
@@ -93,13 +94,16 @@ class XlsxReader:
             elif tag == "hyperlink" and len(links) < _MAX_LISTED:
                 top, left, _, _ = _area(element.get("ref") or "")
                 links[(top, left)] = targets.get(_relation_id(element) or "", "")
+            elif tag == "autoFilter":
+                top, left, _, right = _area(element.get("ref") or "")
+                headers.update((top, column) for column in range(left, right + 1) if top >= 0)
             elif tag == "col" and element.get("hidden") in {"1", "true"}:
                 first = _number(element.get("min"), 1)
                 hidden_columns.update(range(first - 1, min(_number(element.get("max"), first), MAX_COLUMNS)))
         used = {column for _, cells in sheet.rows for column, _ in cells} if hidden_columns else set()
         sheet.merges, sheet.hidden_rows = merges, frozenset(hidden_rows)
         sheet.hidden_columns = frozenset(hidden_columns & used)
-        sheet.rows = additions.applied(sheet, links)
+        sheet.rows = additions.applied(sheet, links, headers)
         sheet.remarks = additions.drawn()
         self.facts["hidden_rows"] += len(sheet.hidden_rows)
         self.facts["hidden_columns"] += len(sheet.hidden_columns)
@@ -194,9 +198,11 @@ class _Additions:
         self._related = [(kind, path) for _, kind, path in related if path in names]
         self.comments = self._threads() or self._notes()
 
-    def applied(self, sheet: Sheet, links: dict[tuple[int, int], str]) -> list[tuple[int, list[tuple[int, Cell]]]]:
-        """The rows with comments and link targets in their cells and the headers of tables marked."""
-        headers = self._table_headers()
+    def applied(
+        self, sheet: Sheet, links: dict[tuple[int, int], str], headers: set[tuple[int, int]]
+    ) -> list[tuple[int, list[tuple[int, Cell]]]]:
+        """The rows with comments and link targets in their cells and the headers of tables and filters marked."""
+        headers |= self._table_headers()
         if not (self.comments or headers or links):
             return sheet.rows
         japanese = hidden_mark(sheet.name + "".join(self.comments.values())) == "非表示"

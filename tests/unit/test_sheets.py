@@ -358,6 +358,30 @@ def test_csv_title_units_ragged_rows_and_cells_of_several_lines() -> None:
     ]
 
 
+def test_a_csv_that_names_its_delimiter() -> None:
+    assert lines(read(b"sep=|\nitem|price\ntea, green|3\n", "a.csv")) == ["item: tea, green | price: 3"]
+
+
+def test_the_row_under_a_filter_is_the_header() -> None:
+    def fill(made: Any, sheet: Any) -> None:
+        for at, row in enumerate([["森", "林", "谷"], ["丘", "原", "沢"], ["峰", "滝", "浜"]]):
+            sheet.write_row(at + 2, 1, row)
+        sheet.autofilter("B3:D5")
+
+    assert lines(read(book(fill))) == ["森: 丘 | 林: 原 | 谷: 沢", "森: 峰 | 林: 滝 | 谷: 浜"]
+
+
+def test_notes_beside_a_table_are_not_in_it() -> None:
+    rows: list[list[Any]] = [
+        ["商品", "価格", "", "※ 税抜です"],
+        ["筆", 100, "", ""],
+        ["墨", 200, "", "配送は別に承ります"],
+    ]
+    document = read(of_rows(rows))
+    assert lines(document) == ["商品: 筆 | 価格: 100", "商品: 墨 | 価格: 200"]
+    assert blocks(document)[-2:] == [("paragraph", "※ 税抜です"), ("paragraph", "配送は別に承ります")]
+
+
 def test_a_damaged_sheet_is_named_and_the_others_are_read() -> None:
     def fill(made: Any, sheet: Any) -> None:
         sheet.write_row(0, 0, ["品名", "数"])

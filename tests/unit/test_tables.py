@@ -157,6 +157,20 @@ def test_spans_of_time_above_a_row_are_its_header() -> None:
     assert lines(rows) == ["勤続年数: 休暇日数 | ６か月: 10日 | １年６か月: 11日 | ２年６か月以上: 12日"]
 
 
+def test_amounts_of_another_unit_are_a_header() -> None:
+    rows: list[list[Content]] = [
+        ["重量", "60サイズ", "80サイズ"],
+        ["〜2kg", "800円", "900円"],
+        ["〜5kg", "1,000円", "1,100円"],
+    ]
+    assert lines(rows)[1] == "重量: 〜5kg | 60サイズ: 1,000円 | 80サイズ: 1,100円"
+
+
+def test_a_first_row_of_pairs_heads_nothing() -> None:
+    rows: list[list[Content]] = [["社名", "青葉商会", "設立", "1985年4月"], ["業種", "卸売", "社員", "120名"]]
+    assert lines(rows) == ["社名: 青葉商会", "設立: 1985年4月", "業種: 卸売", "社員: 120名"]
+
+
 def test_a_header_over_two_columns_may_have_no_second_level() -> None:
     assert lines(
         [
