@@ -9,10 +9,14 @@ from collections.abc import Sequence
 
 from sqlalchemy import select, tuple_
 
-from api.schemas.documents import DocumentBody
+from api.schemas.documents import DocumentBody, EditionBody
 from core.access import PUBLIC_GROUP
 from core.database import ReadSession
+from core.editions import edition_label
+from core.repositories.documents import SET_ASIDE
 from core.tables import Collection, Document, DocumentGeneration, DocumentGroup
+from core.types import Language
+from retrieval.editions import edition_of
 
 
 def as_bodies(session: ReadSession, documents: Sequence[Document]) -> list[DocumentBody]:
@@ -20,7 +24,8 @@ def as_bodies(session: ReadSession, documents: Sequence[Document]) -> list[Docum
     ids = [document.id for document in documents]
     wanted_collections = {document.collection_id for document in documents}
     collections = {
-        row.id: row.name for row in session.scalars(select(Collection).where(Collection.id.in_(wanted_collections)))
+        row.id: "(deleted)" if row.name.startswith(SET_ASIDE) else row.name
+        for row in session.scalars(select(Collection).where(Collection.id.in_(wanted_collections)))
     }
     groups: dict[str, list[str]] = defaultdict(list)
     for row in session.scalars(select(DocumentGroup).where(DocumentGroup.document_id.in_(ids))):
@@ -38,6 +43,22 @@ def as_bodies(session: ReadSession, documents: Sequence[Document]) -> list[Docum
     return [_body(item, collections[item.collection_id], groups[item.id], serving.get(item.id)) for item in documents]
 
 
+def _edition(document: Document, facts: DocumentGeneration | None) -> EditionBody | None:
+    if document.edition is None:
+        return None
+    edition = edition_of(document)
+    language = Language(facts.language) if facts and facts.language else Language.JAPANESE
+    return EditionBody(
+        label=edition_label(edition, language),
+        family=edition.family,
+        standing=edition.standing.value,
+        number=edition.number,
+        period_from=edition.period.first if edition.period else None,
+        period_until=edition.period.last if edition.period else None,
+        dated=edition.dated,
+    )
+
+
 def _body(document: Document, collection: str, groups: Sequence[str], facts: DocumentGeneration | None) -> DocumentBody:
     return DocumentBody(
         id=document.id,
@@ -48,6 +69,11 @@ def _body(document: Document, collection: str, groups: Sequence[str], facts: Doc
         error=document.error,
         groups=sorted(groups),
         metadata=document.metadata_,
+        valid_from=document.valid_from,
+        valid_until=document.valid_until,
+        validity_source=document.validity_source,
+        supersedes=document.supersedes,
+        edition=_edition(document, facts),
         generation=document.latest_generation,
         active_generation=document.active_generation,
         media_type=facts.media_type if facts else None,

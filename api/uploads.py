@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from email.message import Message
 from typing import Any, Final
 
@@ -98,6 +99,21 @@ def parse_json_field(fields: dict[str, str], name: str, kind: type[list[Any]] | 
     except ValueError as error:
         raise refuse(name, str(error), f"invalid_{name}") from error
     return value
+
+
+def parse_date_field(fields: dict[str, str], name: str) -> date | None:
+    """A form field that holds a day, such as 2025-04-01; None when absent or empty.
+
+    Raises:
+        InvalidInput: `invalid_date`: it is no such day.
+    """
+    text = fields.get(name, "").strip()
+    if not text:
+        return None
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 - a day has no zone
+    except ValueError as error:
+        raise refuse(name, "must be a day such as 2025-04-01", "invalid_date") from error
 
 
 def refuse(field: str, detail: str, code: str) -> InvalidInput:

@@ -80,6 +80,10 @@ class Client:
         response = self.request("POST", path, **arguments)
         return response.json() if response.content else None
 
+    def patch(self, path: str, body: Mapping[str, Any]) -> Any:
+        """PATCH a JSON body as it is, null included; decoded."""
+        return self.request("PATCH", path, json=dict(body)).json()
+
     def delete(self, path: str) -> Any:
         """DELETE; the decoded answer if there is one."""
         response = self.request("DELETE", path)

@@ -129,6 +129,40 @@ def show_document(
         print_json({**document, "text": content} if text else document)
 
 
+@app.command("update", epilog="Example: tsumugi documents update doc_0190... --group hr --valid-until 2026-03-31")
+def update_document(
+    document_id: Annotated[str, typer.Argument(help="Id of a document.")],
+    group: Annotated[list[str] | None, typer.Option(help="Only keys with this group may read it; repeatable.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Every key of the tenant may read it.")] = False,
+    collection: Annotated[str | None, typer.Option(help="Collection to move it to.")] = None,
+    valid_from: Annotated[str | None, typer.Option(help="First day on which it holds, or `none`.")] = None,
+    valid_until: Annotated[str | None, typer.Option(help="Last day on which it holds, or `none`.")] = None,
+    supersedes: Annotated[
+        str | None, typer.Option(help="Id or external id of the document whose place it takes, or `none`.")
+    ] = None,
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Change who may read a document, where it is filed, and when it holds: in force at once."""
+    if public and group:
+        raise CommandFailed("give either --group or --public", exit_code=2)
+    change: dict[str, Any] = {} if collection is None else {"collection": collection}
+    if group or public:
+        change["groups"] = group or []
+    for name, value in (("valid_from", valid_from), ("valid_until", valid_until), ("supersedes", supersedes)):
+        if value is not None:
+            change[name] = None if value == "none" else value
+    if not change:
+        raise CommandFailed("nothing to change; see --help", exit_code=2)
+    with connect(data_dir) as client:
+        document = client.patch(f"/v1/documents/{document_id}", change)
+    if json_output:
+        print_json(document)
+    else:
+        shown = ["id", "filename", "collection", "valid_from", "valid_until", "validity_source"]
+        print_rows([document], shown, empty="")
+
+
 @app.command("delete", epilog="Example: tsumugi documents delete doc_0190...")
 def delete_documents(
     document_ids: Annotated[list[str], typer.Argument(help="Ids of documents.")],

@@ -19,6 +19,7 @@ def feed_and_report(
     source: str,
     collection: str | None,
     groups: Sequence[str] | None,
+    move_from: str | None = None,
     delete_gone: bool,
     wait: bool,
     json_output: bool,
@@ -38,6 +39,7 @@ def feed_and_report(
             source=source,
             collection=collection,
             groups=groups,
+            move_from=move_from,
             delete_gone=delete_gone,
             on_each=lambda: bars.advance(bar),
         )
@@ -51,6 +53,7 @@ def feed_and_report(
     figures = {
         "uploaded": len(report.uploaded),
         "unchanged": report.unchanged,
+        "updated": len(report.updated),
         "deleted": len(report.deleted),
         "refused": report.refused,
         "failed": failed,
@@ -59,7 +62,8 @@ def feed_and_report(
         print_json({"source": source, **figures})
     else:
         console.print(
-            f"{source}: {figures['uploaded']} uploaded, {report.unchanged} unchanged, {len(report.deleted)} deleted"
+            f"{source}: {figures['uploaded']} uploaded, {report.unchanged} unchanged, {len(report.updated)} updated, "
+            f"{len(report.deleted)} deleted"
         )
         for problem in [*report.refused, *failed]:
             errors.print(f"[red]failed[/red] {problem}", soft_wrap=True)

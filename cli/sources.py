@@ -57,6 +57,8 @@ class FeedReport:
 
     uploaded: list[dict[str, Any]] = field(default_factory=list)
     unchanged: int = 0
+    updated: list[str] = field(default_factory=list)
+    """External ids of documents whose bytes are the same and whose groups or collection were changed."""
     deleted: list[str] = field(default_factory=list)
     refused: list[dict[str, Any]] = field(default_factory=list)
 
@@ -68,26 +70,31 @@ def feed_documents(
     source: str,
     collection: str | None = None,
     groups: Sequence[str] | None = None,
+    move_from: str | None = None,
     delete_gone: bool = False,
     on_each: Callable[[], None] = lambda: None,
 ) -> FeedReport:
     """Bring the service in line with a source: new and changed documents go up, unchanged ones are skipped.
 
-    Documents are named `SOURCE:KEY`. delete_gone: those of this source that did not come are deleted, unless none came
-    at all: a share that is not mounted looks like an empty folder.
+    Documents are named `SOURCE:KEY`. groups: unchanged documents that have others get these; None leaves them what they
+    have. move_from: a collection whose documents of this source come into `collection` first, as they are.
+    delete_gone: those of this source that did not come are deleted, unless none came at all: a share that is not
+    mounted looks like an empty folder.
 
     Raises:
         CommandFailed: two documents with one key; nothing came and documents would be deleted.
         ApiProblem: the key may not do this.
     """
     prefix = f"{source}:"
+    report = FeedReport()
+    if move_from is not None:
+        _move(client, prefix, move_from, collection or "default", report)
     known = known_documents(client, prefix, collection)
     members: defaultdict[str, list[str]] = defaultdict(list)
     for external_id in known:
         archive, mark, _ = external_id.partition(ARCHIVE_MARK)
         if mark:
             members[archive].append(external_id)
-    report = FeedReport()
     came: set[str] = set()
     kept: set[str] = set()
     for document in documents:
@@ -99,7 +106,12 @@ def feed_documents(
         if is_unchanged(known.get(external_id), document.sha256, document.filename, document.revision) or (
             inside and all(is_unchanged(known[each], None, None, document.revision) for each in inside)
         ):
-            report.unchanged += 1
+            same = [known[each] for each in (external_id, *inside) if each in known]
+            changed = [one for one in same if groups is not None and sorted(set(groups)) != one["groups"]]
+            for one in changed:
+                client.patch(f"/v1/documents/{one['id']}", {"groups": list(groups or ())})
+                report.updated.append(one["external_id"])
+            report.unchanged += not changed
             kept.update((external_id, *inside))
         else:
             kept.add(external_id)
@@ -115,6 +127,15 @@ def feed_documents(
             client.delete(f"/v1/documents/{known[external_id]['id']}")
             report.deleted.append(external_id)
     return report
+
+
+def _move(client: Client, prefix: str, collection: str, into: str, report: FeedReport) -> None:
+    """What the new collection holds already is left where it is: the run that follows looks after that one."""
+    there = known_documents(client, prefix, into)
+    for external_id, document in sorted(known_documents(client, prefix, collection).items()):
+        if external_id not in there:
+            client.patch(f"/v1/documents/{document['id']}", {"collection": into})
+            report.updated.append(external_id)
 
 
 def known_documents(client: Client, prefix: str, collection: str | None) -> dict[str, dict[str, Any]]:
@@ -212,7 +233,7 @@ def _upload(
     fields: dict[str, str] = {"external_id": external_id}
     if collection is not None:
         fields["collection"] = collection
-    if groups:
+    if groups is not None:
         fields["groups"] = json.dumps(list(groups))
     metadata = dict(document.metadata) | ({} if document.revision is None else {REVISION_KEY: document.revision})
     if metadata:

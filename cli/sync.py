@@ -22,6 +22,10 @@ def sync(
     source: Annotated[str | None, typer.Option(help="Name of the source [default: folder name, or class].")] = None,
     collection: Annotated[str | None, typer.Option(help="Collection [default: default].")] = None,
     group: Annotated[list[str] | None, typer.Option(help="Only keys with this group may read it; repeatable.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Every key of the tenant may read it again.")] = False,
+    move_from: Annotated[
+        str | None, typer.Option(help="Collection that this source's documents are in; they come into --collection.")
+    ] = None,
     delete: Annotated[bool, typer.Option(help="Delete documents that the source no longer has.")] = True,
     wait: Annotated[bool, typer.Option(help="Wait until every document is ready or failed.")] = True,
     json_output: JsonOption = False,
@@ -30,6 +34,8 @@ def sync(
     """Bring the service in line with a folder, a bucket or a reader. Run it again at any time, also after a stop."""
     if (place is None) == (reader is None):
         raise CommandFailed("give either a folder, or a bucket, or --reader", exit_code=2)
+    if public and group:
+        raise CommandFailed("give either --group or --public", exit_code=2)
     if reader is not None:
         documents = reader_documents(reader, reader_args)
         name = reader.rpartition(":")[2]
@@ -49,7 +55,8 @@ def sync(
             documents,
             source=source or name,
             collection=collection,
-            groups=group,
+            groups=[] if public else group or None,
+            move_from=move_from,
             delete_gone=delete,
             wait=wait,
             json_output=json_output,

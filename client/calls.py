@@ -11,6 +11,7 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
@@ -137,6 +138,9 @@ def upload(
     external_id: str | None = None,
     groups: Sequence[str] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    valid_from: date | None = None,
+    valid_until: date | None = None,
+    supersedes: str | None = None,
 ) -> Call[Uploaded]:
     """Take a document in. The same `external_id` replaces; the same bytes again change nothing.
 
@@ -148,7 +152,10 @@ def upload(
     if name is None:
         raise ValueError("bytes need a filename: its ending says how they are read")
     data = source.read_bytes() if isinstance(source, Path) else source
-    form = _given({"collection": collection, "external_id": external_id})
+    form = _given({"collection": collection, "external_id": external_id, "supersedes": supersedes})
+    form |= {
+        name: day.isoformat() for name, day in _given({"valid_from": valid_from, "valid_until": valid_until}).items()
+    }
     if groups is not None:
         form["groups"] = json.dumps(list(groups))
     if metadata is not None:
@@ -167,6 +174,16 @@ def upload(
 def document(document_id: str) -> Call[Document]:
     """One document."""
     return Call("GET", f"/v1/documents/{document_id}", Document.parse)
+
+
+@Method
+def update(document_id: str, **change: Any) -> Call[Document]:
+    """Change groups, metadata, collection, valid_from, valid_until or supersedes; what is not named stays.
+
+    None takes a day or `supersedes` away. In force at once.
+    """
+    body = {name: value.isoformat() if isinstance(value, date) else value for name, value in change.items()}
+    return Call("PATCH", f"/v1/documents/{document_id}", Document.parse, json=body, headers=_idempotent())
 
 
 @Method
@@ -264,6 +281,7 @@ class Surface:
     ask = ask
     upload = upload
     document = document
+    update = update
     delete = delete
     job = job
     evaluate = evaluate

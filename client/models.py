@@ -104,6 +104,11 @@ class Document(Parsed):
     error: dict[str, Any] | None = None
     title: str | None = None
     language: str | None = None
+    valid_from: str | None = None
+    valid_until: str | None = None
+    validity_source: str | None = None
+    supersedes: str | None = None
+    edition: dict[str, Any] | None = None
     page_count: int | None = None
     chunk_count: int | None = None
 

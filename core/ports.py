@@ -121,6 +121,10 @@ class VectorIndex(Protocol):
         """Drop all points of a document, or all but those of one generation."""
         ...
 
+    def set_access(self, document_id: str, *, collection_id: str, groups: Sequence[str]) -> None:
+        """Change the payload that filters need on all points of a document; vectors stay as they are."""
+        ...
+
     def delete_points(self, ids: Sequence[str]) -> None:
         """Drop points by id; unknown ids are ignored."""
         ...

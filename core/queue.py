@@ -41,6 +41,8 @@ class Task(StrEnum):
 
     INGEST_DOCUMENT = "ingest.document"
     DELETE_DOCUMENT = "delete.document"
+    DELETE_COLLECTION = "delete.collection"
+    DOCUMENT_ACCESS = "document.access"
     TUNING_PREPARE = "tuning.prepare"
     TUNING_TRAIN = "tuning.train"
     INDEX_BUILD = "index.build"
@@ -53,6 +55,8 @@ class Task(StrEnum):
 QUEUE_OF_TASK: dict[Task, Queue] = {
     Task.INGEST_DOCUMENT: Queue.INGEST,
     Task.DELETE_DOCUMENT: Queue.INGEST,
+    Task.DELETE_COLLECTION: Queue.INGEST,
+    Task.DOCUMENT_ACCESS: Queue.INGEST,
     # Preparing reads the index, so it runs where the index lives; not behind a backlog of documents.
     Task.TUNING_PREPARE: Queue.MAINTENANCE,
     Task.TUNING_TRAIN: Queue.TUNING,
@@ -67,6 +71,8 @@ QUEUE_OF_TASK: dict[Task, Queue] = {
 FIRST_TASK_OF_KIND: dict[JobKind, Task] = {
     JobKind.INGEST: Task.INGEST_DOCUMENT,
     JobKind.DELETE: Task.DELETE_DOCUMENT,
+    JobKind.ACCESS: Task.DOCUMENT_ACCESS,
+    JobKind.COLLECTION: Task.DELETE_COLLECTION,
     JobKind.TUNING: Task.TUNING_PREPARE,
     JobKind.INDEX: Task.INDEX_BUILD,
     JobKind.DATASET: Task.DATASET_BUILD,

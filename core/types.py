@@ -57,6 +57,8 @@ class JobKind(StrEnum):
 
     INGEST = "ingest"
     DELETE = "delete"
+    ACCESS = "access"
+    COLLECTION = "collection"
     TUNING = "tuning"
     INDEX = "index"
     DATASET = "dataset"

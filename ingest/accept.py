@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -24,23 +25,30 @@ from core.errors import Conflict, TooLarge
 from core.jobs import JobStore
 from core.ports import BlobStore
 from core.repositories.documents import (
-    collection_named,
+    collection_to_fill,
     follow_jobs,
     groups_of,
     hold_blobs,
     set_groups,
     visible_document,
 )
-from core.repositories.lineage import SourceKind, retire_curated, retire_rows
 from core.settings import Settings
 from core.tables.base import utc_now
 from core.tables.documents import Collection, Document, DocumentGeneration
 from core.tables.jobs import Job
 from core.types import DocumentStatus, JobKind, JobStatus, Scope
+from ingest.access import PointAccess
 from ingest.batch import unpacked
 from ingest.catalogue import DocumentCatalogue
-from ingest.pending import groups_to_be, metadata_to_be, narrowed, set_metadata
+from ingest.collections import Collections
+from ingest.pending import groups_to_be, metadata_to_be, narrowed, say_validity, set_metadata
+from ingest.removal import retire_uses
+from ingest.update import DocumentUpdates
 from ingest.upload import Upload, checked_upload
+from ingest.validity import give_validity
+
+if TYPE_CHECKING:
+    from retrieval.live import Retrieval
 
 _UNFINISHED = {JobStatus.QUEUED.value, JobStatus.RUNNING.value}
 _ACCEPT_ATTEMPTS = 3
@@ -58,10 +66,20 @@ class Accepted:
 class IngestService(DocumentCatalogue):
     """Takes documents in and deletes them, for one process. Thread-safe."""
 
-    def __init__(self, db: Database, blobs: BlobStore, jobs: JobStore, settings: Settings) -> None:
+    def __init__(
+        self,
+        db: Database,
+        blobs: BlobStore,
+        jobs: JobStore,
+        settings: Settings,
+        retrieval: Retrieval | None = None,
+    ) -> None:
+        """retrieval: where this process reaches the index, so that changes of access are in it at once."""
         super().__init__(db, blobs)
         self._jobs = jobs
         self._settings = settings
+        self.updates = DocumentUpdates(db, jobs, None if retrieval is None else PointAccess(db, retrieval))
+        self.collections = Collections(db, jobs)
         follow_jobs(jobs)
 
     def accept(
@@ -124,23 +142,7 @@ class IngestService(DocumentCatalogue):
                 job = self._jobs.create(
                     session, tenant_id=document.tenant_id, kind=JobKind.DELETE, subject_id=document.id, priority=3
                 )
-                reason = f"document '{document.filename[:120]}' was deleted"
-                retired = retire_rows(session, document.tenant_id, SourceKind.DOCUMENT, document.id, reason)
-                retired_curated = retire_curated(session, document.tenant_id, document.id, reason)
-                audit.record(
-                    session,
-                    tenant_id=document.tenant_id,
-                    actor=principal.actor,
-                    action="document.delete",
-                    object_id=document.id,
-                    detail={
-                        "filename": document.filename,
-                        "external_id": document.external_id,
-                        "training_rows_retired": retired,
-                        "curated_answers_retired": retired_curated,
-                    },
-                    request_id=request_id,
-                )
+                retire_uses(session, document, principal.actor, request_id)
                 return Accepted(document, job, unchanged=False)
             latest = self._latest_job(session, document, JobKind.DELETE)
             if latest is not None and latest.status in {JobStatus.FAILED.value, JobStatus.CANCELLED.value}:
@@ -151,11 +153,7 @@ class IngestService(DocumentCatalogue):
         self, session: WriteSession, principal: Principal, upload: Upload, request_id: str | None
     ) -> Accepted:
         digest = hashlib.sha256(upload.data).hexdigest()
-        collection = collection_named(session, principal.tenant_id, upload.collection_name)
-        if collection is None:
-            collection = Collection(tenant_id=principal.tenant_id, name=upload.collection_name)
-            session.add(collection)
-            session.flush()
+        collection = collection_to_fill(session, principal.tenant_id, upload.collection_name)
         found = self._existing(session, principal, collection, upload, digest)
         if found is None:
             return self._create(session, principal, collection, upload, digest)
@@ -173,6 +171,7 @@ class IngestService(DocumentCatalogue):
         changed = metadata != upload.metadata
         if changed:  # in no vector and no point: the row is all of it
             set_metadata(found, pending, upload.metadata or {})
+        changed |= say_validity(found, pending, upload.validity)
         retried = self._retry_failed(session, found, pending)
         job = pending if pending is not None and pending.status in _UNFINISHED else None
         return Accepted(found, job, unchanged=not changed and not retried)
@@ -233,6 +232,7 @@ class IngestService(DocumentCatalogue):
             metadata_=dict(upload.metadata or {}),
             latest_generation=1,
         )
+        give_validity(document, upload.validity)
         session.add(document)
         session.flush()
         set_groups(session, document.id, stored_groups(list(upload.groups or ())))
@@ -253,6 +253,7 @@ class IngestService(DocumentCatalogue):
             set_groups(session, document.id, upload.groups or ())
             document.filename = upload.filename
             document.metadata_ = dict(upload.metadata or {})
+            give_validity(document, upload.validity)
         else:
             set_groups(session, document.id, narrowed(groups_of(session, document.id), upload.groups or ()))
         audit.record(
@@ -291,6 +292,7 @@ class IngestService(DocumentCatalogue):
                 "groups": list(stored_groups(list(upload.groups or ()))),
                 "filename": upload.filename,
                 "metadata": dict(upload.metadata or {}),
+                "validity": upload.validity.as_json(),
             },
         )
         return Accepted(document, job, unchanged=False)

@@ -34,7 +34,7 @@ class Ingest:
 def build_ingest(settings: Settings, db: Database, blobs: BlobStore, jobs: JobStore, retrieval: Retrieval) -> Ingest:
     """Build both for a process that owns the index. One that only accepts builds an `IngestService` alone."""
     return Ingest(
-        IngestService(db, blobs, jobs, settings),
+        IngestService(db, blobs, jobs, settings, retrieval),
         IngestPipeline(db, blobs, jobs, retrieval, settings),
         IndexBuilder(db, blobs, retrieval, settings),
     )

@@ -14,6 +14,7 @@ from core.repositories.documents import groups_of
 from core.tables.base import utc_now
 from core.tables.documents import Document
 from core.tables.jobs import Job
+from ingest.validity import NOTHING_SAID, Validity, give_validity
 
 
 def groups_to_be(session: WriteSession, document: Document, job: Job | None) -> tuple[str, ...]:
@@ -37,6 +38,20 @@ def set_metadata(document: Document, job: Job | None, metadata: Mapping[str, Any
     if document.active_generation is None or document.active_generation == document.latest_generation:
         document.metadata_ = dict(metadata)
     document.updated_at = utc_now()
+
+
+def say_validity(document: Document, job: Job | None, said: Validity) -> bool:
+    """Put in force what an upload of the same bytes says of when they hold; whether that changed anything."""
+    if said == NOTHING_SAID:
+        return False
+    if job is not None and document.active_generation != document.latest_generation:
+        changed = dict(job.arguments.get("validity") or {}) != said.as_json()
+        job.arguments = {**job.arguments, "validity": said.as_json()}
+        return changed
+    changed = give_validity(document, said)
+    if changed:
+        document.updated_at = utc_now()
+    return changed
 
 
 def narrowed(present: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:

@@ -17,12 +17,11 @@ from sqlalchemy import func, select
 
 from core.database import Database, WriteSession
 from core.editions import DocumentEdition
-from core.errors import Cancelled, ExtractionFailed, LeaseLost, TsumugiError, Unavailable
+from core.errors import Cancelled, LeaseLost, TsumugiError, Unavailable
 from core.jobs import JobLease, JobStore
 from core.language import language_of
 from core.ports import BlobStore
 from core.repositories.documents import (
-    blob_is_used,
     drop_chunks,
     drop_other_generations,
     follow_jobs,
@@ -36,8 +35,10 @@ from core.tables.base import utc_now
 from core.tables.documents import ChunkRow, Document, DocumentGeneration
 from core.tables.jobs import Job
 from core.types import DocumentStatus, ExtractedDocument
+from ingest.access import PointAccess, access_of
 from ingest.editions import find_edition
 from ingest.points import Place, blocks_to_json, drop_points, write_document
+from ingest.removal import Removal
 from ingest.sandbox import Sandbox
 from ingest.validity import refresh_edition, validity_in
 
@@ -82,6 +83,8 @@ class IngestPipeline:
         self._retrieval = retrieval
         self._settings = settings
         self._sandbox = Sandbox(settings.ingest, settings.data_dir / "tmp" / "extract")
+        self._removal = Removal(db, blobs, retrieval)
+        self._access = PointAccess(db, retrieval)
         follow_jobs(jobs)
 
     def close(self) -> None:
@@ -117,28 +120,17 @@ class IngestPipeline:
             raise
 
     def delete(self, lease: JobLease) -> None:
-        """Do one DELETE attempt: points, chunks, blobs nobody else names, then the row."""
-        document_id = lease.subject_id
-        lease.progress("index", 0.1)
-        for version in self._retrieval.live():
-            version.index.delete_document(document_id)
-            version.index.flush_soon()
-        lease.check()
-        lease.progress("rows", 0.6)
-        with lease.write() as session:
-            document = session.get(Document, document_id)
-            if document is not None:
-                if document.status != DocumentStatus.DELETING.value:
-                    raise ExtractionFailed(f"document '{document_id}' is not being deleted", code="not_deleting")
-                blobs: set[str] = set()
-                for row in session.scalars(
-                    select(DocumentGeneration).where(DocumentGeneration.document_id == document_id)
-                ):
-                    blobs |= {row.source_sha256} | ({row.text_sha256} if row.text_sha256 else set())
-                session.delete(document)
-                session.flush()
-                self._drop_unused(session, blobs)
-            lease.succeed()
+        """Do one DELETE attempt."""
+        self._removal.document(lease)
+
+    def delete_collection(self, lease: JobLease) -> None:
+        """Do one COLLECTION attempt."""
+        self._removal.collection(lease)
+
+    def bring_access(self, lease: JobLease) -> None:
+        """Do one ACCESS attempt: the points of a document get the groups and the collection that SQL has."""
+        self._access.bring(lease.subject_id)
+        lease.succeed()
 
     def _begin(self, lease: JobLease) -> _Work:
         generation = int(lease.arguments["generation"])
@@ -256,17 +248,22 @@ class IngestPipeline:
                 document.metadata_ = dict(job.arguments["metadata"])
             refresh_edition(document, edition, validity_in(job))
             document.updated_at = utc_now()
-            set_groups(session, work.document_id, work.groups)
+            # May have changed since the claim as well; `_finish` then mends the points, written with the older ones.
+            set_groups(session, work.document_id, (job.arguments.get("groups") if job else None) or work.groups)
             return True
 
     def _finish(self, lease: JobLease, work: _Work) -> None:
         """Remove what the switch made old, then end the job."""
+        with self._db.read() as session:
+            access = access_of(session, work.document_id)
+        if work.active or access != (work.collection_id, work.groups):
+            self._access.bring(work.document_id)
         for version in self._retrieval.live():
             version.index.delete_document(work.document_id, keep_generation=work.generation)
             version.index.flush_soon()
         with lease.write() as session:
             document = _wanted(session, work)
-            self._drop_unused(session, drop_other_generations(session, document.id, keep=work.generation))
+            self._removal.drop_unused(session, drop_other_generations(session, document.id, keep=work.generation))
             lease.succeed()
         log.info(
             "ingest.ready",
@@ -312,16 +309,6 @@ class IngestPipeline:
                 drop_points(version, document_id, generation)
             version.index.flush_soon()
         return True
-
-    def _drop_unused(self, session: WriteSession, blobs: set[str]) -> None:
-        """Delete blobs inside the transaction that drops their last row: after it, a new upload may count on them.
-
-        If the transaction then fails, the rows name blobs that are gone; the job runs again and drops those rows too.
-        """
-        hold_blobs(session)
-        for digest in blobs:
-            if not blob_is_used(session, digest):
-                self._blobs.delete(digest)
 
 
 def _wanted(session: WriteSession, work: _Work) -> Document:

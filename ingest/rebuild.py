@@ -31,6 +31,7 @@ from core.settings import Settings
 from core.tables.documents import Document, DocumentGeneration
 from core.tables.operations import IndexContent, IndexVersion
 from core.types import DocumentStatus, ExtractedDocument
+from ingest.access import PointAccess, access_of
 from ingest.points import Place, blocks_from_json, drop_points, write_document
 from ingest.sandbox import Sandbox
 
@@ -54,6 +55,7 @@ class IndexBuilder:
         self._blobs = blobs
         self._retrieval = retrieval
         self._sandbox = Sandbox(settings.ingest, settings.data_dir / "tmp" / "rebuild")
+        self._access = PointAccess(db, retrieval)
 
     def close(self) -> None:
         """End running extractions."""
@@ -133,6 +135,9 @@ class IndexBuilder:
                 if session.get(IndexVersion, version.id) is None:
                     raise NotFound(f"no index version '{version.id}'", code="index_version_not_found")
                 note_content(session, [version.id], document_id, generation, {version.id: count})
+                access = access_of(session, document_id)
+            if access != (place.collection_id, place.groups):  # changed before these points could be reached
+                self._access.bring(document_id)
         except _Overtaken:
             # Its successor has dropped the points of this generation, but maybe before our last write.
             drop_points(version, document_id, generation)

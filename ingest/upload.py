@@ -12,6 +12,7 @@ from typing import Any
 from core.access import PUBLIC_GROUP
 from core.errors import FieldError, InvalidInput, TooLarge
 from core.repositories.documents import DEFAULT_COLLECTION
+from ingest.validity import NOTHING_SAID, Validity
 
 MAX_FILENAME_CHARS = 255
 MAX_EXTERNAL_ID_CHARS = 512
@@ -38,6 +39,8 @@ class Upload:
     groups: Sequence[str] | None = None
     metadata: Mapping[str, Any] | None = None
     collection: str | None = None
+    validity: Validity = NOTHING_SAID
+    """When it holds and what it supersedes; what is not said stays as it is, and is found in the text of a new one."""
 
     @property
     def collection_name(self) -> str:
@@ -51,7 +54,7 @@ def checked_upload(upload: Upload, *, max_bytes: int) -> Upload:
     Raises:
         TooLarge: more than `max_bytes`.
         InvalidInput: `empty_file`, `invalid_filename`, `invalid_collection`, `invalid_external_id`, `invalid_groups`,
-            `invalid_metadata`.
+            `invalid_metadata`, `invalid_validity`, `invalid_supersedes`.
     """
     filename = clean_filename(upload.filename)
     if not upload.data:
@@ -61,20 +64,14 @@ def checked_upload(upload: Upload, *, max_bytes: int) -> Upload:
             f"'{filename}' has {len(upload.data)} bytes, the limit is {max_bytes}",
             extra={"limit": max_bytes, "actual": len(upload.data)},
         )
-    collection = unicodedata.normalize("NFC", upload.collection or DEFAULT_COLLECTION).strip()
-    if not _COLLECTION.match(collection):
-        raise _invalid(
-            "collection",
-            "1 to 99 letters, digits, spaces, dots, dashes or underscores, a letter or digit first",
-            "invalid_collection",
-        )
     return replace(
         upload,
         filename=filename,
-        collection=collection,
+        collection=checked_collection(upload.collection or DEFAULT_COLLECTION),
         external_id=_external_id(upload.external_id),
-        groups=None if upload.groups is None else _groups(upload.groups),
-        metadata=None if upload.metadata is None else _metadata(upload.metadata),
+        groups=None if upload.groups is None else checked_groups(upload.groups),
+        metadata=None if upload.metadata is None else checked_metadata(upload.metadata),
+        validity=_validity(upload),
     )
 
 
@@ -91,6 +88,47 @@ def clean_filename(name: str) -> str:
     return name
 
 
+def checked_collection(name: str) -> str:
+    """A collection's name in NFC.
+
+    Raises:
+        InvalidInput: `invalid_collection`.
+    """
+    name = unicodedata.normalize("NFC", name).strip()
+    if not _COLLECTION.match(name):
+        raise _invalid(
+            "collection",
+            "1 to 99 letters, digits, spaces, dots, dashes or underscores, a letter or digit first",
+            "invalid_collection",
+        )
+    return name
+
+
+def checked_supersedes(value: str) -> str:
+    """A document id or an external id in NFC.
+
+    Raises:
+        InvalidInput: `invalid_supersedes`.
+    """
+    if not value or len(value) > MAX_EXTERNAL_ID_CHARS or _UNPRINTABLE.search(value):
+        detail = f"a document id or external id of 1 to {MAX_EXTERNAL_ID_CHARS} printable characters"
+        raise _invalid("supersedes", detail, "invalid_supersedes")
+    return unicodedata.normalize("NFC", value)
+
+
+def _validity(upload: Upload) -> Validity:
+    said = upload.validity
+    if said.valid_from is not None and said.valid_until is not None and said.valid_until < said.valid_from:
+        detail = f"{said.valid_until} is before valid_from {said.valid_from}"
+        raise _invalid("valid_until", detail, "invalid_validity")
+    if said.supersedes is None:
+        return said
+    supersedes = checked_supersedes(said.supersedes)
+    if supersedes == _external_id(upload.external_id):
+        raise _invalid("supersedes", "a document cannot take its own place", "invalid_supersedes")
+    return replace(said, supersedes=supersedes)
+
+
 def _external_id(value: str | None) -> str | None:
     if value is None or value == "":
         return None
@@ -99,7 +137,8 @@ def _external_id(value: str | None) -> str | None:
     return unicodedata.normalize("NFC", value)
 
 
-def _groups(groups: Sequence[str]) -> tuple[str, ...]:
+def checked_groups(groups: Sequence[str]) -> tuple[str, ...]:
+    """Group names, sorted; none for the whole tenant. Raises InvalidInput `invalid_groups`."""
     if isinstance(groups, str) or len(groups) > MAX_GROUPS:
         raise _invalid("groups", f"a list of at most {MAX_GROUPS} group names", "invalid_groups")
     for group in groups:
@@ -109,7 +148,8 @@ def _groups(groups: Sequence[str]) -> tuple[str, ...]:
     return () if PUBLIC_GROUP in groups else tuple(sorted(set(groups)))
 
 
-def _metadata(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+def checked_metadata(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Metadata as a new mapping. Raises InvalidInput `invalid_metadata`."""
     if not isinstance(metadata, Mapping) or not all(isinstance(key, str) for key in metadata):
         raise _invalid("metadata", "a JSON object", "invalid_metadata")
     try:

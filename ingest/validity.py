@@ -34,6 +34,9 @@ class Validity:
         return said | ({"supersedes": self.supersedes} if self.supersedes else {})
 
 
+NOTHING_SAID = Validity()
+
+
 def validity_in(job: Job | None) -> Validity:
     """What the upload behind a job said."""
     said: Mapping[str, Any] = (job.arguments.get("validity") if job is not None else None) or {}

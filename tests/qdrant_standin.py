@@ -194,6 +194,16 @@ def create_app(store: Store | None = None, *, api_key: str | None = None) -> Fas
 
         return work(action)
 
+    @app.post("/collections/{name}/points/payload")
+    async def set_payload(name: str, request: Request) -> JSONResponse:
+        body = await parse(models.SetPayload, request)
+
+        def action() -> dict[str, Any]:
+            store.client.set_payload(store.need(name), body.payload, body.filter or body.points or [], key=body.key)
+            return updated()
+
+        return work(action)
+
     @app.post("/collections/{name}/points/query")
     async def query(name: str, request: Request) -> JSONResponse:
         body = await parse(models.QueryRequest, request)

@@ -13,7 +13,7 @@ from workers.desk import Desk
 
 
 class IngestPipeline(Protocol):
-    """Works on jobs of the kinds INGEST and DELETE."""
+    """Works on jobs of the kinds INGEST, DELETE, ACCESS and COLLECTION."""
 
     def run(self, lease: JobLease) -> object:
         """Extract, chunk, embed, index, switch."""
@@ -21,6 +21,14 @@ class IngestPipeline(Protocol):
 
     def delete(self, lease: JobLease) -> object:
         """Remove what is left of a deleted document."""
+        ...
+
+    def bring_access(self, lease: JobLease) -> object:
+        """Carry groups and collection of a document into the index."""
+        ...
+
+    def delete_collection(self, lease: JobLease) -> object:
+        """Remove what is left of a deleted collection."""
         ...
 
 

@@ -1,7 +1,7 @@
 """Tasks of the write side. Acknowledged late: a document lasts seconds, so redelivery is a useful second net.
 
-Building an index or a training set may outlast Redis' visibility timeout; both are acknowledged early, and the sweeper
-looks after them.
+Building an index or a training set, or deleting a collection, may outlast Redis' visibility timeout; these
+are acknowledged early, and the sweeper looks after them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,19 @@ def register(app: Celery) -> None:
         context = get_context()
         assert context.ingest_pipeline is not None
         run_job(context.jobs, job_id, context.ingest_pipeline.delete)
+
+    @app.task(name=Task.DELETE_COLLECTION.value, acks_late=False, shared=False)  # type: ignore[untyped-decorator]
+    def delete_collection(job_id: str) -> None:
+        yield_to_others()
+        context = get_context()
+        assert context.ingest_pipeline is not None
+        run_job(context.jobs, job_id, context.ingest_pipeline.delete_collection)
+
+    @app.task(name=Task.DOCUMENT_ACCESS.value, acks_late=True, shared=False)  # type: ignore[untyped-decorator]
+    def bring_access(job_id: str) -> None:
+        context = get_context()
+        assert context.ingest_pipeline is not None
+        run_job(context.jobs, job_id, context.ingest_pipeline.bring_access)
 
     @app.task(name=Task.INDEX_BUILD.value, acks_late=False, shared=False)  # type: ignore[untyped-decorator]
     def build_index(job_id: str) -> None:

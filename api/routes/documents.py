@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
@@ -16,6 +16,7 @@ from api.documents import as_bodies
 from api.errors import request_id_of
 from api.paging import PageQuery
 from api.schemas.documents import (
+    SUPERSEDES,
     AcceptedDocument,
     AcceptedDocuments,
     ChunkBody,
@@ -23,20 +24,25 @@ from api.schemas.documents import (
     DocumentBody,
     DocumentList,
     TextDocumentRequest,
+    UpdateDocumentRequest,
 )
 from api.schemas.jobs import JobBody
 from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.services import Services
-from api.uploads import media_type_of, parse_json_field, read_form, refuse
+from api.uploads import media_type_of, parse_date_field, parse_json_field, read_form, refuse
 from core.access import Principal
 from core.errors import InvalidInput, UnsupportedFormat
 from core.repositories.documents import DEFAULT_COLLECTION
-from core.types import DocumentStatus, Scope
+from core.types import DocumentStatus, JobKind, Scope
+from ingest.update import DocumentChange
 from ingest.upload import Upload
+from ingest.validity import Validity
 
 router = APIRouter(route_class=GuardedRoute, prefix="/v1/documents", tags=["documents"])
 
-FORM_FIELDS: Final = ("collection", "external_id", "groups", "metadata")
+FORM_FIELDS: Final = (
+    "collection", "external_id", "groups", "metadata", "valid_from", "valid_until", "supersedes",
+)  # fmt: skip
 SAFE_TYPES: Final = frozenset(
     {
         "application/pdf",
@@ -65,6 +71,9 @@ _UPLOAD_BODY = {
                         "external_id": {"type": "string", "description": "The same one replaces the document."},
                         "groups": {"type": "string", "description": "JSON list of groups that may read it."},
                         "metadata": {"type": "string", "description": "JSON object."},
+                        "valid_from": {"type": "string", "format": "date", "description": "First day it holds."},
+                        "valid_until": {"type": "string", "format": "date", "description": "Last day it holds."},
+                        "supersedes": {"type": "string", "description": SUPERSEDES},
                     },
                 }
             },
@@ -98,6 +107,13 @@ async def _uploads_from_form(request: Request) -> list[Upload]:
         raise refuse("external_id", "one external_id cannot name several files", "external_id_of_many")
     groups = parse_json_field(form.fields, "groups", list)
     metadata = parse_json_field(form.fields, "metadata", dict)
+    validity = Validity(
+        parse_date_field(form.fields, "valid_from"),
+        parse_date_field(form.fields, "valid_until"),
+        form.fields.get("supersedes") or None,
+    )
+    if validity.supersedes and len(form.files) > 1:
+        raise refuse("supersedes", "several files cannot take one document's place", "supersedes_of_many")
     return [
         Upload(
             filename=file.filename,
@@ -106,6 +122,7 @@ async def _uploads_from_form(request: Request) -> list[Upload]:
             groups=groups,
             metadata=metadata,
             collection=form.fields.get("collection") or DEFAULT_COLLECTION,
+            validity=validity,
         )
         for file in form.files
     ]
@@ -127,6 +144,7 @@ def _upload_from_json(body: bytes) -> Upload:
         groups=asked.groups,
         metadata=asked.metadata,
         collection=asked.collection or DEFAULT_COLLECTION,
+        validity=Validity(asked.valid_from, asked.valid_until, asked.supersedes),
     )
 
 
@@ -136,7 +154,7 @@ def _accept(services: Services, caller: Principal, uploads: Sequence[Upload], re
         bodies = as_bodies(session, [item.document for item in accepted])
     items = []
     for item, body in zip(accepted, bodies, strict=True):
-        job = item.job or services.jobs.latest_of(item.document.id, caller.tenant_id)
+        job = item.job or services.jobs.latest_of(item.document.id, caller.tenant_id, JobKind.INGEST)
         items.append(
             AcceptedDocument(document=body, job=JobBody.model_validate(job) if job else None, unchanged=item.unchanged)
         )
@@ -178,13 +196,28 @@ def get_document(document_id: str, caller: Caller, services: ServicesOf) -> Docu
         return as_bodies(session, [document])[0]
 
 
+@router.patch("/{document_id}", dependencies=[needs(Scope.INGEST)])
+def update_document(
+    document_id: str, body: UpdateDocumentRequest, request: Request, caller: Caller, services: ServicesOf
+) -> DocumentBody:
+    """Change who may read a document, where it is filed, its metadata, or when it holds. In force at once."""
+    named: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set - {"validity_source"}}
+    named |= {name: empty for name, empty in (("groups", []), ("metadata", {})) if named.get(name, "") is None}
+    change = DocumentChange(**named, found_validity=body.validity_source == "found")
+    document = services.ingest.updates.update(caller, document_id, change, request_id=request_id_of(request.scope))
+    with services.db.read() as session:
+        return as_bodies(session, [document])[0]
+
+
 @router.delete("/{document_id}", status_code=202, dependencies=[needs(Scope.INGEST)])
 def delete_document(document_id: str, request: Request, caller: Caller, services: ServicesOf) -> AcceptedDocument:
     """Delete a document: no search or answer sees it from now on; a job removes what is left of it."""
     deleted = services.ingest.delete(caller, document_id, request_id=request_id_of(request.scope))
     with services.db.read() as session:
         body = as_bodies(session, [deleted.document])[0]
-    return AcceptedDocument(document=body, job=JobBody.model_validate(deleted.job), unchanged=False)
+    return AcceptedDocument(
+        document=body, job=JobBody.model_validate(deleted.job) if deleted.job else None, unchanged=False
+    )
 
 
 @router.get("/{document_id}/content", dependencies=[_READ], response_class=Response)

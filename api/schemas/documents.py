@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from datetime import date, datetime
+from typing import Any, Final, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from api.schemas.base import RequestBody, ResponseBody
+from api.schemas.base import RequestBody, ResponseBody, refuse_bad_text
 from api.schemas.jobs import JobBody
+
+SUPERSEDES: Final = "Id or external id of the document whose place it takes."
 
 
 class TextDocumentRequest(RequestBody):
@@ -20,6 +23,53 @@ class TextDocumentRequest(RequestBody):
     external_id: str | None = Field(None, min_length=1, max_length=512)
     groups: list[str] | None = Field(None, max_length=200)
     metadata: dict[str, Any] | None = None
+    valid_from: date | None = Field(None, description="First day on which it holds.")
+    valid_until: date | None = Field(None, description="Last day on which it holds.")
+    supersedes: str | None = Field(None, min_length=1, max_length=512, description=SUPERSEDES)
+
+
+class UpdateDocumentRequest(BaseModel):
+    """What to change; what is left out stays. In force at once, for searches and answers.
+
+    null takes a day or `supersedes` away, opens the document to the tenant (`groups`), empties `metadata`.
+    """
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
+
+    groups: list[str] | None = Field(None, max_length=200, description="Groups that may read it; [] is all.")
+    metadata: dict[str, Any] | None = Field(None, description="In place of what it has.")
+    collection: str = Field("", max_length=100, description="Moved there; made where there is none.")
+    valid_from: date | None = Field(None, description="First day on which it holds.")
+    valid_until: date | None = Field(None, description="Last day on which it holds.")
+    supersedes: str | None = Field(None, min_length=1, max_length=512, description=SUPERSEDES)
+    validity_source: Literal["found"] | None = Field(
+        None, description="`found`: the days that were found in its text again, in place of given ones."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, value: Any) -> Any:
+        refuse_bad_text(value)
+        if value == {}:
+            raise PydanticCustomError("nothing_to_change", "name at least one field to change")
+        return value
+
+
+class EditionBody(ResponseBody):
+    """Of what it is an edition, as found in its name and text. Whatever is null was not found, or was not sure.
+
+    label: how answers name it. family: its name without what tells editions apart; documents of one collection that
+    share it are editions of one thing. standing: `edition` takes the place of earlier ones, `instance` of a series
+    (minutes, reports) does not. period: what it covers. dated: the day that it speaks of.
+    """
+
+    label: str | None
+    family: str | None
+    standing: str
+    number: str | None
+    period_from: date | None
+    period_until: date | None
+    dated: date | None
 
 
 class DocumentBody(ResponseBody):
@@ -33,6 +83,12 @@ class DocumentBody(ResponseBody):
     error: dict[str, Any] | None
     groups: list[str]
     metadata: dict[str, Any]
+    valid_from: date | None
+    valid_until: date | None
+    validity_source: str | None
+    """`given` by a person, `found` in name or text, null where nothing is known."""
+    supersedes: str | None
+    edition: EditionBody | None
     generation: int
     active_generation: int | None
     media_type: str | None

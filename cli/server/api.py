@@ -97,7 +97,7 @@ def _build(parts: Parts, stack: ExitStack) -> ApiProcess:
         notifier=parts.notifier,
         redis_url=parts.broker_url,
         blobs=parts.blobs,
-        ingest=IngestService(db, parts.blobs, jobs, settings),
+        ingest=IngestService(db, parts.blobs, jobs, settings, retrieval),
         searcher=retrieval.searcher,
         index=IndexService(db, jobs, retrieval, settings),
         answers=generation.answers,

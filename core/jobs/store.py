@@ -176,12 +176,12 @@ class JobStore:
             raise NotFound(f"no job '{job_id}'")
         return job
 
-    def latest_of(self, subject_id: str, tenant_id: str) -> Job | None:
-        """The newest job that works, or worked, on a document or a run."""
+    def latest_of(self, subject_id: str, tenant_id: str, kind: JobKind) -> Job | None:
+        """The newest job of a kind that works, or worked, on a document or a run."""
         with self._db.read() as session:
             return session.scalars(
                 select(Job)
-                .where(Job.subject_id == subject_id, Job.tenant_id == tenant_id)
+                .where(Job.subject_id == subject_id, Job.tenant_id == tenant_id, Job.kind == kind.value)
                 .order_by(Job.created_at.desc(), Job.id.desc())
                 .limit(1)
             ).one_or_none()

@@ -24,6 +24,8 @@ from core.tables.operations import IndexVersion
 from core.types import AccessFilter, Chunk, DocumentStatus, JobKind, JobStatus
 
 DEFAULT_COLLECTION = "default"
+SET_ASIDE = "~"
+"""First character of the name of a collection that is being deleted: no name may begin so, and its own is free."""
 _POINT_NAMESPACE = uuid.UUID("6f5f6b1e-6d3c-5b0e-9a3e-7c1f4a1b2d90")
 _INSERT_BATCH = 500
 _BLOBS_LOCK = 0x7473756D756769
@@ -86,6 +88,16 @@ def collection_named(session: Session, tenant_id: str, name: str) -> Collection 
     return session.scalars(
         select(Collection).where(Collection.tenant_id == tenant_id, Collection.name == name).with_for_update()
     ).one_or_none()
+
+
+def collection_to_fill(session: WriteSession, tenant_id: str, name: str) -> Collection:
+    """A tenant's collection, made where there is none."""
+    collection = collection_named(session, tenant_id, name)
+    if collection is None:
+        collection = Collection(tenant_id=tenant_id, name=name)
+        session.add(collection)
+        session.flush()
+    return collection
 
 
 def insert_chunks(

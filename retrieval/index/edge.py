@@ -42,7 +42,7 @@ from retrieval.index.edge_points import (
     to_point,
     to_scored,
 )
-from retrieval.index.names import DENSE, SENTENCES, stored_vectors
+from retrieval.index.names import DENSE, SENTENCES, access_payload, stored_vectors
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -136,6 +136,12 @@ class EdgeIndex:
             # A new document has nothing old: no write then, and no flush for it.
             if self._live().count(CountRequest(exact=True, filter=condition)):
                 self._update(UpdateOperation.delete_points_by_filter(condition))
+
+    def set_access(self, document_id: str, *, collection_id: str, groups: Sequence[str]) -> None:
+        """Change the payload that filters need on all points of a document; vectors stay as they are."""
+        condition = Filter(must=[equals("document_id", document_id)])
+        payload = access_payload(collection_id, groups)
+        self._update(UpdateOperation.set_payload_by_filter(condition, payload))
 
     def delete_points(self, ids: Sequence[str]) -> None:
         """Drop points by id; unknown ids are ignored."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from core.types import IndexPoint, SparseVector, StoredVectors
@@ -16,12 +17,16 @@ def payload_of(point: IndexPoint) -> dict[str, Any]:
     """Payload of a point; the passage's text is never in it."""
     return {
         "tenant_id": point.tenant_id,
-        "collection_id": point.collection_id,
         "document_id": point.document_id,
         "generation": point.generation,
         "ordinal": point.ordinal,
-        "groups": list(point.groups),
+        **access_payload(point.collection_id, point.groups),
     }
+
+
+def access_payload(collection_id: str, groups: Sequence[str]) -> dict[str, Any]:
+    """The part of it that changes without a new reading of the document."""
+    return {"collection_id": collection_id, "groups": list(groups)}
 
 
 def stored_vectors(point_id: str, vector: Any) -> StoredVectors:

@@ -20,7 +20,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from core.errors import Unavailable
 from core.settings import QdrantSettings
 from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector, StoredVectors
-from retrieval.index.names import DENSE, LEXICAL, SENTENCES, payload_of, stored_vectors
+from retrieval.index.names import DENSE, LEXICAL, SENTENCES, access_payload, payload_of, stored_vectors
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -105,6 +105,14 @@ class ServerIndex:
         kept: list[models.Condition] = [] if keep_generation is None else [_equals("generation", keep_generation)]
         condition = models.Filter(must=[_equals("document_id", document_id)], must_not=kept)
         self._delete(models.FilterSelector(filter=condition))
+
+    def set_access(self, document_id: str, *, collection_id: str, groups: Sequence[str]) -> None:
+        """Change the payload that filters need on all points of a document; vectors stay as they are."""
+        points = models.Filter(must=[_equals("document_id", document_id)])
+        payload = access_payload(collection_id, groups)
+        self._call(
+            lambda: self._client.set_payload(self.collection, payload, points, wait=True, ordering=self._ordering)
+        )
 
     def delete_points(self, ids: Sequence[str]) -> None:
         """Drop points by id; unknown ids are ignored."""

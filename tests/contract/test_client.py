@@ -99,8 +99,8 @@ def test_both_clients_have_the_same_calls() -> None:
 
     assert calls(Tsumugi) == calls(AsyncTsumugi)
     assert sorted(calls(Tsumugi)) == [
-        "ask", "close", "delete", "document", "documents", "evaluate", "evaluation",
-            "evaluation_outcomes", "feedback", "job", "search", "stream", "upload", "wait",
+        "ask", "close", "delete", "document", "documents", "evaluate", "evaluation", "evaluation_outcomes", "feedback",
+        "job", "search", "stream", "update", "upload", "wait",
     ]  # fmt: skip
     assert calls(Tsumugi)["search"][:2] == ["query", "limit"], "signatures are those of the calls"
     assert (Tsumugi.search.__doc__ or "").startswith("Passages, best first")

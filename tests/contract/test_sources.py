@@ -243,3 +243,25 @@ def test_ingest_and_sync_take_readers_and_buckets(
     for command in (["ingest"], ["ingest", str(folder), *reader], ["sync"], ["sync", "/no/such/folder"]):
         failure = runner.invoke(app, command).exception
         assert isinstance(failure, CommandFailed) and failure.exit_code == 2, command
+
+
+def test_unchanged_documents_get_the_groups_and_the_collection_that_a_run_names(client: Client, folder: Path) -> None:
+    with zipfile.ZipFile(folder / "pack.zip", "w") as pack:
+        pack.writestr("inside.md", "# 金庫\n\n金庫の番号は部長が知る。")
+
+    def run(**options: Any) -> tuple[int, int, int]:
+        report = feed_documents(client, folder_documents(folder), source="steps", delete_gone=True, **options)
+        assert not report.deleted and not report.refused
+        return len(report.uploaded), report.unchanged, len(report.updated)
+
+    def groups(collection: str | None = None) -> set[tuple[str, ...]]:
+        return {tuple(one["groups"]) for one in known_documents(client, "steps:", collection).values()}
+
+    assert run() == (4, 0, 0) and groups() == {()}
+    assert run(groups=["hr", "board"]) == (0, 0, 4) and groups() == {("board", "hr")}
+    assert run(groups=["board", "hr"]) == (0, 4, 0)
+    assert run() == (0, 4, 0) and groups() == {("board", "hr")}
+    assert run(groups=[]) == (0, 0, 4) and groups() == {()}
+    assert run(collection="rules", move_from="default") == (0, 4, 4)
+    assert not known_documents(client, "steps:", None) and len(known_documents(client, "steps:", "rules")) == 4
+    assert run(collection="rules", move_from="default") == (0, 4, 0)

@@ -155,6 +155,26 @@ def test_filter_is_tenant_and_any_group_and_collection(index: VectorIndex) -> No
         assert len(index.score_sparse(query, ids, access)) == len(expected)
 
 
+def test_access_changes_without_new_vectors(index: VectorIndex) -> None:
+    index.upsert(
+        [point(1, terms={1: 1.0}), point(2, terms={1: 1.0}), point(3, document="d1", generation=2, terms={1: 1.0})]
+    )
+    before = {one.id: one for one in index.vectors()}
+    index.set_access("d1", collection_id="c9", groups=("hr", "it"))
+    index.set_access("never there", collection_id="c9", groups=("hr",))
+    query, vector = SparseVector((1,), (1.0,)), point(1).dense or ()
+    for access, expected in (
+        (AccessFilter("t1", frozenset({"*"})), {"d2"}),
+        (AccessFilter("t1", frozenset({"*", "it"})), {"d1", "d2"}),
+        (AccessFilter("t1", None, "c9"), {"d1"}),
+        (AccessFilter("t2", None), set()),
+    ):
+        assert {p.document_id for p in index.search_sparse(query, access, 9)} == expected
+        assert {p.document_id for p in index.search_dense(vector, access, 9)} == expected
+    assert {one.id: one for one in index.vectors()} == before
+    assert index.count(document_id="d1", generation=2) == 1
+
+
 def test_a_filter_on_documents_narrows_what_access_allows(index: VectorIndex) -> None:
     index.upsert([point(n, terms={1: 1.0}, groups=("hr",) if n == 2 else ("*",)) for n in range(1, 5)])
     named = frozenset({"d1", "d2", "absent"})

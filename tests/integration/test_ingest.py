@@ -70,7 +70,8 @@ class Stack:
     def _run(self, job_id: str) -> None:
         job = self.jobs.get(job_id, self.principal.tenant_id)
         pipeline = self.ingest.pipeline
-        run_job(self.jobs, job_id, pipeline.run if job.kind == "ingest" else pipeline.delete)
+        tasks = {"ingest": pipeline.run, "delete": pipeline.delete, "access": pipeline.bring_access}
+        run_job(self.jobs, job_id, tasks.get(job.kind, pipeline.delete_collection))
 
     def document(self, accepted: Accepted) -> Document:
         return self.ingest.service.get(self.principal, accepted.document.id)
