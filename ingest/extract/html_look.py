@@ -128,7 +128,7 @@ def _rules(sheet: str) -> Iterator[tuple[str, str]]:
             depth += 1
         else:
             depth = max(0, depth - 1)
-            if depth == 0 and not selectors.startswith("@"):
+            if depth == 0:
                 yield selectors, sheet[start : brace.start()]
         start = brace.end()
 
