@@ -23,6 +23,8 @@ from ingest.extract.headers import header_depth, stacked_tables
 _JAPANESE = range(0x3040, 0xA000)
 _MAX_HEAD_LINES = 6
 _SAMPLE_ROWS = 200
+_MAX_CELLS = 4_000_000
+"""Filled cells of one sheet, 200 bytes each."""
 _LONG_CHARS = 24
 
 
@@ -213,6 +215,10 @@ def _bands(sheet: Sheet) -> Iterator[_Region]:
     band = _Region()
     end = -2
     last = sheet.rows[-1][0] if sheet.rows else 0
+    if sum(len(cells) for _, cells in sheet.rows) > _MAX_CELLS:
+        raise ExtractionFailed(
+            f"sheet '{sheet.name}' has more than {_MAX_CELLS} filled cells; split it", code="text_too_long"
+        )
     for row, cells in sheet.rows:
         if row > end + 1 and band.cells:
             yield band

@@ -24,6 +24,8 @@ MAX_ROWS = 1_048_576
 MAX_COLUMNS = 16_384
 _MAX_LISTED = 200_000
 """Merges, links and comments of one sheet that are read."""
+_SHARED_TIMES = 2
+"""Shared strings may be so many times longer than the text that is taken: some files keep those of deleted cells."""
 
 
 class XlsxReader:
@@ -167,7 +169,14 @@ class XlsxReader:
     def _shared_strings(self, path: str) -> list[str]:
         if path not in self._names:
             return []
-        return [self._text_of(element) for _, element in _parts(self._archive, path, ("si",))]
+        strings: list[str] = []
+        left = _SHARED_TIMES * self._left
+        for _, element in _parts(self._archive, path, ("si",)):
+            strings.append(self._text_of(element))
+            left -= len(strings[-1])
+            if left < 0:
+                raise ExtractionFailed("the workbook holds more text than this service takes", code="text_too_long")
+        return strings
 
     def _text_of(self, element: Any) -> str:
         """Text of a string with its runs; readings (`rPh`) and struck runs are left out."""

@@ -359,7 +359,8 @@ def test_csv_title_units_ragged_rows_and_cells_of_several_lines() -> None:
 
 
 def test_a_csv_that_names_its_delimiter() -> None:
-    assert lines(read(b"sep=|\nitem|price\ntea, green|3\n", "a.csv")) == ["item: tea, green | price: 3"]
+    document = read(b"sep=;\nitem;price\ntea, green, hot;3\n", "a.csv")
+    assert blocks(document) == [("table", "item: tea, green, hot | price: 3")]
 
 
 def test_the_row_under_a_filter_is_the_header() -> None:
