@@ -32,13 +32,16 @@ _LACKS_EN = (
     r" (?:be )?(?:find|found|determine|answer|locate)|cannot (?:be )?(?:find|found|determined?|answer|located?)"
     r"|unable to (?:find|answer|determine|locate)"
 )
-_SAYS_NOT = (
-    re.compile(rf"(?:{_WHERE_JA})[^。\n]{{0,40}}?(?:{_LACKS_JA})"),
-    re.compile(r"(?:^|[。\n])[^。\n]{0,30}(?:分かりません|わかりません|存じません|お答えできません|回答できません)"),
-    re.compile(rf"\b(?:{_WHERE_EN})\b[^.\n]{{0,60}}?\b(?:{_LACKS_EN})"),
-    re.compile(rf"\b(?:{_LACKS_EN})\b[^.\n]{{0,80}}?\b(?:{_WHERE_EN})\b"),
-    re.compile(r"\bi (?:do not|don't) know\b"),
+_LACKS = (
+    (re.compile(_LACKS_JA), re.compile(_WHERE_JA), 40, 0),
+    (re.compile(rf"\b(?:{_LACKS_EN})\b"), re.compile(rf"\b(?:{_WHERE_EN})\b"), 60, 80),
 )
+"""(what says that something lacks, what says where, code points before and after in which that must stand)."""
+_UNKNOWN = re.compile(
+    r"(?:^|[。\n])[^。\n]{0,30}(?:分かりません|わかりません|存じません|お答えできません|回答できません)"
+    r"|\bi (?:do not|don't) know\b"
+)
+_SENTENCE_END = re.compile(r"[。.\n]")
 _MARKS = re.compile(r"[\[［] {0,2}\d{1,3} {0,2}[\]］]|^[ 　]{0,8}\d{1,2}[.)] ", re.MULTILINE)
 """Citation marks, and the numbers of a list: no part of what is said."""
 _FORMERLY = re.compile(
@@ -112,28 +115,32 @@ def judge(answer: str, expected: Sequence[Sequence[str]], competing: Sequence[st
     """
     said = _MARKS.sub(" ", answer[:LONGEST_TEXT])
     text = Folded.of(said)
-    missing: list[str] = []
-    covered: list[tuple[int, int]] = []
-    for alternatives in expected:
-        spans = [span for one in alternatives for span in _places(text, one)]
-        covered += spans
-        if not spans:
-            missing.append(alternatives[0])
-    if competing and (plain := _FORMERLY.sub(" ", said)) != said:
-        text = Folded.of(plain)
-        covered = [span for alternatives in expected for one in alternatives for span in _places(text, one)]
-    wrong = [
-        one
-        for one in competing
-        if any(not any(low <= start and end <= high for low, high in covered) for start, end in _places(text, one))
-    ]
-    return Verdict(tuple(missing), tuple(wrong))
+    missing = tuple(one[0] for one in expected if not any(holds(text, alternative) for alternative in one))
+    if not competing:
+        return Verdict(missing)
+    text = Folded.of(_FORMERLY.sub(" ", said))
+    expected_at = bytearray(len(text.chars))
+    for alternative in (one for alternatives in expected for one in alternatives):
+        for start, end in _places(text, alternative):
+            expected_at[start:end] = b"\x01" * (end - start)
+    wrong = (
+        one for one in competing if any(not all(expected_at[start:end]) for start, end in _places(text, one))
+    )  # fmt: skip
+    return Verdict(missing, tuple(wrong))
 
 
 def says_not_found(answer: str) -> bool:
     """Whether an answer says in words that the documents do not hold it."""
     text = answer[:LONGEST_TEXT].casefold().replace("’", "'")
-    return is_not_found(text) or any(pattern.search(text) for pattern in _SAYS_NOT)
+    if is_not_found(text) or _UNKNOWN.search(text):
+        return True
+    for lacks, where, before, after in _LACKS:
+        for found in lacks.finditer(text):
+            earlier = _SENTENCE_END.split(text[max(0, found.start() - before) : found.start()])[-1]
+            later = _SENTENCE_END.split(text[found.end() : found.end() + after])[0] if after else ""
+            if where.search(earlier) or where.search(later):
+                return True
+    return False
 
 
 def begins_yes_or_no(answer: str) -> bool:

@@ -150,7 +150,7 @@ def test_evidence_parts_stand_in_their_order() -> None:
 )
 def test_time_grows_with_the_text_and_no_faster(unit: str) -> None:
     text = (unit * 20_000)[:20_000]
-    began = time.perf_counter()
-    judge(text, [["x9"], [unit]], ["7"])
+    began = time.thread_time()  # others may use the processor meanwhile
+    judge(text, [["x9"], [unit]], ["7", unit])
     says_not_found(text)
-    assert time.perf_counter() - began < 2.0
+    assert time.thread_time() - began < 2.0
