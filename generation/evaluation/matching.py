@@ -15,6 +15,7 @@ from generation.prompt import is_not_found
 LONGEST_TEXT = 20_000
 """Code points of an answer or a passage that are compared; more than any answer has."""
 _SHORT_WORD = 4
+_YES_AND_NO = frozenset({"はい", "いいえ", "いえ"})
 _ASCII_WORD = re.compile(r"[a-z]+")
 _ZEROS = re.compile(r"\.0{1,4}(?![.\d])")
 
@@ -45,7 +46,8 @@ _SENTENCE_END = re.compile(r"[。.\n]")
 _MARKS = re.compile(r"[\[［] {0,2}\d{1,3} {0,2}[\]］]|^[ 　]{0,8}\d{1,2}[.)] ", re.MULTILINE)
 """Citation marks, and the numbers of a list: no part of what is said."""
 _FORMERLY = re.compile(
-    r"[(（][^()（）\n]{0,40}(?:旧|従来|改定前|変更前|改訂前|以前|前年|昨年|old|former|previous|formerly|previously)"
+    r"[(（][^()（）\n]{0,40}(?:旧|従来|改定前|変更前|改訂前|以前|前年|昨年"
+    r"|\b(?:old|was|former|formerly|previous|previously)\b)"
     r"[^()（）\n]{0,60}[)）]",
     re.IGNORECASE,
 )
@@ -174,8 +176,10 @@ def _whole(text: Folded, needle: str, place: int) -> bool:
     """Whether the stretch is no part of a longer number, identifier or short word."""
     before, after = text.before(place), text.after(place + len(needle))
     first, last = needle[0], needle[-1]
-    if first.isdecimal() and _number_goes_on(before):
-        return False
+    if first.isdecimal() and (_number_goes_on(before) or (before[-1:] == "時" and "分" in needle)):
+        return False  # 30分 is how long, 2時30分 is when
+    if needle in _YES_AND_NO:
+        return not before[-1:].isalpha() and (not after[:1].isalpha() or after.startswith("です"))
     if last.isdecimal() and after and (after[0].isdecimal() or (_decimals(after) and not _ZEROS.match(after))):
         return False
     if needle.isdecimal() and before[-1:] == "-" and _latin(before[:-1]):

@@ -18,7 +18,7 @@ _MONTH = (
 )
 _DAY = r"(\d{1,2})(?:st|nd|rd|th)?(?![\d:a-z])"
 _YEAR = r"((?:19|20)\d\d)(?!\d)"
-_DAY_MONTH = re.compile(rf"(?<![\d.,:/-]){_DAY} (?:of )?{_MONTH}(?:,? {_YEAR})?", re.IGNORECASE)
+_DAY_MONTH = re.compile(rf"(?<![\d.,:/]){_DAY} (?:of )?{_MONTH}(?:,? {_YEAR})?", re.IGNORECASE)
 _MONTH_DAY = re.compile(rf"(?<![a-z]){_MONTH} {_DAY}(?:,? {_YEAR})?", re.IGNORECASE)
 _MONTH_YEAR = re.compile(rf"(?<![a-z]){_MONTH},? {_YEAR}", re.IGNORECASE)
 

@@ -45,6 +45,11 @@ SAME = [
     ("total 395.00 EUR", "395"),
     ("型番は DM-30、在庫あり", "DM-30"),
     ("型番はDM-30です", "dm-30"),
+    ("はい、使えます", "はい"),
+    ("回答: いいえです", "いいえ"),
+    ("from 2-4 September", "4 Sep"),
+    ("September 2-4", "2 Sep"),
+    ("所要1時間30分", "30分"),
 ]
 OTHER = [
     ("1300円", "300円"),
@@ -68,6 +73,9 @@ OTHER = [
     ("3 5", "35"),
     ("12万が必要", "12"),
     ("it may 3 times fail", "5月3日"),
+    ("処理は2:30に終わる", "30分"),
+    ("一日はいくらですか", "はい"),
+    ("はいけい", "はい"),
 ]
 
 
@@ -92,6 +100,8 @@ def test_a_competing_value_makes_it_wrong() -> None:
     assert judge("A棟は500円です", [["500円"]], ["700円"]).right
     assert judge("500円（旧料金は450円）です [2]", [["500円"]], ["450円"]).right  # an aside on what held before
     assert judge("The fee is 500 (previously 450)", [["500"]], ["450"]).right
+    assert judge("up to £30 per person (was £25)", [["£30"]], ["£25"]).right
+    assert judge("40 (cold water 25)", [["40"]], ["25"]).competing == ("25",)
     assert judge("500円（B棟は450円）です", [["500円"]], ["450円"]).competing == ("450円",)
 
 
