@@ -87,7 +87,8 @@ class EditionFit:
     named: 1 it is the edition that the question names, -1 another of its family is, 0 none is named or it cannot be
     told. differs: 1 where it carries another edition than the named one. newest: 1 it is the newest of its family that
     holds today, -1 another is, 0 it stands alone or cannot be compared. expired, not_yet: 1 where its last day is over,
-    or its first to come. past: 1 where the period that it covers is over.
+    or its first to come. past: 1 where the period that it covers is over. Nothing is held against the earlier editions
+    where the question compares.
     """
 
     named: int = 0
@@ -109,10 +110,13 @@ def edition_fit(
     own = _names(question, document, others, today)
     rivals = [_names(question, other, [document, *others], today) for other in others]
     named = 1 if own > 0 else -1 if any(rival > 0 for rival in rivals) else 0
+    newest = _newest(document, others, day)
+    if question.compares:  # how much something rose is told by the edition before as well
+        named, newest = max(named, 0), max(newest, 0)
     return EditionFit(
         named=named,
         differs=int(own < 0),
-        newest=_newest(document, others, day),
+        newest=newest,
         expired=int(document.expired(day)),
         not_yet=int(not document.begun(day)),
         past=int(document.period is not None and document.period.last < day),

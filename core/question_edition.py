@@ -38,6 +38,18 @@ _PREVIOUS = re.compile(
     r"|\bbefore the (?:change|revision|update)\b",
     re.I,
 )
+_COMPARES = re.compile(
+    r"(?:上|下)が(?:っ|り|る)|値上|値下|変わっ|変更され|増え(?:た|て)|減っ(?:た|て)|差額|との差"
+    r"|前年比|前回比|比べ|比較|改[定訂正]前後"
+    r"|\b(?:rise|rose|risen|increased?|go(?:ne|es)? up|went up|decreased?|drop(?:ped)?"
+    r"|fell|fallen|go(?:ne)? down|went down|changed?|differ(?:s|ence|ent)?|compared?|comparison)\b",
+    re.I,
+)
+_SEVERAL_NUMBERS = re.compile(
+    r"(?<![A-Za-z0-9])(?:versions|editions|revisions) (?P<a>[0-9]{1,3}(?:\.[0-9]{1,3}){0,3}) (?:and|to|or) "
+    r"(?P<b>[0-9]{1,3}(?:\.[0-9]{1,3}){0,3})(?![0-9A-Za-z])",
+    re.I,
+)
 _FISCAL_WORDS = {"一昨年度": -2, "昨年度": -1, "前年度": -1, "去年度": -1, "今年度": 0, "本年度": 0, "当年度": 0}
 _FISCAL_WORDS |= {"来年度": 1, "翌年度": 1}
 _YEAR_WORDS = {"一昨年": -2, "おととし": -2, "昨年": -1, "去年": -1, "今年": 0, "本年": 0, "来年": 1, "翌年": 1}
@@ -57,6 +69,7 @@ _NUMBER = re.compile(
 )
 _PLAIN_YEAR = re.compile(
     r"\b(?:in|during|since|as of|as at|until|before|after)(?: the)? (?P<a>(?:19|20)[0-9]{2})(?![0-9A-Za-z./-])"
+    r"|\b(?:from|between) (?P<c>(?:19|20)[0-9]{2}) (?:to|and) (?P<d>(?:19|20)[0-9]{2})(?![0-9A-Za-z./-])"
     r"|(?<![0-9A-Za-z./-])(?P<b>(?:19|20)[0-9]{2})(?='s\b|版|の価格|の料金|の規"
     r"|(?: [A-Za-z-]{1,20}){0,2} ?(?:edition|version|price|rate|tariff|polic|handbook|list|catalog|guide|rules|manual"
     r"|calendar|plan|budget))",
@@ -80,7 +93,8 @@ class QuestionEdition:
 
     periods: years, fiscal years, months, days that it names. months: (month, day or None) without a year. numbers:
     edition numbers, `3`, `4.2`, `c`. day: the day on which what it asks for held ("as of"). previous: it asks for the
-    one before. now: it says that it wants what holds now.
+    one before. now: it says that it wants what holds now. compares: it asks for a change or a difference, which
+    may need more editions than it names.
     """
 
     periods: tuple[Period, ...] = ()
@@ -89,6 +103,7 @@ class QuestionEdition:
     day: date | None = None
     previous: bool = False
     now: bool = False
+    compares: bool = False
 
     @property
     def names_one(self) -> bool:
@@ -100,9 +115,9 @@ def question_edition(question: str, today: date) -> QuestionEdition:
     """Read a question. `today` is what 昨年度 and `last month` count from."""
     text = folded(question[:MAX_CHARS])
     found = find_periods(text)
-    for match in _PLAIN_YEAR.finditer(text):
-        group = "a" if match["a"] else "b"
-        if not any(f.start <= match.start(group) < f.end for f in found):
+    plain = _without(text, [(item.start, item.end) for item in found])
+    for match in _PLAIN_YEAR.finditer(plain):
+        for group in (name for name in "abcd" if match[name]):
             found.append(FoundPeriod(*match.span(group), calendar_year(int(match[group])), match[group]))
     rest = _without(text, [(item.start, item.end) for item in found])
     periods: list[Period] = []
@@ -118,6 +133,7 @@ def question_edition(question: str, today: date) -> QuestionEdition:
     rest = _without(rest, as_of)
     relative = _relative(rest, today)
     numbers = [_number_in(match) for match in _NUMBER.finditer(rest)]
+    numbers += [number for match in _SEVERAL_NUMBERS.finditer(rest) for number in match.groups()]
     return QuestionEdition(
         periods=tuple(dict.fromkeys([*periods, *relative])),
         months=tuple(dict.fromkeys(_months_in(rest))),
@@ -125,6 +141,7 @@ def question_edition(question: str, today: date) -> QuestionEdition:
         day=day,
         previous=_PREVIOUS.search(rest) is not None,
         now=_NOW.search(rest) is not None,
+        compares=_COMPARES.search(text) is not None,
     )
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-STEPS = ("filter", "embed", "dense", "sparse", "sentences", "fuse", "load", "rerank", "diversify", "expand")
+STEPS = (
+    "filter", "embed", "dense", "sparse", "sentences", "fuse", "load", "rerank", "diversify", "expand", "editions",
+)  # fmt: skip
 
 
 class Clock:

@@ -52,8 +52,9 @@ def siblings_of(
     )
     found: dict[str, DocumentEdition] = {}
     of_family = tuple_(Document.collection_id, Document.edition_family).in_(sorted(families))
+    conditions = [of_family] * bool(families) + [Document.supersedes.in_(sorted(names))]
     newest_first = (Document.valid_from.desc().nulls_last(), Document.created_at.desc(), Document.id)
-    for condition in (of_family, Document.supersedes.in_(sorted(names))):
+    for condition in conditions:
         query = select(Document).where(*served, condition).order_by(*newest_first).limit(MAX_SIBLINGS)
         found |= {document.id: edition_of(document) for document in session.scalars(query)}
     return {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
@@ -17,6 +17,7 @@ from sqlalchemy import select
 
 from core.access import documents_visible, narrowed
 from core.database import Database
+from core.editions import DocumentEdition, is_newer
 from core.language import language_of
 from core.ports import Embedder, LexicalEncoder, Reranker, VectorIndex
 from core.tables.documents import ChunkRow, Document, DocumentGeneration
@@ -25,7 +26,7 @@ from retrieval.clock import Clock
 from retrieval.coverage import coverage
 from retrieval.diversity import POOL as DIVERSITY_POOL
 from retrieval.diversity import diversify
-from retrieval.editions import edition_of
+from retrieval.editions import edition_of, siblings_of
 from retrieval.expand import Expander, Place
 from retrieval.filters import matching_documents, parse_filters
 from retrieval.fusion import Fusion, default_fusion, fuse, similarities
@@ -53,6 +54,8 @@ class SearchResult:
     index_version: str = ""
     """Version that the whole result came from; filled in by `retrieval.live`."""
     embedder: str = ""
+    siblings: Mapping[str, Sequence[DocumentEdition]] = field(default_factory=dict)
+    """{document id: other editions of what it is an edition of}, for `core.editions.edition_fit`."""
 
     @property
     def best_relevance(self) -> float:
@@ -201,7 +204,10 @@ class Searcher:
             _passage(asked, relevance, scores[chunk.id], hits[chunk.id][1], loaded[chunk.id], place)
             for chunk, place in placed
         ]
-        return SearchResult(passages, clock.finish(), threshold, asked.language)
+        with clock.step("editions"), self._db.read() as session:
+            found = {one.document_id: one.edition for one in passages if one.edition is not None}
+            siblings = siblings_of(session, access, found.values())
+        return SearchResult(passages, clock.finish(), threshold, asked.language, siblings=siblings)
 
     def _places(self, chunks: Sequence[ChunkRow], limit: int, budget: int) -> list[tuple[ChunkRow, Place]]:
         if self._expander is not None:
@@ -305,17 +311,24 @@ def _ranked(arms: Arms, fusion: Fusion) -> dict[str, tuple[float, float | None]]
 
 
 def _without_copies(hits: Iterable[str], loaded: Mapping[str, _Loaded], limit: int) -> list[str]:
-    """First `limit` hits without near-copies of better ones."""
+    """First `limit` hits without near-copies of better ones. Two editions that say the same both stay."""
     best: list[str] = []
-    kept: list[Likeness] = []
+    kept: list[tuple[Likeness, Document]] = []
     for key in hits:
         if len(best) == limit:
             break
-        own = likeness(loaded[key].chunk.text)
-        if not any(is_near_copy(own, other) for other in kept):
-            kept.append(own)
+        own, document = likeness(loaded[key].chunk.text), loaded[key].document
+        if not any(is_near_copy(own, other) and not _other_edition(document, of) for other, of in kept):
+            kept.append((own, document))
             best.append(key)
     return best
+
+
+def _other_edition(one: Document, other: Document) -> bool:
+    """Whether one takes the other's place, or had it taken: which of them is asked for is not told here."""
+    if one.id == other.id or one.edition_family is None or one.edition_family != other.edition_family:
+        return False
+    return is_newer(edition_of(one), edition_of(other)) is not None
 
 
 def _whole(item: _Loaded) -> str:

@@ -187,6 +187,16 @@ def test_a_deleted_collection_is_invisible_at_once_and_its_name_is_free(stack: S
     stack.assert_consistent()
 
 
+def test_two_editions_that_say_the_same_are_both_found_and_two_copies_are_not(stack: Stack) -> None:
+    for name in ("案内_2023年度.md", "案内_2024年度.md"):
+        stack.put(name, "小会議室の利用は予約制で、総務の予約表に記入してから使います。")
+    for name in ("写し.md", "原本.md"):
+        stack.put(name, "駐車場の利用は許可制で、守衛室で札を受け取ってから停めます。")
+    stack.work()
+    assert {"案内_2023年度.md", "案内_2024年度.md"} <= set(stack.files("小会議室の予約"))
+    assert len({"写し.md", "原本.md"} & set(stack.files("駐車場の許可"))) == 1
+
+
 def test_siblings_are_those_that_the_caller_may_read(stack: Stack, database: Database) -> None:
     from retrieval.editions import edition_of, siblings_of
 
@@ -200,4 +210,6 @@ def test_siblings_are_those_that_the_caller_may_read(stack: Stack, database: Dat
         everything = siblings_of(session, access_filter(stack.principal), [edition])
         public = siblings_of(session, access_filter(reader(stack)), [edition])
     assert {one.document_id for one in everything[old.id]} == {new.id, renamed.id}
+    result = stack.retrieval.searcher.search("中会議室は千円です", access_filter(stack.principal), 3)
+    assert result.siblings[old.id] == everything[old.id]
     assert {one.document_id for one in public[old.id]} == {renamed.id}

@@ -168,6 +168,17 @@ def test_what_supersedes_is_newer_whatever_its_days_say() -> None:
     assert edition_fit(asked, new, TODAY, [old]).newest == 1
 
 
+def test_a_comparison_holds_nothing_against_the_earlier_edition() -> None:
+    for question in ("運賃は2026年度にいくら上がった？", "how much did it rise in FY2026?"):
+        told = {key: (fit.named, fit.newest) for key, fit in fits(question, FISCAL).items()}
+        assert told == {"2024": (0, 0), "2025": (0, 0), "2026": (1, 1)}
+    versions = [edition("a", number="3"), edition("b", number="4"), edition("c", number="5")]
+    named = {key: fit.named for key, fit in fits("the change between versions 3 and 4", versions).items()}
+    assert named == {"a": 1, "b": 1, "c": 0}
+    years = question_edition("the rise from 2024 to 2025", TODAY).periods
+    assert [period.first.year for period in years] == [2024, 2025]
+
+
 def test_instances_of_a_series_are_told_apart_by_their_day() -> None:
     minutes = [
         edition("june", standing=Standing.INSTANCE, dated=date(2026, 6, 11)),
