@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 from sqlalchemy import select, tuple_
 
-from api.schemas.documents import DocumentBody, EditionBody
+from api.schemas.documents import DocumentBody, EditionBody, WarningBody
 from core.access import PUBLIC_GROUP
 from core.database import ReadSession
 from core.editions import edition_label
 from core.repositories.documents import SET_ASIDE
 from core.tables import Collection, Document, DocumentGeneration, DocumentGroup
 from core.types import Language
+from ingest.warnings import document_warnings
 from retrieval.editions import edition_of
 
 
@@ -85,6 +86,7 @@ def _body(document: Document, collection: str, groups: Sequence[str], facts: Doc
         title=facts.title if facts else None,
         language=facts.language if facts else None,
         quality=facts.quality if facts else {},
+        warnings=[WarningBody.model_validate(item) for item in document_warnings(facts.quality if facts else {})],
         source_sha256=facts.source_sha256 if facts else None,
         created_at=document.created_at,
         updated_at=document.updated_at,

@@ -15,6 +15,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from api.schemas.base import is_storable, refuse_bad_text
 from core.errors import FieldError, InvalidInput
+from ingest.encoding import known_encoding
 
 MAX_FILES: Final = 1000
 MAX_FIELDS: Final = 50
@@ -48,6 +49,7 @@ async def read_form(request: Request, allowed_fields: Sequence[str]) -> UploadFo
     Raises:
         InvalidInput: `invalid_request` for fields that are unknown, repeated or not text.
     """
+    _refuse_odd_charset(request)
     async with request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
         _refuse_unknown(form, allowed_fields)
         fields = {name: _text_field(form, name) for name in allowed_fields if name in form}
@@ -58,6 +60,15 @@ async def read_form(request: Request, allowed_fields: Sequence[str]) -> UploadFo
             data = await run_in_threadpool(item.file.read)
             files.append(UploadedFile(item.filename or "", data))
     return UploadForm(tuple(files), fields)
+
+
+def _refuse_odd_charset(request: Request) -> None:
+    """A `charset` of the form is used for names and fields: Python has codecs that raise what nobody expects."""
+    header = Message()
+    header["content-type"] = request.headers.get("content-type", "").replace("\x00", "")
+    charset = header.get_param("charset")
+    if charset is not None and known_encoding(str(charset)) is None:
+        raise refuse("charset", "the form's charset is none that text is written in", "malformed_body")
 
 
 def _refuse_unknown(form: FormData, allowed: Sequence[str]) -> None:
@@ -135,8 +146,16 @@ async def read_upload(request: Request, allowed_fields: Sequence[str], default_n
     data = await request.body()
     if not data:
         raise refuse("file", "the body is empty; send the file as the body or as multipart `file`", "missing_file")
-    header = Message()
-    header["content-disposition"] = request.headers.get("content-disposition", "attachment")
-    name = header.get_filename() or default_name
+    name = _file_name(request.headers.get("content-disposition", "attachment")) or default_name
     fields = {name: request.query_params[name] for name in allowed_fields if name in request.query_params}
     return UploadForm((UploadedFile(name, data),), fields)
+
+
+def _file_name(disposition: str) -> str | None:
+    """From a Content-Disposition; None where it holds none, or one in a charset that cannot be."""
+    header = Message()
+    try:
+        header["content-disposition"] = disposition
+        return header.get_filename()
+    except (UnicodeError, LookupError, ValueError):  # filename*=idna''... and others that are no encodings of text
+        return None

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli.client import ApiProblem, Client, connect
 from cli.feeding import feed_and_report
 from cli.output import CommandFailed, DataDirOption, JsonOption, console, errors, print_json, print_rows
 from cli.sources import is_unchanged, known_documents, reader_documents
+from core.names import one_spelling
 
 app = typer.Typer(help="List, look at and delete documents.", no_args_is_help=True)
 
@@ -30,6 +32,17 @@ def ingest(
     group: Annotated[list[str] | None, typer.Option(help="Only keys with this group may read it; repeatable.")] = None,
     external_id: Annotated[
         str | None, typer.Option(help="Name for later replacement, one file only [default: its path below PATH].")
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="What the text of the files is in, such as cp932 [default: judged by the service]."),
+    ] = None,
+    ask_password: Annotated[
+        bool, typer.Option("--password", help="Ask for the password of encrypted PDF, Office and ZIP files.")
+    ] = False,
+    password_file: Annotated[
+        typer.FileText | None,
+        typer.Option(help="Read that password from the first line of a file; - is standard input."),
     ] = None,
     wait: Annotated[bool, typer.Option(help="Wait until every document is ready or failed.")] = True,
     json_output: JsonOption = False,
@@ -61,15 +74,21 @@ def ingest(
     if external_id is not None and len(files) != 1:
         raise CommandFailed("--external-id goes with exactly one file", exit_code=2)
     results: list[dict[str, Any]] = []
+    fields = {"encoding": encoding, "password": _password(ask_password, password_file)}
     with connect(data_dir) as client, _progress(quiet=json_output or not wait) as progress:
         bar = progress.add_task("upload", total=len(files))
         known = known_documents(client, "", collection) if len(files) > 1 and not group else {}
         for path, name in files:
-            there = known.get(external_id or name)
-            if there is not None and is_unchanged(there, hashlib.sha256(path.read_bytes()).hexdigest(), path.name):
+            there = known.get(one_spelling(external_id or name))
+            judged = not any(fields.values())
+            if (
+                judged
+                and there is not None
+                and is_unchanged(there, hashlib.sha256(path.read_bytes()).hexdigest(), path.name)
+            ):
                 results.append({"path": str(path), "document": there, "job": None, "unchanged": True})
             else:
-                results += _upload(client, path, external_id or name, collection, group)
+                results += _upload(client, path, external_id or name, collection, group, fields)
             progress.advance(bar)
         if wait:
             bar = progress.add_task("ingest", total=len(results))
@@ -83,10 +102,10 @@ def ingest(
         for result in results:
             if result.get("error"):
                 errors.print(f"[red]failed[/red] {result['path']}: {result['error'].get('detail')}", soft_wrap=True)
-            not_read = ((result.get("document") or {}).get("quality") or {}).get("pages_not_read")
-            if not_read:
-                pages = ", ".join(map(str, not_read))
-                errors.print(f"[yellow]not read[/yellow] {result['path']}: pages {pages} are pictures", soft_wrap=True)
+            for warning in (result.get("document") or {}).get("warnings") or ():
+                count = "" if warning["count"] is None else f"{warning['count']} "
+                line = f"{result['path']}: {warning['code']}: {count}{warning['detail']}"
+                errors.print("[yellow]note[/yellow]", escape(line), soft_wrap=True)
     if any(result.get("error") for result in results):
         raise CommandFailed()
 
@@ -192,10 +211,15 @@ def _files_of(paths: list[Path]) -> Iterator[tuple[Path, str]]:
 
 
 def _upload(
-    client: Client, path: Path, external_id: str, collection: str | None, groups: list[str] | None
+    client: Client,
+    path: Path,
+    external_id: str,
+    collection: str | None,
+    groups: list[str] | None,
+    more: Mapping[str, str | None],
 ) -> list[dict[str, Any]]:
     """What became of a file: one document, or one for each file of an archive."""
-    fields = {"external_id": external_id}
+    fields = {"external_id": external_id, **{name: value for name, value in more.items() if value is not None}}
     if collection is not None:
         fields["collection"] = collection
     if groups:
@@ -208,6 +232,13 @@ def _upload(
             raise
         return [{"path": str(path), "document": None, "job": None, "error": problem.problem}]
     return [{"path": str(path), **item} for item in answer["items"]]
+
+
+def _password(ask: bool, file: IO[str] | None) -> str | None:
+    """From a file or the keyboard: words of a command line are seen by every process of the machine."""
+    if file is not None:
+        return file.readline().rstrip("\r\n")
+    return str(typer.prompt("password of the files", hide_input=True, err=True)) if ask else None
 
 
 def _follow(client: Client, result: dict[str, Any]) -> None:

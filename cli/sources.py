@@ -18,6 +18,7 @@ from typing import Any
 
 from cli.client import ApiProblem, Client
 from cli.output import CommandFailed
+from core.names import one_spelling
 
 _RANDOM_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
 REVISION_KEY = "source_revision"
@@ -85,7 +86,7 @@ def feed_documents(
         CommandFailed: two documents with one key; nothing came and documents would be deleted.
         ApiProblem: the key may not do this.
     """
-    prefix = f"{source}:"
+    prefix = one_spelling(f"{source}:")
     report = FeedReport()
     if move_from is not None:
         _move(client, prefix, move_from, collection or "default", report)
@@ -98,7 +99,7 @@ def feed_documents(
     came: set[str] = set()
     kept: set[str] = set()
     for document in documents:
-        external_id = prefix + document.key
+        external_id = one_spelling(prefix + document.key)  # as the service names it; macOS spells paths otherwise
         if external_id in came:
             raise CommandFailed(f"two documents of the source are called '{document.key}'")
         came.add(external_id)
@@ -155,7 +156,7 @@ def is_unchanged(
 
     filename: None for a member of an archive, which has a name of its own.
     """
-    if known is None or (filename is not None and known["filename"] != filename):
+    if known is None or (filename is not None and known["filename"] != one_spelling(filename)):
         return False
     if revision is None and (sha256 is None or known["source_sha256"] != sha256):
         return False

@@ -141,8 +141,13 @@ def upload(
     valid_from: date | None = None,
     valid_until: date | None = None,
     supersedes: str | None = None,
+    encoding: str | None = None,
+    password: str | None = None,
 ) -> Call[Uploaded]:
     """Take a document in. The same `external_id` replaces; the same bytes again change nothing.
+
+    encoding: what its text is in (`cp932`, `euc-jp` ...) [default: judged]. password: opens an encrypted PDF, Office
+    file or ZIP; the service stores the file without it.
 
     Raises:
         ValueError: bytes without a file name.
@@ -152,7 +157,12 @@ def upload(
     if name is None:
         raise ValueError("bytes need a filename: its ending says how they are read")
     data = source.read_bytes() if isinstance(source, Path) else source
-    form = _given({"collection": collection, "external_id": external_id, "supersedes": supersedes})
+    form = _given(
+        {
+            "collection": collection, "external_id": external_id, "supersedes": supersedes, "encoding": encoding,
+            "password": password,
+        }
+    )  # fmt: skip
     form |= {
         name: day.isoformat() for name, day in _given({"valid_from": valid_from, "valid_until": valid_until}).items()
     }

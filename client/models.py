@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 
@@ -111,6 +111,9 @@ class Document(Parsed):
     edition: dict[str, Any] | None = None
     page_count: int | None = None
     chunk_count: int | None = None
+    encoding: str | None = None
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+    """{code, detail, count}: what to know of how it was read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import ColumnElement, and_, exists
 
 from core.errors import Forbidden
+from core.names import one_spelling
 from core.tables.documents import Document, DocumentGroup
 from core.types import AccessFilter, Scope
 
@@ -43,7 +44,9 @@ class Principal:
 
 def access_filter(principal: Principal, *, collection_id: str | None = None) -> AccessFilter:
     """Turn a principal into the filter that every read of documents, chunks and points goes through."""
-    groups = None if Scope.ADMIN in principal.scopes else frozenset(principal.groups) | {PUBLIC_GROUP}
+    # As written too: keys and points older than the one spelling hold groups as they came.
+    held = {PUBLIC_GROUP, *principal.groups, *map(one_spelling, principal.groups)}
+    groups = None if Scope.ADMIN in principal.scopes else frozenset(held)
     return AccessFilter(tenant_id=principal.tenant_id, groups=groups, collection_id=collection_id)
 
 
@@ -70,5 +73,5 @@ def documents_visible(access: AccessFilter) -> ColumnElement[bool]:
 
 
 def stored_groups(groups: list[str] | None) -> tuple[str, ...]:
-    """Groups as stored with a document and its points: sorted, unique, PUBLIC_GROUP when there are none."""
-    return tuple(sorted(set(groups))) if groups else (PUBLIC_GROUP,)
+    """Groups as stored with a document and its points: one spelling, sorted, unique, PUBLIC_GROUP when none."""
+    return tuple(sorted(set(map(one_spelling, groups)))) if groups else (PUBLIC_GROUP,)

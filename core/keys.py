@@ -22,6 +22,7 @@ from core import audit
 from core.access import PUBLIC_GROUP, Principal
 from core.database import Database, ReadSession, WriteSession
 from core.errors import Conflict, FieldError, InvalidInput, NotFound, Unauthenticated
+from core.names import one_spelling
 from core.settings import Settings
 from core.tables.base import utc_now
 from core.tables.tenancy import ApiKey, Tenant
@@ -59,7 +60,7 @@ def create_key(
             f"the key cannot be made: {errors[0].location}: {errors[0].detail}", code="invalid_key", errors=errors
         )
     secret = PREFIX + secrets.token_urlsafe(32)
-    key = _key_row(tenant_id, name, secret, checked, sorted(set(groups)), expires_at)
+    key = _key_row(tenant_id, name, secret, checked, sorted(set(map(one_spelling, groups))), expires_at)
     session.add(key)
     session.flush()
     return key, secret

@@ -41,6 +41,7 @@ from ingest.access import PointAccess
 from ingest.batch import unpacked
 from ingest.catalogue import DocumentCatalogue
 from ingest.collections import Collections
+from ingest.keyring import Keyring
 from ingest.pending import groups_to_be, metadata_to_be, narrowed, say_validity, set_metadata
 from ingest.removal import retire_uses
 from ingest.update import DocumentUpdates
@@ -91,6 +92,7 @@ class IngestService(DocumentCatalogue):
             Forbidden: the key lacks `ingest`.
             InvalidInput: `empty_file`, `invalid_filename`, `invalid_metadata`, ...; nothing was stored.
             TooLarge: one file passes the limit.
+            InvalidInput: `wrong_password`, which does not open a file that needs one; nothing was stored.
             Conflict: `external_id_taken`, by a document that this key cannot see.
         """
         principal.require(Scope.INGEST)
@@ -101,7 +103,13 @@ class IngestService(DocumentCatalogue):
             raise TooLarge(
                 f"the files have {total} bytes together, the limit is {limit}", extra={"limit": limit, "actual": total}
             )
-        checked = [part for upload in checked for part in unpacked(upload, max_bytes=limit)]
+        with Keyring(self._settings) as keyring:
+            checked = [keyring.unlocked(upload) for upload in checked]
+            checked = [
+                keyring.unlocked(part, or_as_it_is=part is not upload)
+                for upload in checked
+                for part in unpacked(upload, max_bytes=limit)
+            ]
         for upload in checked:
             self._blobs.put(upload.data)
         for attempt in range(1, _ACCEPT_ATTEMPTS + 1):
@@ -166,7 +174,10 @@ class IngestService(DocumentCatalogue):
             groups=groups if upload.groups is None else stored_groups(list(upload.groups)),
             metadata=metadata if upload.metadata is None else upload.metadata,
         )
-        if (newest.source_sha256, newest.filename, groups) != (digest, upload.filename, upload.groups):
+        if upload.encoding is None and newest.source_sha256 == digest:
+            upload = replace(upload, encoding=newest.given_encoding)
+        stands = (newest.source_sha256, newest.filename, newest.given_encoding, groups)
+        if stands != (digest, upload.filename, upload.encoding, upload.groups):
             return self._replace(session, principal, found, upload, digest, request_id)
         changed = metadata != upload.metadata
         if changed:  # in no vector and no point: the row is all of it
@@ -276,6 +287,7 @@ class IngestService(DocumentCatalogue):
                 source_sha256=digest,
                 filename=upload.filename,
                 byte_size=len(upload.data),
+                given_encoding=upload.encoding,
             )
         )
         session.flush()

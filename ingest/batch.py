@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from core.errors import ExtractionFailed, InvalidInput, TooLarge
+from core.names import one_spelling
 from ingest.extract.archive import read_archive
 from ingest.extract.detect import is_batch_archive
 from ingest.upload import MAX_EXTERNAL_ID_CHARS, Upload, checked_upload
@@ -23,14 +24,14 @@ def unpacked(upload: Upload, *, max_bytes: int) -> list[Upload]:
     try:
         if not is_batch_archive(upload.data, upload.filename):
             return [upload]
-        members = read_archive(upload.data)
+        members = read_archive(upload.data, upload.encoding)
     except ExtractionFailed:
         return [upload]
     prefix = upload.external_id or upload.filename
     parts: list[Upload] = []
     seen: set[str] = set()
     for member in members:
-        external_id = f"{prefix}!/{member.path}"
+        external_id = one_spelling(f"{prefix}!/{member.path}")
         if not member.data or external_id in seen or len(external_id) > MAX_EXTERNAL_ID_CHARS:
             if not member.data:
                 continue

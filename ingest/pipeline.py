@@ -63,6 +63,7 @@ class _Work:
     collection_id: str
     generation: int
     source_sha256: str
+    given_encoding: str | None
     filename: str
     external_id: str | None
     groups: tuple[str, ...]
@@ -146,6 +147,7 @@ class IngestPipeline:
                 collection_id=document.collection_id,
                 generation=generation,
                 source_sha256=row.source_sha256,
+                given_encoding=row.given_encoding,
                 filename=row.filename,
                 external_id=document.external_id,
                 groups=tuple(lease.arguments.get("groups") or groups_of(session, document.id)),
@@ -187,7 +189,9 @@ class IngestPipeline:
     def _extract(self, lease: JobLease, work: _Work) -> ExtractedDocument:
         lease.progress("extract", 0.05)
         data = self._blobs.get(work.source_sha256)
-        extracted = self._sandbox.extract(data, work.filename, poll=lambda: self._look(lease, work))
+        extracted = self._sandbox.extract(
+            data, work.filename, encoding=work.given_encoding, poll=lambda: self._look(lease, work)
+        )
         text = extracted.text.encode("utf-8")
         with lease.write() as session:
             _wanted(session, work)

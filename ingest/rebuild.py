@@ -167,7 +167,7 @@ class IndexBuilder:
         place = Place(row.tenant_id, document.collection_id, document_id, generation, row.filename, groups)
         if row.blocks is None or row.text_sha256 is None:  # stored before blocks were kept
             data = self._blobs.get(row.source_sha256)
-            return place, self._sandbox.extract(data, row.filename), twin is not None
+            return place, self._sandbox.extract(data, row.filename, encoding=row.given_encoding), twin is not None
         extracted = ExtractedDocument(
             text=self._blobs.get(row.text_sha256).decode("utf-8"),
             blocks=blocks_from_json(row.blocks),

@@ -16,7 +16,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ import structlog
 from core.errors import ExtractionFailed
 from core.settings import IngestSettings
 from core.types import ExtractedDocument
-from ingest.wire import read_document
+from ingest.wire import read_document, read_unlocked
 from ingest.zygote import OUT_OF_MEMORY_STATUS
 
 log = structlog.stdlib.get_logger(__name__)
 
 POLL_S = 0.25
 START_TIMEOUT_S = 60.0
+MAX_UNLOCKED_BYTES = 600 * 2**20
 GRACE_S = 15.0
 """How long after its own deadline the mother may stay silent before it is taken for hung, and replaced."""
 
@@ -48,19 +50,38 @@ class Sandbox:
         work_dir.mkdir(parents=True, exist_ok=True)
         _remove_stale(work_dir)
 
-    def extract(self, data: bytes, filename: str, *, poll: Callable[[], None] | None = None) -> ExtractedDocument:
+    def extract(
+        self, data: bytes, filename: str, *, encoding: str | None = None, poll: Callable[[], None] | None = None
+    ) -> ExtractedDocument:
         """Extract one file. `poll` is called a few times a second while waiting; what it raises ends the extraction.
+
+        encoding: what its sender says text is in.
 
         Raises:
             ExtractionFailed: with the extractor's own code, or `extraction_timeout`, `extraction_out_of_memory`,
                 `extraction_crashed`.
         """
+        with self._folder(data) as folder:
+            self._judge(self._run(folder, filename, {"encoding": encoding}, poll or (lambda: None)), filename)
+            return read_document(folder)
+
+    def unlock(self, data: bytes, filename: str, password: str, *, encoding: str | None = None) -> bytes | None:
+        """The file without its password, None when it has none. The password is on no disk, in no log.
+
+        Raises:
+            ExtractionFailed: `wrong_password`, `unlock_failed`, and those of `extract` about limits.
+        """
+        what = {"password": password, "encoding": encoding, "output_bytes": MAX_UNLOCKED_BYTES}
+        with self._folder(data) as folder:
+            self._judge(self._run(folder, filename, what, lambda: None), filename)
+            return read_unlocked(folder)
+
+    @contextmanager
+    def _folder(self, data: bytes) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self._work_dir))
         try:
             (folder / "input").write_bytes(data)
-            outcome = self._run(folder, filename, poll or (lambda: None))
-            self._judge(outcome, filename)
-            return read_document(folder)
+            yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -82,7 +103,7 @@ class Sandbox:
         if mother is not None:
             mother.close()
 
-    def _run(self, folder: Path, filename: str, poll: Callable[[], None]) -> dict[str, Any]:
+    def _run(self, folder: Path, filename: str, what: dict[str, Any], poll: Callable[[], None]) -> dict[str, Any]:
         settings = self._settings
         request = {
             "id": uuid.uuid4().hex,
@@ -95,6 +116,7 @@ class Sandbox:
             "ocr_s": settings.ocr_s,
             "ocr_engine": settings.ocr_engine,
             "output_bytes": settings.extract_max_chars * 4 + 2**26,
+            **what,
         }
         outcome = self._alive().run(request, settings.extract_timeout_s + GRACE_S, poll)
         if outcome is None:

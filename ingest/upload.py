@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from core.access import PUBLIC_GROUP
 from core.errors import FieldError, InvalidInput, TooLarge
+from core.names import one_spelling
 from core.repositories.documents import DEFAULT_COLLECTION
+from ingest.encoding import MAX_ENCODING_NAME, known_encoding
 from ingest.validity import NOTHING_SAID, Validity
 
 MAX_FILENAME_CHARS = 255
 MAX_EXTERNAL_ID_CHARS = 512
+MAX_PASSWORD_CHARS = 256
 MAX_GROUPS = 64
 MAX_GROUP_CHARS = 200
 MAX_METADATA_BYTES = 16 * 2**10
@@ -30,7 +32,8 @@ class Upload:
     """One file with what the caller says about it.
 
     groups: an empty list opens it to the whole tenant; None does so for a new document, and keeps what a replaced one
-    has. metadata: None likewise keeps what a replaced one has.
+    has. metadata: None likewise keeps what a replaced one has. encoding: what text is in, None to have it judged.
+    password: opens what is encrypted among the bytes, before they are stored, and is itself stored nowhere.
     """
 
     filename: str
@@ -41,6 +44,8 @@ class Upload:
     collection: str | None = None
     validity: Validity = NOTHING_SAID
     """When it holds and what it supersedes; what is not said stays as it is, and is found in the text of a new one."""
+    encoding: str | None = None
+    password: str | None = field(default=None, repr=False)
 
     @property
     def collection_name(self) -> str:
@@ -54,7 +59,7 @@ def checked_upload(upload: Upload, *, max_bytes: int) -> Upload:
     Raises:
         TooLarge: more than `max_bytes`.
         InvalidInput: `empty_file`, `invalid_filename`, `invalid_collection`, `invalid_external_id`, `invalid_groups`,
-            `invalid_metadata`, `invalid_validity`, `invalid_supersedes`.
+            `invalid_metadata`, `invalid_validity`, `invalid_supersedes`, `encoding_unknown`, `invalid_password`.
     """
     filename = clean_filename(upload.filename)
     if not upload.data:
@@ -64,9 +69,13 @@ def checked_upload(upload: Upload, *, max_bytes: int) -> Upload:
             f"'{filename}' has {len(upload.data)} bytes, the limit is {max_bytes}",
             extra={"limit": max_bytes, "actual": len(upload.data)},
         )
+    if upload.password is not None and len(upload.password) > MAX_PASSWORD_CHARS:
+        raise _invalid("password", f"at most {MAX_PASSWORD_CHARS} characters", "invalid_password")
     return replace(
         upload,
         filename=filename,
+        encoding=_encoding(upload.encoding),
+        password=upload.password or None,
         collection=checked_collection(upload.collection or DEFAULT_COLLECTION),
         external_id=_external_id(upload.external_id),
         groups=None if upload.groups is None else checked_groups(upload.groups),
@@ -77,7 +86,7 @@ def checked_upload(upload: Upload, *, max_bytes: int) -> Upload:
 
 def clean_filename(name: str) -> str:
     """Last path component in NFC without control or direction characters, at most 255 long, extension kept."""
-    name = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
+    name = one_spelling(name).replace("\\", "/").rsplit("/", 1)[-1]
     name = _UNPRINTABLE.sub("", name).strip()
     if name in {"", ".", ".."}:
         raise _invalid("filename", "a file needs a name", "invalid_filename")
@@ -94,7 +103,7 @@ def checked_collection(name: str) -> str:
     Raises:
         InvalidInput: `invalid_collection`.
     """
-    name = unicodedata.normalize("NFC", name).strip()
+    name = one_spelling(name).strip()
     if not _COLLECTION.match(name):
         raise _invalid(
             "collection",
@@ -110,10 +119,11 @@ def checked_supersedes(value: str) -> str:
     Raises:
         InvalidInput: `invalid_supersedes`.
     """
+    value = one_spelling(value)
     if not value or len(value) > MAX_EXTERNAL_ID_CHARS or _UNPRINTABLE.search(value):
         detail = f"a document id or external id of 1 to {MAX_EXTERNAL_ID_CHARS} printable characters"
         raise _invalid("supersedes", detail, "invalid_supersedes")
-    return unicodedata.normalize("NFC", value)
+    return value
 
 
 def _validity(upload: Upload) -> Validity:
@@ -129,12 +139,26 @@ def _validity(upload: Upload) -> Validity:
     return replace(said, supersedes=supersedes)
 
 
+def _encoding(name: str | None) -> str | None:
+    if name is None or not name.strip():
+        return None
+    known = known_encoding(name)
+    if known is None:
+        raise _invalid(
+            "encoding",
+            f"{name[:MAX_ENCODING_NAME]!r} is no encoding of text; name one such as cp932, euc-jp, iso-2022-jp, utf-8",
+            "encoding_unknown",
+        )
+    return known
+
+
 def _external_id(value: str | None) -> str | None:
     if value is None or value == "":
         return None
+    value = one_spelling(value)
     if len(value) > MAX_EXTERNAL_ID_CHARS or _UNPRINTABLE.search(value):
         raise _invalid("external_id", f"at most {MAX_EXTERNAL_ID_CHARS} printable characters", "invalid_external_id")
-    return unicodedata.normalize("NFC", value)
+    return value
 
 
 def checked_groups(groups: Sequence[str]) -> tuple[str, ...]:
@@ -145,7 +169,7 @@ def checked_groups(groups: Sequence[str]) -> tuple[str, ...]:
         bad = not isinstance(group, str) or not group.strip() or len(group) > MAX_GROUP_CHARS
         if bad or _UNPRINTABLE.search(group):
             raise _invalid("groups", f"a group name has 1 to {MAX_GROUP_CHARS} printable characters", "invalid_groups")
-    return () if PUBLIC_GROUP in groups else tuple(sorted(set(groups)))
+    return () if PUBLIC_GROUP in groups else tuple(sorted(set(map(one_spelling, groups))))
 
 
 def checked_metadata(metadata: Mapping[str, Any]) -> Mapping[str, Any]:

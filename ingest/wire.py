@@ -13,6 +13,7 @@ from core.errors import ExtractionFailed
 from core.types import Block, BlockKind, ExtractedDocument, PlacedText
 
 TEXT_FILE = "text"
+UNLOCKED_FILE = "unlocked"
 FACTS_FILE = "facts.json"
 
 
@@ -37,23 +38,55 @@ def write_error(code: str, detail: str, folder: Path, *, retryable: bool = False
     (folder / FACTS_FILE).write_text(json.dumps({"error": error}), encoding="utf-8")
 
 
+def write_unlocked(data: bytes | None, folder: Path) -> None:
+    """Write a file without its password; None where it had none."""
+    if data is not None:
+        (folder / UNLOCKED_FILE).write_bytes(data)
+    (folder / FACTS_FILE).write_text(json.dumps({"unlocked": data is not None}), encoding="utf-8")
+
+
+def read_unlocked(folder: Path) -> bytes | None:
+    """Read what `write_unlocked` wrote.
+
+    Raises:
+        ExtractionFailed: as `read_document`.
+    """
+    facts = _facts(folder)
+    try:
+        return (folder / UNLOCKED_FILE).read_bytes() if facts["unlocked"] else None
+    except (OSError, KeyError, TypeError) as problem:
+        raise _unusable(problem) from problem
+
+
 def read_document(folder: Path) -> ExtractedDocument:
     """Read and check what a child wrote.
 
     Raises:
         ExtractionFailed: the error it wrote, or `extraction_crashed` when what it wrote makes no sense.
     """
+    facts = _facts(folder)
+    try:
+        text = (folder / TEXT_FILE).read_bytes().decode("utf-8")
+        return _document(text, facts["document"])
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise _unusable(problem) from problem
+
+
+def _facts(folder: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads((folder / FACTS_FILE).read_bytes())
         error = facts.get("error")
         if error is not None:
             raise ExtractionFailed(str(error["detail"]), code=str(error["code"]), retryable=bool(error["retryable"]))
-        text = (folder / TEXT_FILE).read_bytes().decode("utf-8")
-        return _document(text, facts["document"])
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise ExtractionFailed(
-            f"the extractor ended without a usable result ({problem})", code="extraction_crashed", retryable=True
-        ) from problem
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise _unusable(problem) from problem
+    return facts
+
+
+def _unusable(problem: Exception) -> ExtractionFailed:
+    return ExtractionFailed(
+        f"the extractor ended without a usable result ({problem})", code="extraction_crashed", retryable=True
+    )
 
 
 def _document(text: str, facts: dict[str, Any]) -> ExtractedDocument:

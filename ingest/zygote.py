@@ -163,12 +163,19 @@ def _run_child(request: dict[str, Any]) -> NoReturn:
 def _extract(folder: Path, data: bytes, request: dict[str, Any]) -> int:
     from core.errors import TsumugiError
     from ingest.extract import extract_document
+    from ingest.extract.decrypt import unlock
     from ingest.extract.ocr import configure_ocr
-    from ingest.wire import write_document, write_error
+    from ingest.wire import write_document, write_error, write_unlocked
 
     try:
+        if "password" in request:
+            write_unlocked(unlock(data, request["password"], encoding=request["encoding"]), folder)
+            return 0
         configure_ocr(float(request["ocr_s"]), request["ocr_engine"])
-        write_document(extract_document(data, request["filename"], max_chars=int(request["max_chars"])), folder)
+        document = extract_document(
+            data, request["filename"], max_chars=int(request["max_chars"]), encoding=request["encoding"]
+        )
+        write_document(document, folder)
     except TsumugiError as error:
         write_error(error.code, error.detail, folder, retryable=error.retryable)
     except MemoryError:
@@ -228,6 +235,7 @@ def _preload() -> None:
 
     import ingest.extract.archive
     import ingest.extract.csv_table
+    import ingest.extract.decrypt
     import ingest.extract.docx
     import ingest.extract.epub
     import ingest.extract.html

@@ -34,6 +34,7 @@ from core.access import Principal
 from core.errors import InvalidInput, UnsupportedFormat
 from core.repositories.documents import DEFAULT_COLLECTION
 from core.types import DocumentStatus, JobKind, Scope
+from ingest.encoding import known_encoding
 from ingest.update import DocumentChange
 from ingest.upload import Upload
 from ingest.validity import Validity
@@ -42,6 +43,7 @@ router = APIRouter(route_class=GuardedRoute, prefix="/v1/documents", tags=["docu
 
 FORM_FIELDS: Final = (
     "collection", "external_id", "groups", "metadata", "valid_from", "valid_until", "supersedes",
+    "encoding", "password",
 )  # fmt: skip
 SAFE_TYPES: Final = frozenset(
     {
@@ -74,6 +76,17 @@ _UPLOAD_BODY = {
                         "valid_from": {"type": "string", "format": "date", "description": "First day it holds."},
                         "valid_until": {"type": "string", "format": "date", "description": "Last day it holds."},
                         "supersedes": {"type": "string", "description": SUPERSEDES},
+                        "encoding": {
+                            "type": "string",
+                            "description": "What text, Markdown, HTML and CSV is in, members of archives included:"
+                            " cp932, euc-jp, iso-2022-jp, utf-8 ... Without it the bytes are judged.",
+                        },
+                        "password": {
+                            "type": "string",
+                            "format": "password",
+                            "description": "Opens encrypted PDF, Office and ZIP files. Used once, stored nowhere: what"
+                            " is kept is the file without it.",
+                        },
                     },
                 }
             },
@@ -123,6 +136,8 @@ async def _uploads_from_form(request: Request) -> list[Upload]:
             metadata=metadata,
             collection=form.fields.get("collection") or DEFAULT_COLLECTION,
             validity=validity,
+            encoding=form.fields.get("encoding"),
+            password=form.fields.get("password"),
         )
         for file in form.files
     ]
@@ -137,14 +152,22 @@ def _upload_from_json(body: bytes) -> Upload:
         asked = TextDocumentRequest.model_validate(raw)
     except ValidationError as error:
         raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors()]) from error
+    encoding = "utf-8" if asked.encoding is None else known_encoding(asked.encoding) or asked.encoding
+    try:
+        data = asked.text.encode(encoding)
+    except UnicodeError as error:
+        raise refuse("encoding", f"the text has characters that {encoding} lacks", "encoding_mismatch") from error
+    except LookupError:
+        data = asked.text.encode()  # of no encoding: refused with the other fields
     return Upload(
         filename=asked.filename,
-        data=asked.text.encode(),
+        data=data,
         external_id=asked.external_id,
         groups=asked.groups,
         metadata=asked.metadata,
         collection=asked.collection or DEFAULT_COLLECTION,
         validity=Validity(asked.valid_from, asked.valid_until, asked.supersedes),
+        encoding=encoding,
     )
 
 

@@ -26,6 +26,9 @@ class TextDocumentRequest(RequestBody):
     valid_from: date | None = Field(None, description="First day on which it holds.")
     valid_until: date | None = Field(None, description="Last day on which it holds.")
     supersedes: str | None = Field(None, min_length=1, max_length=512, description=SUPERSEDES)
+    encoding: str | None = Field(
+        None, min_length=1, max_length=40, description="What the stored bytes are to be in [default: UTF-8]."
+    )
 
 
 class UpdateDocumentRequest(BaseModel):
@@ -72,6 +75,14 @@ class EditionBody(ResponseBody):
     dated: date | None
 
 
+class WarningBody(ResponseBody):
+    """What to know of how a document was read. `count`: how many of what `detail` says."""
+
+    code: str
+    detail: str
+    count: int | None
+
+
 class DocumentBody(ResponseBody):
     """A document. Facts about its content are those of the generation that serves, or of the newest while none does."""
 
@@ -100,6 +111,7 @@ class DocumentBody(ResponseBody):
     title: str | None
     language: str | None
     quality: dict[str, Any]
+    warnings: list[WarningBody]
     source_sha256: str | None
     created_at: datetime
     updated_at: datetime

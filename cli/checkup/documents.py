@@ -149,6 +149,7 @@ def _requeue(examination: Examination, document: Document) -> Repair | None:
                     source_sha256=newest.source_sha256,
                     filename=newest.filename,
                     byte_size=newest.byte_size,
+                    given_encoding=newest.given_encoding,
                 )
             )
             session.flush()

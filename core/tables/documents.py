@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import JSON, Date, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.tables.base import Base, created_column, id_column
+from core.tables.base import Base, Name, created_column, id_column
 
 
 class Collection(Base):
@@ -22,7 +22,7 @@ class Collection(Base):
 
     id: Mapped[str] = id_column("col")
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
-    name: Mapped[str] = mapped_column(String(100))
+    name: Mapped[str] = mapped_column(Name(100))
     created_at: Mapped[datetime] = created_column()
 
 
@@ -39,8 +39,8 @@ class Document(Base):
     id: Mapped[str] = id_column("doc")
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
     collection_id: Mapped[str] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"), index=True)
-    external_id: Mapped[str | None] = mapped_column(String(512), default=None)
-    filename: Mapped[str] = mapped_column(String(512))
+    external_id: Mapped[str | None] = mapped_column(Name(512), default=None)
+    filename: Mapped[str] = mapped_column(Name(512))
     status: Mapped[str] = mapped_column(String(16))
     error: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     """{code, detail, retryable} of the newest generation when it failed."""
@@ -53,7 +53,7 @@ class Document(Base):
     """Last day on which it holds."""
     validity_source: Mapped[str | None] = mapped_column(String(8), default=None)
     """`given` by a person, or `found` in name and text; whoever gives one of the two days has spoken for both."""
-    supersedes: Mapped[str | None] = mapped_column(String(512), default=None, index=True)
+    supersedes: Mapped[str | None] = mapped_column(Name(512), default=None, index=True)
     """Id or external id of the document whose place it takes; always given."""
     edition_family: Mapped[str | None] = mapped_column(String(300), default=None)
     """Its name without what tells editions apart."""
@@ -69,7 +69,7 @@ class DocumentGroup(Base):
     __tablename__ = "document_groups"
 
     document_id: Mapped[str] = mapped_column(ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True)
-    group_name: Mapped[str] = mapped_column(String(200), primary_key=True, index=True)
+    group_name: Mapped[str] = mapped_column(Name(200), primary_key=True, index=True)
 
 
 class DocumentGeneration(Base):
@@ -81,10 +81,12 @@ class DocumentGeneration(Base):
     generation: Mapped[int] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(String(48), index=True)
     source_sha256: Mapped[str] = mapped_column(String(64), index=True)
-    filename: Mapped[str] = mapped_column(String(512))
+    filename: Mapped[str] = mapped_column(Name(512))
     byte_size: Mapped[int]
     media_type: Mapped[str | None] = mapped_column(String(200), default=None)
     encoding: Mapped[str | None] = mapped_column(String(40), default=None)
+    given_encoding: Mapped[str | None] = mapped_column(String(40), default=None)
+    """What the upload said its text is in; read again, it is read so again."""
     text_sha256: Mapped[str | None] = mapped_column(String(64), default=None)
     char_count: Mapped[int | None] = mapped_column(default=None)
     page_count: Mapped[int | None] = mapped_column(default=None)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.tables.base import Base, created_column, id_column
+from core.tables.base import Base, Name, created_column, id_column
 
 
 class Tenant(Base):
@@ -17,7 +17,7 @@ class Tenant(Base):
     __tablename__ = "tenants"
 
     id: Mapped[str] = id_column("ten")
-    name: Mapped[str] = mapped_column(String(100), unique=True)
+    name: Mapped[str] = mapped_column(Name(100), unique=True)
     created_at: Mapped[datetime] = created_column()
 
 
@@ -28,7 +28,7 @@ class ApiKey(Base):
 
     id: Mapped[str] = id_column("key")
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
-    name: Mapped[str] = mapped_column(String(100))
+    name: Mapped[str] = mapped_column(Name(100))
     secret_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     scopes: Mapped[list[Any]] = mapped_column(default=list)
     groups: Mapped[list[Any]] = mapped_column(default=list)

@@ -34,8 +34,8 @@ class Member:
     data: bytes
 
 
-def read_archive(data: bytes) -> list[Member]:
-    """Unpack an archive in memory.
+def read_archive(data: bytes, encoding: str | None = None) -> list[Member]:
+    """Unpack an archive in memory. encoding: of the names in a ZIP that do not say so themselves, where it is known.
 
     Raises:
         ExtractionFailed: `broken_archive`, `encrypted_archive`, `unsafe_archive`, `zip_bomb`, `empty_archive`.
@@ -43,7 +43,7 @@ def read_archive(data: bytes) -> list[Member]:
     members: list[Member] = []
     left = MAX_ARCHIVE_BYTES
     try:
-        unpacked = tar_members(data, MAX_ARCHIVE_BYTES) if is_tar(data) else _zip_members(data)
+        unpacked = tar_members(data, MAX_ARCHIVE_BYTES) if is_tar(data) else _zip_members(data, encoding)
         for name, content in unpacked:
             left -= len(content)
             if left < 0:
@@ -72,7 +72,7 @@ def refuse_archive(data: bytes) -> NoReturn:
     )
 
 
-def _zip_members(data: bytes) -> Iterator[tuple[str, bytes]]:
+def _zip_members(data: bytes, encoding: str | None) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         if len(entries) > MAX_ARCHIVE_MEMBERS:
@@ -80,7 +80,7 @@ def _zip_members(data: bytes) -> Iterator[tuple[str, bytes]]:
         if sum(entry.file_size for entry in entries) > MAX_ARCHIVE_BYTES:
             raise bomb(f"it unpacks to more than {MAX_ARCHIVE_BYTES} bytes")
         for entry in entries:
-            name = _name(entry)
+            name = member_name(entry.filename, entry.flag_bits, encoding)
             if entry.flag_bits & 0x1:
                 raise ExtractionFailed("the archive has a password", code="encrypted_archive")
             if stat.S_ISLNK(entry.external_attr >> 16):
@@ -91,18 +91,19 @@ def _zip_members(data: bytes) -> Iterator[tuple[str, bytes]]:
                 yield name, part.read(MAX_ARCHIVE_BYTES + 1)
 
 
-def _name(entry: zipfile.ZipInfo) -> str:
-    """Names without the UTF-8 flag are CP932 on Japanese machines; zipfile has read them as CP437."""
-    if entry.flag_bits & 0x800:
-        return entry.filename
-    try:
-        return entry.filename.encode("cp437").decode("utf-8")
-    except UnicodeError:
-        pass
-    try:
-        return entry.filename.encode("cp437").decode("cp932")
-    except UnicodeError:
-        return entry.filename
+def member_name(name: str, flags: int, encoding: str | None = None) -> str:
+    """A member's name as its writer saw it: without the UTF-8 flag `zipfile` has read it as CP437.
+
+    CP932 on Japanese machines, UTF-8 on Macs, which flag nothing.
+    """
+    if flags & 0x800:
+        return name
+    for known in (*([encoding] if encoding else []), "utf-8", "cp932"):
+        try:
+            return name.encode("cp437").decode(known)
+        except (UnicodeError, LookupError):
+            continue
+    return name
 
 
 def _label(name: str, index: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -265,3 +266,12 @@ def test_unchanged_documents_get_the_groups_and_the_collection_that_a_run_names(
     assert run(collection="rules", move_from="default") == (0, 4, 4)
     assert not known_documents(client, "steps:", None) and len(known_documents(client, "steps:", "rules")) == 4
     assert run(collection="rules", move_from="default") == (0, 4, 0)
+
+
+def test_names_of_a_mac_are_followed_as_those_of_others(client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "steps"
+    folder.mkdir()
+    (folder / unicodedata.normalize("NFD", "ガイドブック.txt")).write_text("本文", encoding="utf-8")
+    assert sync(client, folder) == (1, 0, 0)
+    assert set(known_documents(client, "steps:", None)) == {unicodedata.normalize("NFC", "steps:ガイドブック.txt")}
+    assert sync(client, folder) == (0, 1, 0)

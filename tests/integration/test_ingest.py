@@ -28,6 +28,7 @@ from retrieval.build import build_retrieval
 from retrieval.embedders.minilm import MiniLmEmbedder
 from retrieval.live import Retrieval
 from retrieval.reconcile import reconcile
+from tests.locked_files import PASSWORD, locked_word
 from workers.base import run_job
 
 
@@ -457,3 +458,27 @@ def test_filenames_are_cleaned() -> None:
     assert clean_filename("../../etc/passwd") == "passwd"
     assert clean_filename("a\u202egpj.exe\n") == "agpj.exe"
     assert len(clean_filename("x" * 400 + ".pdf")) == 255 and clean_filename("x" * 400 + ".pdf").endswith(".pdf")
+
+
+def test_the_encoding_given_is_used_each_time_the_bytes_are_read(stack: Stack) -> None:
+    data = "ﾃﾞｰﾀの一覧です。".encode("cp932")
+    read = stack.put("a.txt", data, encoding="shift_jis")
+    wrong = stack.put("b.txt", data, encoding="utf-8")
+    stack.work()
+    with stack.db.read() as session:
+        first = session.get_one(DocumentGeneration, (read.document.id, 1))
+    assert (first.encoding, first.given_encoding) == ("cp932", "cp932")
+    assert "encoding_guessed" not in first.quality
+    failed = stack.document(wrong)
+    assert failed.error is not None and failed.error["code"] == "encoding_mismatch"
+    again = stack.put("a.txt", data, groups=["hr"], external_id=None)
+    assert again.document.id != read.document.id
+    with stack.db.read() as session:
+        assert session.get_one(DocumentGeneration, (again.document.id, 1)).given_encoding is None
+
+
+def test_a_locked_file_is_searched_after_its_password_is_gone(stack: Stack) -> None:
+    accepted = stack.put("旅費.docx", locked_word("日当は三千円です。"), password=PASSWORD)
+    stack.work()
+    assert stack.document(accepted).status == DocumentStatus.READY
+    assert "三千円" in stack.texts("日当はいくらですか")[0]

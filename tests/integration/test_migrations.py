@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect, select
+from sqlalchemy import inspect, select, text
 
 from core.database import Database
 from core.migrate import connected, current_revision, downgrade, migrations_dir, newest_revision, upgrade
@@ -78,3 +79,31 @@ def test_revisions_form_one_line(settings: Settings) -> None:
     files = sorted(path.name for path in (migrations_dir() / "versions").glob("*.py"))
     assert files and all(name[:4].isdigit() for name in files)
     assert [int(name[:4]) for name in files] == list(range(1, len(files) + 1))
+
+
+def test_groups_of_older_data_get_one_spelling(database: Database) -> None:
+    downgrade(database, "0008")
+    taken_apart, whole = unicodedata.normalize("NFD", "ガイド"), unicodedata.normalize("NFC", "ガイド")
+    with connected(database) as connection:
+        connection.execute(text("INSERT INTO tenants (id, name, created_at) VALUES ('t', 't', '2026-01-01')"))
+        connection.execute(
+            text("INSERT INTO collections (id, tenant_id, name, created_at) VALUES ('c', 't', 'c', '2026-01-01')")
+        )
+        for document, groups in (("a", [taken_apart]), ("b", [taken_apart, whole])):
+            connection.execute(
+                text(
+                    "INSERT INTO documents (id, tenant_id, collection_id, filename, status, metadata,"
+                    " latest_generation, created_at, updated_at)"
+                    " VALUES (:id, 't', 'c', 'x', 'ready', '{}', 1, '2026-01-01', '2026-01-01')"
+                ),
+                {"id": document},
+            )
+            for group in groups:
+                values = {"document": document, "group": group}
+                connection.execute(text("INSERT INTO document_groups VALUES (:document, :group)"), values)
+    upgrade(database)
+    with connected(database) as connection:
+        rows = connection.execute(
+            text("SELECT document_id, group_name FROM document_groups ORDER BY document_id")
+        ).all()
+    assert [tuple(row) for row in rows] == [("a", whole), ("b", whole)]
