@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from generation.answer import AnswerService
     from generation.evaluation.service import EvaluationService
     from ingest.accept import IngestService
+    from ingest.page_images import PageImages
     from retrieval.live import PinnedSearcher
     from retrieval.switch import IndexService
     from tuning.datasets.service import DatasetService
@@ -56,6 +57,7 @@ class Services:
     datasets: DatasetService
     schedules: SchedulesService
     evaluations: EvaluationService
+    page_images: PageImages
     checks: Sequence[Check] = ()
     redis_url: str | None = None
     """Where rate limits are counted for all processes together; None: each counts for itself."""

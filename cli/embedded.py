@@ -181,6 +181,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
         datasets=tuning.datasets,
         schedules=tuning.schedules,
         evaluations=evaluations.service,
+        page_images=ingest.page_images,
         draining=draining,
         checks=(
             Check("broker", queue.ping),

@@ -10,6 +10,7 @@ from core.jobs import JobStore
 from core.ports import BlobStore
 from core.settings import Settings
 from ingest.accept import IngestService
+from ingest.page_images import PageImages
 from ingest.pipeline import IngestPipeline
 from ingest.rebuild import IndexBuilder
 
@@ -24,11 +25,13 @@ class Ingest:
     service: IngestService
     pipeline: IngestPipeline
     builder: IndexBuilder
+    page_images: PageImages
 
     def close(self) -> None:
         """End running extractions."""
         self.pipeline.close()
         self.builder.close()
+        self.page_images.close()
 
 
 def build_ingest(settings: Settings, db: Database, blobs: BlobStore, jobs: JobStore, retrieval: Retrieval) -> Ingest:
@@ -37,4 +40,5 @@ def build_ingest(settings: Settings, db: Database, blobs: BlobStore, jobs: JobSt
         IngestService(db, blobs, jobs, settings, retrieval),
         IngestPipeline(db, blobs, jobs, retrieval, settings),
         IndexBuilder(db, blobs, retrieval, settings),
+        PageImages(db, blobs, settings),
     )

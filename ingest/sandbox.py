@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ import structlog
 
 from core.errors import ExtractionFailed
 from core.settings import IngestSettings
-from core.types import ExtractedDocument
-from ingest.wire import read_document, read_unlocked
+from core.types import ExtractedDocument, PlacedText
+from ingest.extract.page_search import Mark
+from ingest.wire import read_document, read_page, read_unlocked, write_page_request
 from ingest.zygote import OUT_OF_MEMORY_STATUS
 
 log = structlog.stdlib.get_logger(__name__)
@@ -34,6 +35,7 @@ log = structlog.stdlib.get_logger(__name__)
 POLL_S = 0.25
 START_TIMEOUT_S = 60.0
 MAX_UNLOCKED_BYTES = 600 * 2**20
+PAGE_TIMEOUT_S = 20.0
 GRACE_S = 15.0
 """How long after its own deadline the mother may stay silent before it is taken for hung, and replaced."""
 
@@ -85,6 +87,21 @@ class Sandbox:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def draw_page(
+        self, data: bytes, filename: str, number: int, marks: Sequence[Mark], places: Sequence[PlacedText]
+    ) -> tuple[bytes, list[tuple[int, int, int, int]]]:
+        """A page of a PDF or picture as PNG, and the boxes in pixels in which the marks were found.
+
+        Raises:
+            NotFound: `no_such_page`.
+            ExtractionFailed: as for `extract`.
+        """
+        what = {"page": number, "timeout_s": min(PAGE_TIMEOUT_S, self._settings.extract_timeout_s)}
+        with self._folder(data) as folder:
+            write_page_request(folder, number, marks, places)
+            self._judge(self._run(folder, filename, what, lambda: None), filename)
+            return read_page(folder)
+
     @property
     def network(self) -> str:
         """`namespace` or `guard`: how children are kept off the network."""
@@ -118,11 +135,11 @@ class Sandbox:
             "output_bytes": settings.extract_max_chars * 4 + 2**26,
             **what,
         }
-        outcome = self._alive().run(request, settings.extract_timeout_s + GRACE_S, poll)
+        outcome = self._alive().run(request, request["timeout_s"] + GRACE_S, poll)
         if outcome is None:
             # The mother died, which no child can cause; whoever did it, a fresh one deserves one more try.
             log.warning("extract.mother_lost", filename=filename)
-            outcome = self._alive().run(request, settings.extract_timeout_s + GRACE_S, poll)
+            outcome = self._alive().run(request, request["timeout_s"] + GRACE_S, poll)
         return outcome or {"refused": "the extraction process ended"}
 
     def _alive(self) -> _Mother:

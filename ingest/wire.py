@@ -6,15 +6,20 @@ What comes back is checked like any input: the extractor has just been fed bytes
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from core.errors import ExtractionFailed
+from core.errors import ExtractionFailed, NotFound
 from core.types import Block, BlockKind, ExtractedDocument, PlacedText
+from ingest.extract.page_search import Mark
 
 TEXT_FILE = "text"
 UNLOCKED_FILE = "unlocked"
 FACTS_FILE = "facts.json"
+REQUEST_FILE = "request.json"
+IMAGE_FILE = "page.png"
 
 
 def write_document(document: ExtractedDocument, folder: Path) -> None:
@@ -87,6 +92,50 @@ def _unusable(problem: Exception) -> ExtractionFailed:
     return ExtractionFailed(
         f"the extractor ended without a usable result ({problem})", code="extraction_crashed", retryable=True
     )
+
+
+def write_page_request(folder: Path, number: int, marks: Sequence[Mark], places: Sequence[PlacedText]) -> None:
+    """What a child is to draw."""
+    request = {"number": number, "marks": [astuple(mark) for mark in marks], "places": [astuple(p) for p in places]}
+    (folder / REQUEST_FILE).write_text(json.dumps(request), encoding="utf-8")
+
+
+def read_page_request(folder: Path) -> tuple[int, list[Mark], list[PlacedText]]:
+    """The other end of `write_page_request`."""
+    request = json.loads((folder / REQUEST_FILE).read_bytes())
+    marks = [Mark(*mark) for mark in request["marks"]]
+    return request["number"], marks, [PlacedText(*place) for place in request["places"]]
+
+
+def write_page(png: bytes, boxes: Sequence[tuple[int, int, int, int]], folder: Path) -> None:
+    """Write a drawn page; the facts last."""
+    (folder / IMAGE_FILE).write_bytes(png)
+    (folder / FACTS_FILE).write_text(json.dumps({"boxes": boxes}), encoding="utf-8")
+
+
+def read_page(folder: Path) -> tuple[bytes, list[tuple[int, int, int, int]]]:
+    """Read and check what a child drew.
+
+    Raises:
+        NotFound: `no_such_page`.
+        ExtractionFailed: the error it wrote, or `extraction_crashed` when what it wrote makes no sense.
+    """
+    try:
+        facts: dict[str, Any] = json.loads((folder / FACTS_FILE).read_bytes())
+        error = facts.get("error")
+        if error is not None:
+            if error["code"] == "no_such_page":
+                raise NotFound(str(error["detail"]), code="no_such_page")
+            raise ExtractionFailed(str(error["detail"]), code=str(error["code"]), retryable=bool(error["retryable"]))
+        png = (folder / IMAGE_FILE).read_bytes()
+        if not png.startswith(b"\x89PNG\r\n\x1a\n"):
+            raise ValueError("the page is not a PNG")
+        boxes = [(int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in facts["boxes"]]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ExtractionFailed(
+            f"the extractor ended without a usable page ({problem})", code="extraction_crashed", retryable=True
+        ) from problem
+    return png, boxes
 
 
 def _document(text: str, facts: dict[str, Any]) -> ExtractedDocument:

@@ -165,13 +165,18 @@ def _extract(folder: Path, data: bytes, request: dict[str, Any]) -> int:
     from ingest.extract import extract_document
     from ingest.extract.decrypt import unlock
     from ingest.extract.ocr import configure_ocr
-    from ingest.wire import write_document, write_error, write_unlocked
+    from ingest.extract.page_image import draw_page
+    from ingest.wire import read_page_request, write_document, write_error, write_page, write_unlocked
 
     try:
         if "password" in request:
             write_unlocked(unlock(data, request["password"], encoding=request["encoding"]), folder)
             return 0
         configure_ocr(float(request["ocr_s"]), request["ocr_engine"])
+        if "page" in request:
+            drawn = draw_page(data, *read_page_request(folder))
+            write_page(drawn.png, drawn.boxes, folder)
+            return 0
         document = extract_document(
             data, request["filename"], max_chars=int(request["max_chars"]), encoding=request["encoding"]
         )
@@ -244,6 +249,7 @@ def _preload() -> None:
     import ingest.extract.markdown
     import ingest.extract.ocr
     import ingest.extract.opendocument
+    import ingest.extract.page_image
     import ingest.extract.pdf
     import ingest.extract.rtf
     import ingest.extract.slides

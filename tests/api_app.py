@@ -29,6 +29,7 @@ from generation.answer import AnswerService, Stamp
 from generation.evaluation.service import EvaluationService
 from generation.models import BaseModelInfo
 from ingest.accept import IngestService
+from ingest.page_images import PageImages
 from tuning.datasets.service import DatasetService
 from tuning.schedules import SchedulesService
 from tuning.service import TuningService
@@ -216,6 +217,7 @@ def build_api(
         datasets=DatasetService(database, blobs),
         schedules=SchedulesService(database, tuning),
         evaluations=EvaluationService(database, jobs, router),
+        page_images=PageImages(database, blobs, settings),
     )
     admin = bootstrap.admin_key_file.read_text().strip()
     return Api(create_app(services), services, database, tenant, admin, search, engine)

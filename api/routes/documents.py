@@ -264,6 +264,54 @@ def get_content(
     )
 
 
+@router.get(
+    "/{document_id}/pages/{number}",
+    dependencies=[_READ],
+    response_class=Response,
+    responses={
+        200: {
+            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+            "headers": {
+                "ETag": {"schema": {"type": "string"}},
+                "X-Highlight-Boxes": {
+                    "description": "Marked boxes in pixels, `x0,y0,x1,y1;...`; empty where the page lacks the span.",
+                    "schema": {"type": "string"},
+                },
+            },
+        },
+        304: {"description": "The image that `If-None-Match` names."},
+    },
+)
+def get_page_image(
+    document_id: str,
+    number: int,
+    request: Request,
+    caller: Caller,
+    services: ServicesOf,
+    highlight: Annotated[
+        str | None, Query(description="`start-end`, a span of the extracted text as citations have it.", max_length=40)
+    ] = None,
+) -> Response:
+    """Page `number` (from 1) of a PDF or picture as PNG, with a span of the extracted text marked."""
+    found = services.page_images.find(caller, document_id, number, _span(highlight))
+    headers = {"ETag": f'"{found.tag}"', "Cache-Control": "private, no-cache"}
+    if found.tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    drawn = services.page_images.draw(found)
+    headers["X-Highlight-Boxes"] = ";".join(",".join(map(str, box)) for box in drawn.boxes)
+    return Response(drawn.png, media_type="image/png", headers=headers)
+
+
+def _span(highlight: str | None) -> tuple[int, int] | None:
+    """`start-end` as numbers."""
+    if highlight is None:
+        return None
+    start, separator, end = highlight.partition("-")
+    if not (separator and start.isdecimal() and end.isdecimal() and max(len(start), len(end)) <= 9):
+        raise InvalidInput(f"highlight '{highlight}' is not of the form start-end", code="invalid_highlight")
+    return int(start), int(end)
+
+
 @router.get("/{document_id}/chunks", dependencies=[_READ])
 def list_chunks(document_id: str, caller: Caller, services: ServicesOf, page: PageQuery) -> ChunkList:
     """Chunks of the generation in force, in reading order."""

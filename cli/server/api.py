@@ -74,6 +74,7 @@ def _build(parts: Parts, stack: ExitStack) -> ApiProcess:
     from generation.evaluation.runner import EvaluationRunner
     from generation.evaluation.service import EvaluationService
     from ingest.accept import IngestService
+    from ingest.page_images import PageImages
     from retrieval.build import build_retrieval
     from retrieval.switch import IndexService
     from tuning.build import build_tuning
@@ -90,6 +91,8 @@ def _build(parts: Parts, stack: ExitStack) -> ApiProcess:
     runner = EvaluationRunner(db, generation.answers, settings, draining)
     worker = _start_worker(parts, stack, WorkerContext(settings, jobs, evaluation_runner=runner))
     stack.callback(draining.set)
+    page_images = PageImages(db, parts.blobs, settings)
+    stack.callback(page_images.close)
     services = Services(
         settings=settings,
         db=db,
@@ -108,6 +111,7 @@ def _build(parts: Parts, stack: ExitStack) -> ApiProcess:
         datasets=tuning.datasets,
         schedules=tuning.schedules,
         evaluations=EvaluationService(db, jobs, generation.router),
+        page_images=page_images,
         draining=draining,
         checks=_checks(parts, retrieval.count, generation.engine.ping),
     )

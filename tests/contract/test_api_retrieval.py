@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from benchmarks.m3_checkpoint import make_checkpoint
 from client import Tsumugi
@@ -30,6 +32,7 @@ from tests.integration import test_rerank
 from tests.retrieval_corpus import minilm
 from tests.scans import picture, scanned_pdf
 from tests.unit.test_extract import pdf
+from tests.unit.test_page_images import table_pdf
 from workers.base import run_job
 
 HANDBOOK = """# 就業規則
@@ -272,3 +275,45 @@ def test_a_scan_waits_in_the_failed_inbox_until_there_is_an_engine(service: Serv
     assert [item["id"] for item in retried] == [job]
     run_job(service.api.services.jobs, job, service.ingest.pipeline.run)
     assert service.search("When does the gate open?")[0]["document_id"] == document
+
+
+def test_a_page_of_a_pdf_is_shown_with_the_span_marked_to_who_may_read_it(service: Service) -> None:
+    document = service.put("rooms.pdf", table_pdf(), groups='["hr"]')
+    text = service.client.get(f"/v1/documents/{document}/content", params={"as": "text"}).text
+    start = text.index("1,200")
+    url = f"/v1/documents/{document}/pages/1"
+    answer = service.client.get(url, params={"highlight": f"{start}-{start + 5}"})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    (box,) = answer.headers["x-highlight-boxes"].split(";")
+    shown = Image.open(io.BytesIO(answer.content))
+    x0, y0, x1, y1 = map(int, box.split(","))
+    corner = shown.convert("RGB").getpixel((x0, y0))
+    assert 0 <= x0 < x1 <= shown.width and 0 <= y0 < y1 <= shown.height
+    assert isinstance(corner, tuple) and corner[2] < 100
+    assert service.client.get(url).headers["x-highlight-boxes"] == ""
+    tag = answer.headers["etag"]
+    again = service.client.get(url, params={"highlight": f"{start}-{start + 5}"}, headers={"If-None-Match": tag})
+    assert (again.status_code, again.content) == (304, b"")
+    for groups, status in [((), 404), (("sales",), 404), (("hr",), 200)]:
+        reader = service.api.client(service.api.key("query", groups=groups))
+        assert reader.get(url).status_code == status
+        assert reader.get(url, headers={"If-None-Match": tag}).status_code == status, "not even by its tag"
+
+
+@pytest.mark.parametrize("span", ["5", "a-b", "9-3", "3-3", "0-999999", "-1-4", "1-2-3"])
+def test_a_highlight_that_is_no_span_of_the_text_is_refused(service: Service, span: str) -> None:
+    document = service.put("rooms.pdf", table_pdf())
+    answer = service.client.get(f"/v1/documents/{document}/pages/1", params={"highlight": span})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_highlight")
+
+
+def test_pages_that_are_not_there(service: Service) -> None:
+    document, note = service.put("rooms.pdf", table_pdf()), service.put("note.txt", "The gate opens at six.")
+    for url, code in [
+        (f"/v1/documents/{document}/pages/2", "no_such_page"),
+        (f"/v1/documents/{document}/pages/0", "no_such_page"),
+        (f"/v1/documents/{note}/pages/1", "no_pages"),
+        ("/v1/documents/doc_none/pages/1", "not_found"),
+    ]:
+        answer = service.client.get(url)
+        assert (answer.status_code, answer.json()["code"]) == (404, code)
