@@ -84,6 +84,23 @@ class TokenEmbedder(Protocol):
         ...
 
 
+class Bridge(Protocol):
+    """An encoder that puts texts of several languages into one space, for search across languages. Thread-safe."""
+
+    name: str
+    dim: int
+    digest: str
+    """sha256 over what its vectors depend on."""
+
+    def encode_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed passages: float32 (len(texts), dim), rows L2-normalised, order kept."""
+        ...
+
+    def encode_query(self, text: str) -> NDArray[np.float32]:
+        """Embed one query: float32 (dim,), L2-normalised."""
+        ...
+
+
 class Reranker(Protocol):
     """Second stage of a search: reads the query with each of the best passages. Thread-safe."""
 
@@ -144,6 +161,10 @@ class VectorIndex(Protocol):
 
     def score_dense(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
         """Cosine of the given points; those that the filter hides are absent."""
+        ...
+
+    def search_bridge(self, vector: Sequence[float], access: AccessFilter, limit: int) -> list[ScoredPoint]:
+        """Nearest by the cosine of the bridge's vectors, best first; nothing where the index has none."""
         ...
 
     def score_sentences(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:

@@ -267,6 +267,10 @@ class RetrievalSettings(Section):
     lexical: Literal["bigrams", "bge-m3"] = Field(
         "bigrams", description="Lexical side: BM25 over Japanese-aware terms, or bge-m3's learnt weights (same pass)."
     )
+    bridge: Literal["multilingual", "off"] = Field(
+        "multilingual",
+        description="Arm for questions in another language than the document's; unused where the embedder covers both.",
+    )
     index: Literal["edge", "qdrant"] = Field(
         "edge", description="Where points live: Qdrant Edge in this process, or a Qdrant server (section `qdrant`)."
     )

@@ -173,6 +173,8 @@ class IndexPoint:
     sparse: SparseVector
     sentences: tuple[tuple[float, ...], ...] = ()
     """Vectors of the passage's sentences, as long as `dense`; empty where the embedder makes none."""
+    bridge: tuple[float, ...] | None = None
+    """Vector by which questions in other languages find it; None where the index has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,7 @@ class StoredVectors:
     dense: tuple[float, ...] | None
     sparse: SparseVector
     sentences: tuple[tuple[float, ...], ...] = ()
+    bridge: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

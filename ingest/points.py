@@ -15,6 +15,7 @@ from core.errors import ExtractionFailed, Unavailable
 from core.ports import TokenPlaces
 from core.repositories.documents import drop_chunks, insert_chunks, point_id
 from core.types import Block, BlockKind, Chunk, ExtractedDocument, IndexPoint
+from retrieval.bridge import bridge_vectors
 
 if TYPE_CHECKING:
     from retrieval.live import OpenVersion
@@ -86,6 +87,7 @@ def write_document(
         write_rows(version, place, chunks, write)
     for window in embed_nodes(nodes, embedder):
         step(window[0].chunk.ordinal / len(chunks))
+        bridges = bridge_vectors(version.bridge, [item.indexed for item in window])
         version.index.upsert(
             [
                 IndexPoint(
@@ -99,8 +101,9 @@ def write_document(
                     dense=item.dense,
                     sparse=version.lexical.encode_passage(item.indexed),
                     sentences=item.sentences,
+                    bridge=bridge,
                 )
-                for item in window
+                for item, bridge in zip(window, bridges, strict=True)
             ]
         )
     version.index.flush_soon()

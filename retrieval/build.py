@@ -14,12 +14,14 @@ from pydantic import ValidationError
 from core.blobs import open_blobs
 from core.database import Database
 from core.errors import InvalidInput, Unavailable
-from core.ports import Embedder, LexicalEncoder, Reranker, SentenceEmbedder, TokenEmbedder, VectorIndex
+from core.ports import Bridge, Embedder, LexicalEncoder, Reranker, SentenceEmbedder, TokenEmbedder, VectorIndex
 from core.repositories.index_versions import VersionStatus, active_version, lock_versions, missing_documents
 from core.settings import Settings
 from core.tables.base import utc_now
 from core.tables.operations import IndexVersion
+from core.types import Language
 from retrieval.embedders.minilm import MiniLmEmbedder
+from retrieval.embedders.multilingual import MultilingualEncoder
 from retrieval.expand import Expander
 from retrieval.lexical import BigramBm25
 from retrieval.live import OpenVersion, Retrieval
@@ -33,7 +35,7 @@ CHUNKER_REVISION = "sentences-2"
 
 
 CONFIGURED = {
-    "retrieval": ("embedder", "lexical"),
+    "retrieval": ("embedder", "lexical", "bridge"),
     "embedding": (
         "model", "languages", "query_prefix", "passage_prefix", "device", "dtype", "max_tokens", "batch_tokens",
         "compiled", "url", "dim", "tokenizer", "batch_texts", "concurrency", "timeout_s", "attempts",
@@ -64,6 +66,7 @@ class VersionOpener:
         self._db = db
         self._lock = Lock()
         self._embedders: dict[str, Embedder] = {}
+        self._multilingual: Bridge | None = None
         self._reranker = build_reranker(settings)
         self._blobs = open_blobs(settings)
         if embedder is not None:
@@ -77,6 +80,19 @@ class VersionOpener:
                 self._embedders[key] = build_embedder(settings)
             return self._embedders[key]
 
+    def bridge(self, settings: Settings, embedder: Embedder) -> Bridge | None:
+        """What compares languages where `embedder` does not cover both; loaded once.
+
+        Raises:
+            Unavailable: it is not installed.
+        """
+        if settings.retrieval.bridge == "off" or {Language.ENGLISH, Language.JAPANESE} <= embedder.languages:
+            return None
+        with self._lock:
+            if self._multilingual is None:
+                self._multilingual = MultilingualEncoder()
+            return self._multilingual
+
     def keep_only(self, used: Collection[Embedder]) -> None:
         """Let go of models that no open version uses."""
         with self._lock:
@@ -89,7 +105,7 @@ class VersionOpener:
     def describe(self, settings: Settings) -> IndexVersion:
         """Row of the version that some settings make, not yet stored."""
         embedder = self.embedder(settings)
-        spec = index_spec(settings, embedder, build_lexical(settings, embedder))
+        spec = index_spec(settings, embedder, build_lexical(settings, embedder), self.bridge(settings, embedder))
         return IndexVersion(id=version_of(spec), spec=spec, config=config_of(settings), chunk_set=chunk_set_of(spec))
 
     def open(self, row: IndexVersion) -> OpenVersion:
@@ -103,7 +119,8 @@ class VersionOpener:
         settings = settings_with(self._settings, row.config)
         embedder = self.embedder(settings)
         lexical = build_lexical(settings, embedder)
-        made = index_spec(settings, embedder, lexical)
+        bridge = self.bridge(settings, embedder)
+        made = index_spec(settings, embedder, lexical, bridge)
         if version_of(made) != row.id:
             changed = sorted(key for key in made if made[key] != row.spec.get(key))
             raise Unavailable(
@@ -111,7 +128,10 @@ class VersionOpener:
                 code="index_version_unusable",
                 retryable=False,
             )
-        index = open_index(settings, row.id, embedder.dim, lexical.idf, isinstance(embedder, SentenceEmbedder))
+        sentences = isinstance(embedder, SentenceEmbedder)
+        index = open_index(
+            settings, row.id, embedder.dim, lexical.idf, sentences, bridge.dim if bridge is not None else 0
+        )
         try:
             searcher = Searcher(
                 self._db,
@@ -126,11 +146,12 @@ class VersionOpener:
                 rerank_candidates=settings.rerank.candidates,
                 expander=Expander(self._db, self._blobs, settings.ingest),
                 expand_tokens=settings.retrieval.expand_tokens,
+                bridge=bridge,
             )
         except BaseException:
             index.close()
             raise
-        return OpenVersion(row.id, row.spec, row.chunk_set, settings.ingest, embedder, lexical, index, searcher)
+        return OpenVersion(row.id, row.spec, row.chunk_set, settings.ingest, embedder, lexical, index, searcher, bridge)
 
 
 def build_retrieval(settings: Settings, db: Database, *, embedder: Embedder | None = None) -> Retrieval:
@@ -319,8 +340,10 @@ def build_lexical(settings: Settings, embedder: Embedder) -> LexicalEncoder:
     return BigramBm25()
 
 
-def open_index(settings: Settings, version: str, dim: int, idf: bool, sentences: bool) -> VectorIndex:
+def open_index(settings: Settings, version: str, dim: int, idf: bool, sentences: bool, bridge: int = 0) -> VectorIndex:
     """Open or create the shard or the collection of an index version. sentences: it holds vectors of sentences.
+
+    bridge: dimensions of the vectors that compare languages, 0 for none.
 
     Raises:
         DataDirBusy: another process owns the shard.
@@ -331,14 +354,22 @@ def open_index(settings: Settings, version: str, dim: int, idf: bool, sentences:
 
         name = f"{settings.qdrant.collection}-{version}"
         return ServerIndex(
-            open_client(settings.qdrant), name, dim=dim, idf=idf, sentences=sentences, settings=settings.qdrant
+            open_client(settings.qdrant),
+            name,
+            dim=dim,
+            idf=idf,
+            sentences=sentences,
+            bridge=bridge,
+            settings=settings.qdrant,
         )
     from retrieval.index.edge import EdgeIndex  # a process that asks a server need not have the engine installed
 
-    return EdgeIndex(settings.index_dir / version, dim=dim, idf=idf, sentences=sentences)
+    return EdgeIndex(settings.index_dir / version, dim=dim, idf=idf, sentences=sentences, bridge=bridge)
 
 
-def index_spec(settings: Settings, embedder: Embedder, lexical: LexicalEncoder) -> dict[str, Any]:
+def index_spec(
+    settings: Settings, embedder: Embedder, lexical: LexicalEncoder, bridge: Bridge | None
+) -> dict[str, Any]:
     """What vectors depend on; two indexes with one spec hold the same vectors for the same text."""
     return {
         "embedder": {
@@ -348,6 +379,7 @@ def index_spec(settings: Settings, embedder: Embedder, lexical: LexicalEncoder) 
             "sentences": isinstance(embedder, SentenceEmbedder),
         },
         "lexical": {"digest": lexical.digest},
+        "bridge": None if bridge is None else {"name": bridge.name, "digest": bridge.digest, "dim": bridge.dim},
         "chunker": {
             "revision": CHUNKER_REVISION,
             "counted_by": embedder.digest,

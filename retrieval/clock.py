@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from time import perf_counter
 
 STEPS = (
-    "filter", "embed", "dense", "sparse", "sentences", "fuse", "load", "rerank", "diversify", "expand", "editions",
+    "filter", "embed", "dense", "sparse", "sentences", "bridge", "fuse", "load", "rerank", "diversify", "expand",
+    "editions",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import structlog
 
 from core.database import Database
 from core.errors import Unavailable
-from core.ports import Embedder, LexicalEncoder, VectorIndex
+from core.ports import Bridge, Embedder, LexicalEncoder, VectorIndex
 from core.repositories.index_versions import VersionStatus, active_version, live_versions
 from core.settings import IngestSettings, Settings
 from core.tables.operations import IndexVersion
@@ -44,6 +44,8 @@ class OpenVersion:
     lexical: LexicalEncoder
     index: VectorIndex
     searcher: Searcher
+    bridge: Bridge | None = None
+    """Encoder by which questions in other languages find passages; None where it has none."""
 
 
 class Opener(Protocol):

@@ -20,6 +20,7 @@ from core.errors import Unavailable
 from core.ports import Embedder
 from core.tables.documents import ChunkRow, Document, DocumentGeneration, DocumentGroup
 from core.types import DocumentStatus, IndexPoint, StoredVectors
+from retrieval.bridge import bridge_vectors
 from retrieval.live import OpenVersion, Retrieval
 from retrieval.text import indexed_text
 
@@ -122,7 +123,7 @@ def put_vectors(db: Database, version: OpenVersion, stored: Sequence[StoredVecto
     Vectors of chunks that the database does not know or that do not serve, and vectors of another shape than the
     version's, are passed over: `reconcile` makes what is missing.
     """
-    shaped = {one.id: one for one in stored if _fits(one, version.embedder.dim)}
+    shaped = {one.id: one for one in stored if _fits(one, version)}
     found = [
         _point(row, shaped[row.chunk.id])
         for row in _chunks(db, sorted(shaped))
@@ -135,10 +136,14 @@ def put_vectors(db: Database, version: OpenVersion, stored: Sequence[StoredVecto
     return len(found)
 
 
-def _fits(stored: StoredVectors, dim: int) -> bool:
+def _fits(stored: StoredVectors, version: OpenVersion) -> bool:
     dense = [one for one in (stored.dense, *stored.sentences) if one is not None]
-    values = (*stored.sparse.values, *(value for one in dense for value in one))
-    return all(len(one) == dim for one in dense) and all(map(isfinite, values))
+    bridge = stored.bridge or ()
+    values = (*stored.sparse.values, *(value for one in (*dense, bridge) for value in one))
+    wanted = 0 if version.bridge is None else version.bridge.dim
+    return (
+        len(bridge) == wanted and all(len(one) == version.embedder.dim for one in dense) and all(map(isfinite, values))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +189,7 @@ def _point(row: _Row, vectors: StoredVectors) -> IndexPoint:
         dense=vectors.dense,
         sparse=vectors.sparse,
         sentences=vectors.sentences,
+        bridge=vectors.bridge,
     )
 
 
@@ -194,9 +200,10 @@ def _points(db: Database, retrieval: OpenVersion, ids: Sequence[str], embed: Emb
             indexed_text(row.content.filename, row.content.title, row.chunk.heading, row.chunk.text) for row in rows
         ]
         vectors = embed(retrieval.embedder, [(text, row.chunk.text) for text, row in zip(texts, rows, strict=True)])
+        bridges = bridge_vectors(retrieval.bridge, texts)
         yield [
-            _point(row, StoredVectors(row.chunk.id, dense, retrieval.lexical.encode_passage(text), sentences))
-            for row, text, (dense, sentences) in zip(rows, texts, vectors, strict=True)
+            _point(row, StoredVectors(row.chunk.id, dense, retrieval.lexical.encode_passage(text), sentences, bridge))
+            for row, text, (dense, sentences), bridge in zip(rows, texts, vectors, bridges, strict=True)
         ]
 
 

@@ -18,10 +18,11 @@ from sqlalchemy import select
 from core.access import documents_visible, narrowed
 from core.database import Database
 from core.editions import DocumentEdition, is_newer
-from core.language import language_of
-from core.ports import Embedder, LexicalEncoder, Reranker, VectorIndex
+from core.language import language_of, passage_language
+from core.ports import Bridge, Embedder, LexicalEncoder, Reranker, VectorIndex
 from core.tables.documents import ChunkRow, Document, DocumentGeneration
 from core.types import AccessFilter, DocumentStatus, Language, Passage, ScoredPoint, SparseVector
+from retrieval.bridge import DEPTH, Hits, bridged_relevance, shuffle
 from retrieval.clock import Clock
 from retrieval.coverage import coverage
 from retrieval.diversity import POOL as DIVERSITY_POOL
@@ -39,6 +40,8 @@ _MAX_CANDIDATES = 2_000
 _SQL_BATCH = 500
 _HITS_A_SECTION = 4
 """Hits looked at for each passage wanted when passages grow: several of them may lie in one section."""
+_OWN_READ = 3
+"""Passages in the question's own language that tell how much of it they cover."""
 _NAMED_DOCUMENTS = 2_000
 """Up to so many documents are named to the index itself. More are no rare find: they are picked from its hits."""
 
@@ -117,6 +120,7 @@ class Searcher:
         rerank_candidates: int = 30,
         expander: Expander | None = None,
         expand_tokens: int = 0,
+        bridge: Bridge | None = None,
     ) -> None:
         """candidates: taken from each arm. refusal_threshold: overrides the calibrated one. diversity: see
         `retrieval.diversity`. reranker: orders the best `rerank_candidates` anew. expand_tokens: see
@@ -134,6 +138,7 @@ class Searcher:
         self._rerank_candidates = rerank_candidates
         self._expander = expander
         self._expand_tokens = expand_tokens
+        self._bridge = bridge
         self._lock = Lock()
 
     def use_relevance(self, relevance: RelevanceModel) -> None:
@@ -174,15 +179,18 @@ class Searcher:
             DIVERSITY_POOL if spread > 0 else 0,
         )
         depth = max(self._candidates, fewest)
+        similar = self._across(asked, access, clock)
         while True:
             dense, sparse = self._arms(asked, access, depth, clock)
             arms = self._score(asked, dense, sparse, access, clock)
             with clock.step("fuse"):
                 hits = _ranked(arms, relevance.fusion(asked.language) or arms.default)
             with clock.step("load"):
-                loaded = self._load(hits, access, wanted)
+                loaded = self._load([*hits, *similar], access, wanted)
             exhausted = len(dense) < depth and len(sparse) < depth
             hits = {key: hits[key] for key in hits if key in loaded}
+            with clock.step("bridge"):
+                hits = _bridged(asked, hits, similar, arms, loaded)
             with clock.step("fuse"):
                 kept = _without_copies(hits, loaded, fewest)
             if len(kept) >= limit or exhausted or depth >= _MAX_CANDIDATES:
@@ -201,7 +209,9 @@ class Searcher:
         with clock.step("expand"):
             placed = self._places([loaded[key].chunk for key in best], limit, budget)
         passages = [
-            _passage(asked, relevance, scores[chunk.id], hits[chunk.id][1], loaded[chunk.id], place)
+            _passage(
+                asked, relevance, scores[chunk.id], hits[chunk.id][1], similar.get(chunk.id), loaded[chunk.id], place
+            )
             for chunk, place in placed
         ]
         with clock.step("editions"), self._db.read() as session:
@@ -243,6 +253,14 @@ class Searcher:
             covered = language in self._embedder.languages
             dense = self._embedder.encode_query(query).tolist() if covered else None
             return _Query(query, language, dense, self._lexical.encode_query(query))
+
+    def _across(self, query: _Query, access: AccessFilter, clock: Clock) -> dict[str, float]:
+        """Similarity of the nearest passages of all languages; empty without a bridge."""
+        if self._bridge is None or query.language is Language.OTHER:
+            return {}
+        with clock.step("bridge"):
+            vector = self._bridge.encode_query(query.text).tolist()
+            return {point.id: point.score for point in self._index.search_bridge(vector, access, DEPTH)}
 
     def _arms(
         self, query: _Query, access: AccessFilter, depth: int, clock: Clock
@@ -304,10 +322,25 @@ class Searcher:
         return loaded
 
 
-def _ranked(arms: Arms, fusion: Fusion) -> dict[str, tuple[float, float | None]]:
+def _ranked(arms: Arms, fusion: Fusion) -> Hits:
     """{id: (fused score, cosine)}, best first."""
     fused = fuse(arms.similar, arms.bm25, arms.mass, fusion)
     return {key: (fused[key], arms.cosines.get(key)) for key in sorted(fused, key=lambda key: (-fused[key], key))}
+
+
+def _bridged(
+    query: _Query, hits: Hits, similar: Mapping[str, float], arms: Arms, loaded: Mapping[str, _Loaded]
+) -> Hits:
+    """`hits` and what the bridge found, in one ranking."""
+    seen = {key: score for key, score in similar.items() if key in loaded}
+    if not seen:
+        return hits
+    languages = {key: passage_language(loaded[key].chunk.text) for key in {*hits, *seen}}
+    own = [key for key in hits if languages[key] in (query.language, Language.OTHER)][:_OWN_READ]
+    covered = max((coverage(query.text, _whole(loaded[key])).content for key in own), default=0.0)
+    scale = max(arms.mass, *arms.bm25.values(), 1e-9)
+    shared = {key: score / scale for key, score in arms.bm25.items()}
+    return shuffle(hits, seen, shared, languages, query.language, covered)
 
 
 def _without_copies(hits: Iterable[str], loaded: Mapping[str, _Loaded], limit: int) -> list[str]:
@@ -336,10 +369,19 @@ def _whole(item: _Loaded) -> str:
 
 
 def _passage(
-    query: _Query, model: RelevanceModel, score: float, cosine: float | None, item: _Loaded, place: Place
+    query: _Query,
+    model: RelevanceModel,
+    score: float,
+    cosine: float | None,
+    similarity: float | None,
+    item: _Loaded,
+    place: Place,
 ) -> Passage:
     """A hit as a passage. Its relevance is that of the chunk that was found: this is what was calibrated."""
     chunk, document = item.chunk, item.document
+    relevance = model.relevance(query.language, cosine, coverage(query.text, _whole(item)))
+    if similarity is not None and passage_language(chunk.text) not in (query.language, Language.OTHER):
+        relevance = max(relevance, bridged_relevance(similarity))
     return Passage(
         chunk_id=chunk.id,
         document_id=chunk.document_id,
@@ -351,7 +393,7 @@ def _passage(
         end=place.end,
         text=place.text,
         score=score,
-        relevance=model.relevance(query.language, cosine, coverage(query.text, _whole(item))),
+        relevance=relevance,
         hit_start=chunk.start if place.grown else None,
         hit_end=chunk.end if place.grown else None,
         pages=place.pages,

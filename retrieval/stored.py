@@ -30,8 +30,9 @@ def read_vectors(settings: Settings, row: IndexVersion) -> Iterator[StoredVector
         return
     embedder: dict[str, Any] = row.spec["embedder"]
     idf = settings_with(settings, row.config).retrieval.lexical != "bge-m3"  # learnt weights carry theirs already
+    bridge = int((row.spec.get("bridge") or {}).get("dim", 0))
     with ExitStack() as stack:
-        index = open_index(settings, row.id, int(embedder["dim"]), idf, bool(embedder.get("sentences")))
+        index = open_index(settings, row.id, int(embedder["dim"]), idf, bool(embedder.get("sentences")), bridge)
         stack.callback(index.close)
         yield from index.vectors()
 

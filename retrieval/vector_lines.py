@@ -22,6 +22,7 @@ def encode_line(one: StoredVectors) -> bytes:
         "indices": _encode(one.sparse.indices, "I"),
         "values": _encode(one.sparse.values, "f"),
         "sentences": [_encode(sentence, "f") for sentence in one.sentences],
+        "bridge": None if one.bridge is None else _encode(one.bridge, "f"),
     }
     return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
 
@@ -37,11 +38,12 @@ def decode_line(text: bytes) -> StoredVectors:
         indices, values = _decode(line["indices"], "I"), _decode(line["values"], "f")
         dense = None if line["dense"] is None else _decode(line["dense"], "f")
         sentences = tuple(_decode(sentence, "f") for sentence in line["sentences"])
+        bridge = None if line.get("bridge") is None else _decode(line["bridge"], "f")
     except (TypeError, KeyError, struct.error) as error:
         raise ValueError(f"no line of vectors: {error}") from error
     if len(indices) != len(values) or len(set(indices)) != len(indices):
         raise ValueError("indices and values do not belong together")
-    return StoredVectors(str(line["id"]), dense, SparseVector(indices, values), sentences)
+    return StoredVectors(str(line["id"]), dense, SparseVector(indices, values), sentences, bridge)
 
 
 def _encode(values: Sequence[float], kind: str) -> str:

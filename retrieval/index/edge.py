@@ -35,6 +35,7 @@ from core.processes import yield_to_others
 from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector, StoredVectors
 from retrieval.index.edge_points import (
     access_condition,
+    bridge_query,
     dense_query,
     equals,
     shard_config,
@@ -72,11 +73,12 @@ _NO_GRAPH = ("document_id", "generation")
 class EdgeIndex:
     """`VectorIndex` on one Edge shard in a folder."""
 
-    def __init__(self, folder: Path, *, dim: int, idf: bool = True, sentences: bool = False) -> None:
+    def __init__(self, folder: Path, *, dim: int, idf: bool = True, sentences: bool = False, bridge: int = 0) -> None:
         """Open the shard, creating it when the folder has none.
 
         idf: the index multiplies sparse weights by the IDF of the tenant's points; False for learnt weights.
         sentences: points carry vectors of their sentences; they stay on disk, two bytes a number.
+        bridge: dimensions of the vectors that compare languages, 0 for none; they are compared one by one.
 
         Raises:
             DataDirBusy: another process holds it.
@@ -85,6 +87,7 @@ class EdgeIndex:
         self._folder = folder
         self._idf = idf
         self._sentences = sentences
+        self._bridge = bridge
         self._lock = RLock()  # one writer at a time; the shard itself lets readers run beside it
         self._flushing = Lock()
         self._dirty = False
@@ -98,7 +101,7 @@ class EdgeIndex:
         fresh = not (folder / "edge_config.json").exists()
         try:
             self._shard: Any = (
-                EdgeShard.create(str(folder), shard_config(dim, idf, sentences))
+                EdgeShard.create(str(folder), shard_config(dim, idf, sentences, bridge))
                 if fresh
                 else EdgeShard.load(str(folder))
             )
@@ -214,6 +217,12 @@ class EdgeIndex:
         points = self._query(dense_query(vector), access_condition(access, ids), len(ids), SearchParams(exact=True))
         return {point.id: point.score for point in points}
 
+    def search_bridge(self, vector: Sequence[float], access: AccessFilter, limit: int) -> list[ScoredPoint]:
+        """Nearest by the cosine of the bridge's vectors, best first; nothing where the index has none."""
+        if not self._bridge:
+            return []
+        return self._query(bridge_query(vector), access_condition(access), limit, SearchParams(exact=True))
+
     def score_sentences(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
         """Cosine of the nearest sentence of the given points; hidden ones and ones without sentences are absent."""
         if not ids or not self._sentences:
@@ -265,7 +274,7 @@ class EdgeIndex:
     def _unindexed(self) -> int:
         """Points that no graph and no inverted index holds, about."""
         info = self._live().info()
-        fields = 2 + self._sentences
+        fields = 2 + self._sentences + bool(self._bridge)
         return max(0, int(info.points_count) - int(info.indexed_vectors_count) // fields)
 
     def optimize(self) -> bool:

@@ -27,7 +27,7 @@ from qdrant_edge import (
 from qdrant_edge import SparseVector as EdgeSparseVector
 
 from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector
-from retrieval.index.names import DENSE, LEXICAL, SENTENCES, payload_of
+from retrieval.index.names import BRIDGE, DENSE, LEXICAL, SENTENCES, payload_of
 
 SCAN_UP_TO = 20_000
 """Points without a graph of their own within a segment: all of them are compared faster than a graph answers."""
@@ -57,8 +57,13 @@ def sparse_query(vector: SparseVector) -> Any:
     return Query.Nearest(EdgeSparseVector(list(vector.indices), list(vector.values)), using=LEXICAL)
 
 
-def shard_config(dim: int, idf: bool, sentences: bool) -> Any:
-    """What a new shard is made of."""
+def bridge_query(vector: Sequence[float]) -> Any:
+    """Nearest to a vector of the bridge."""
+    return Query.Nearest([float(x) for x in vector], using=BRIDGE)
+
+
+def shard_config(dim: int, idf: bool, sentences: bool, bridge: int = 0) -> Any:
+    """What a new shard is made of. bridge: dimensions of the bridge's vectors, 0 for none."""
     graph = HnswIndexConfig(m=16, ef_construct=128, full_scan_threshold=SCAN_UP_TO * dim * 4 // 1024)  # in KB
     vectors = {DENSE: EdgeVectorParams(size=dim, distance=Distance.Cosine, hnsw_config=graph)}
     if sentences:
@@ -69,6 +74,13 @@ def shard_config(dim: int, idf: bool, sentences: bool) -> Any:
             datatype=VectorStorageDatatype.Float16,
             memory=Memory.Cold,
             hnsw_config=HnswIndexConfig(m=0, ef_construct=8, full_scan_threshold=10),  # no graph: it is not searched
+        )
+    if bridge:
+        vectors[BRIDGE] = EdgeVectorParams(
+            size=bridge,
+            distance=Distance.Cosine,
+            datatype=VectorStorageDatatype.Float16,
+            hnsw_config=HnswIndexConfig(m=0, ef_construct=8, full_scan_threshold=10),  # compared one by one
         )
     return EdgeConfig(
         vectors=vectors,
@@ -88,6 +100,8 @@ def to_point(point: IndexPoint) -> Any:
         vectors[DENSE] = list(point.dense)
     if point.sentences:
         vectors[SENTENCES] = [list(sentence) for sentence in point.sentences]
+    if point.bridge is not None:
+        vectors[BRIDGE] = list(point.bridge)
     return Point(point.id, vectors, payload_of(point))
 
 

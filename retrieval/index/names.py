@@ -9,6 +9,8 @@ from core.types import IndexPoint, SparseVector, StoredVectors
 
 DENSE = "dense"
 LEXICAL = "lexical"
+BRIDGE = "bridge"
+"""Vector of the encoder that compares languages."""
 SENTENCES = "sentences"
 """A vector per sentence of a passage, compared by the best of them. It scores candidates and is never searched."""
 
@@ -40,4 +42,5 @@ def stored_vectors(point_id: str, vector: Any) -> StoredVectors:
         if sparse is None
         else SparseVector(tuple(sparse.indices), tuple(map(float, sparse.values))),
         tuple(tuple(map(float, sentence)) for sentence in named.get(SENTENCES) or ()),
+        None if named.get(BRIDGE) is None else tuple(map(float, named[BRIDGE])),
     )

@@ -20,7 +20,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from core.errors import Unavailable
 from core.settings import QdrantSettings
 from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector, StoredVectors
-from retrieval.index.names import DENSE, LEXICAL, SENTENCES, access_payload, payload_of, stored_vectors
+from retrieval.index.names import BRIDGE, DENSE, LEXICAL, SENTENCES, access_payload, payload_of, stored_vectors
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -73,12 +73,14 @@ class ServerIndex:
         dim: int,
         idf: bool = True,
         sentences: bool = False,
+        bridge: int = 0,
         settings: QdrantSettings,
     ) -> None:
         """Use the collection, creating it with its payload indexes when there is none. The client is taken over.
 
         dim: of the dense vector. idf: the index multiplies sparse weights by the IDF of the tenant's points; False for
         weights that a model has learnt. sentences: points carry vectors of their sentences.
+        bridge: dimensions of the vectors that compare languages, 0 for none.
 
         Raises:
             Unavailable: the server does not answer, or the collection was made for other vectors.
@@ -87,6 +89,7 @@ class ServerIndex:
         self._client = client
         self._idf = idf
         self._sentences = sentences
+        self._bridge = bridge
         self._settings = settings
         self._ordering = models.WriteOrdering(settings.write_ordering)
         read = settings.read_consistency
@@ -132,7 +135,7 @@ class ServerIndex:
         return self._query(list(vector), DENSE, access_condition(access), limit, params)
 
     def search_sparse(self, vector: SparseVector, access: AccessFilter, limit: int) -> list[ScoredPoint]:
-        """Best by the sparse product (with the IDF of the collection asked or of all the tenant's points), best first."""
+        """Best by the sparse product, best first. IDF is of the collection asked, or of all the tenant's points."""
         if not vector.indices:
             return []
         return self._query(_sparse(vector), LEXICAL, access_condition(access), limit, self._idf_params(access))
@@ -144,6 +147,12 @@ class ServerIndex:
         params = models.SearchParams(exact=True)
         hits = self._query(list(vector), DENSE, access_condition(access, ids), len(ids), params)
         return {point.id: point.score for point in hits}
+
+    def search_bridge(self, vector: Sequence[float], access: AccessFilter, limit: int) -> list[ScoredPoint]:
+        """Nearest by the cosine of the bridge's vectors, best first; nothing where the index has none."""
+        if not self._bridge:
+            return []
+        return self._query(list(vector), BRIDGE, access_condition(access), limit, None)
 
     def score_sentences(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
         """Cosine of the nearest sentence of the given points; hidden ones and ones without sentences are absent."""
@@ -231,7 +240,9 @@ class ServerIndex:
         vectors, sparse = info.config.params.vectors, info.config.params.sparse_vectors or {}
         found = vectors[DENSE].size if isinstance(vectors, dict) and DENSE in vectors else None
         modifier = models.Modifier.IDF if LEXICAL in sparse and sparse[LEXICAL].modifier == "idf" else None
-        lacking = self._sentences and not (isinstance(vectors, dict) and SENTENCES in vectors)
+        named = vectors if isinstance(vectors, dict) else {}
+        held = named[BRIDGE].size if BRIDGE in named else 0
+        lacking = (self._sentences and SENTENCES not in named) or held != self._bridge
         if (
             lacking
             or found != dim
@@ -265,6 +276,13 @@ class ServerIndex:
                 datatype=models.Datatype.FLOAT16,
                 multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
                 hnsw_config=models.HnswConfigDiff(m=0, payload_m=0),
+            )
+        if self._bridge:
+            vectors[BRIDGE] = models.VectorParams(
+                size=self._bridge,
+                distance=models.Distance.COSINE,
+                on_disk=settings.vectors_on_disk,
+                datatype=models.Datatype.FLOAT16,
             )
         return self._client.create_collection(
             self.collection,
@@ -386,6 +404,8 @@ def _to_point(point: IndexPoint) -> models.PointStruct:
         vectors[DENSE] = list(point.dense)
     if point.sentences:
         vectors[SENTENCES] = [list(sentence) for sentence in point.sentences]
+    if point.bridge is not None:
+        vectors[BRIDGE] = list(point.bridge)
     return models.PointStruct(id=point.id, vector=vectors, payload=payload_of(point))
 
 

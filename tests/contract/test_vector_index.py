@@ -72,13 +72,13 @@ def open_index(kind: str, folder: Path, standin_url: str, *, idf: bool = True) -
     """An empty index of one kind."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     if kind == "edge":
-        edge = EdgeIndex(folder, dim=DIM, idf=idf, sentences=True)
+        edge = EdgeIndex(folder, dim=DIM, idf=idf, sentences=True, bridge=4)
         yield edge
         edge.close()
         return
     settings = QdrantSettings(url=SERVER_URL if kind == "server" and SERVER_URL else standin_url)
     client = QdrantClient(":memory:") if kind == "memory" else open_client(settings)
-    index = ServerIndex(client, name, dim=DIM, idf=idf, sentences=True, settings=settings)
+    index = ServerIndex(client, name, dim=DIM, idf=idf, sentences=True, bridge=4, settings=settings)
     yield index
     index.drop()
     index.close()
@@ -267,6 +267,15 @@ def test_idf_counts_the_points_of_the_collection_that_is_asked(index: VectorInde
     assert index.search_sparse(query, access, 5) == before
     ids = [found.id for found in before]
     assert index.score_sparse(query, ids, access) == pytest.approx({found.id: found.score for found in before})
+
+
+def test_the_bridge_finds_by_its_own_vectors(index: VectorIndex) -> None:
+    index.upsert([replace(point(n), bridge=tuple(float(n == at) for at in range(4))) for n in range(4)])
+    index.upsert([point(8), replace(point(9, tenant="t2"), bridge=(0.0, 1.0, 0.0, 0.0))])
+    found = index.search_bridge((0.1, 1.0, 0.0, 0.0), ALL, 2)
+    assert [hit.document_id for hit in found] == ["d1", "d0"] and found[0].score == pytest.approx(0.995, abs=1e-3)
+    kept = {one.id: one.bridge for one in index.vectors()}
+    assert kept[point(2).id] == pytest.approx((0.0, 0.0, 1.0, 0.0)) and kept[point(8).id] is None
 
 
 def test_learnt_weights_are_multiplied_as_they_are(tmp_path: Path, standin_url: str) -> None:
