@@ -9,7 +9,10 @@ from api.schemas.base import ResponseBody
 
 
 class DatasetBody(ResponseBody):
-    """A training set. `report.invalid` names every row that cannot be used by line, with a code."""
+    """A training set. `report.invalid` names every row that cannot be used by line, with a code.
+
+    `source_sha256` is of the uploaded file; null for a set that the service made (feedback, a teacher).
+    """
 
     id: str
     name: str
@@ -18,7 +21,7 @@ class DatasetBody(ResponseBody):
     invalid_count: int
     report: dict[str, Any]
     content_sha256: str
-    source_sha256: str
+    source_sha256: str | None
     created_at: datetime
 
 

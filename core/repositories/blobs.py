@@ -21,8 +21,9 @@ def named_blobs(session: Session) -> Iterator[tuple[str, str]]:
         yield source, f"the source of {document_id}"
         if text is not None:
             yield text, f"the text of {document_id}"
-    for dataset_id, source in session.execute(select(Dataset.id, Dataset.source_sha256)):
-        yield source, f"the source of {dataset_id}"
+    for dataset_id, uploaded in session.execute(select(Dataset.id, Dataset.source_sha256)):
+        if uploaded is not None:
+            yield uploaded, f"the source of {dataset_id}"
     for run_id, progress in session.execute(select(TuningRun.id, TuningRun.progress)):
         for digest in _of_run(progress):
             yield digest, f"a file of {run_id}"

@@ -23,7 +23,8 @@ class Dataset(Base):
     format: Mapped[str] = mapped_column(String(20))
     """alpaca, sharegpt, messages, preference; the first row decides, others must agree."""
     content_sha256: Mapped[str] = mapped_column(String(64))
-    source_sha256: Mapped[str] = mapped_column(String(64))
+    source_sha256: Mapped[str | None] = mapped_column(String(64), default=None)
+    """The uploaded file, which is kept as a blob; None for rows that the service made itself: there is no file."""
     row_count: Mapped[int]
     invalid_count: Mapped[int]
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)

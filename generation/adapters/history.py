@@ -29,6 +29,17 @@ def champions(events: Iterable[tuple[str, str | None]]) -> list[str | None]:
     return stack
 
 
+def has_served(session: ReadSession, family_id: str, alias: str, version: str) -> bool:
+    """Whether an alias of a family ever stood at a version: promoted, past the gate or by somebody who signed."""
+    query = select(AliasEvent.id).where(
+        AliasEvent.family_id == family_id,
+        AliasEvent.alias == alias,
+        AliasEvent.action != REFUSED,
+        AliasEvent.to_version == version,
+    )
+    return session.scalar(query.limit(1)) is not None
+
+
 def champion_stack(session: ReadSession, family_id: str, alias: str) -> list[str | None]:
     """The stack of a family, as version names."""
     rows = session.execute(

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from core import audit
 from core.database import Database, ReadSession, WriteSession
-from core.errors import Conflict, GateFailed, InvalidInput, NotFound, TsumugiError, Unavailable
+from core.errors import Conflict, InvalidInput, TsumugiError, Unavailable
 from core.ports import Engine
 from core.settings import Settings
 from core.tables import AdapterAlias, AdapterFamily, AdapterVersion, AliasEvent
@@ -27,6 +27,7 @@ from core.types import AdapterRef, AdapterStatus
 from generation.adapters.history import REFUSED, champion_stack
 from generation.adapters.manifest import Fingerprint
 from generation.adapters.routing import BASE_NAME, CANARY, CHAMPION, SHADOW, Router, reference
+from generation.adapters.versions import find_family, find_version, require_servable, served_before
 
 log = structlog.get_logger(__name__)
 
@@ -118,7 +119,7 @@ class AliasMover:
             target = find_version(session, owner, version)
             state = self._state(session, owner)
         _require_unmoved(owner, state, expected_revision)
-        _require_servable(target, force=force, reason=reason)
+        require_servable(target, force=force, reason=reason)
         return self._move(
             principal, owner, state, target, alias=alias, action="promote", reason=reason, forced=force,
             percent=canary_percent or 100, started=started, request_id=request_id,
@@ -148,7 +149,7 @@ class AliasMover:
             target = find_version(session, owner, version) if version is not None else None
             state = self._state(session, owner)
         if target is not None:
-            _require_servable(target, force=force, reason=reason)
+            require_servable(target, force=force, reason=reason)
         return self._move(
             principal, owner, state, target, alias=SHADOW, action="promote" if target else "rollback", reason=reason,
             forced=force, percent=percent, started=started, request_id=request_id,
@@ -171,7 +172,9 @@ class AliasMover:
         one was promoted. Each further step goes further back, and the last one is the base.
 
         Raises:
-            Conflict: the base serves already (`nothing_to_roll_back`), or the alias moved meanwhile (`alias_moved`).
+            NotFound: there is no such version.
+            Conflict: the base serves already (`nothing_to_roll_back`), `to` never was the champion (`never_served`) or
+                is retired (`adapter_retired`), or the alias moved meanwhile (`alias_moved`).
             AdapterRefused: the target cannot be loaded; name another one, or 'base', which always can.
         """
         started = time.perf_counter()
@@ -280,7 +283,7 @@ class AliasMover:
         self, session: ReadSession, owner: AdapterFamily, state: _State, alias: str, to: str | None
     ) -> str | None:
         if to is not None:
-            return None if to == BASE_NAME else to
+            return None if to == BASE_NAME else served_before(session, owner, to)
         if alias == CANARY:
             return state.champion.version if state.champion else None
         if state.champion is None:
@@ -327,45 +330,9 @@ class _State:
     revisions: Mapping[str, int]
 
 
-def find_family(session: ReadSession, tenant_id: str, name: str) -> AdapterFamily:
-    """A family of a tenant; raises NotFound."""
-    family = session.scalar(
-        select(AdapterFamily).where(AdapterFamily.tenant_id == tenant_id, AdapterFamily.name == name)
-    )
-    if family is None:
-        raise NotFound(f"no adapter family '{name}'")
-    return family
-
-
-def find_version(session: ReadSession, family: AdapterFamily, name: str) -> AdapterVersion:
-    """A version of a family; raises NotFound."""
-    version = session.scalar(
-        select(AdapterVersion).where(AdapterVersion.family_id == family.id, AdapterVersion.version == name)
-    )
-    if version is None:
-        raise NotFound(f"no version '{name}' in the adapter family '{family.name}'")
-    return version
-
-
 def _require_unmoved(owner: AdapterFamily, state: _State, expected_revision: int | None) -> None:
     if expected_revision is not None and state.revisions.get(CANARY) != expected_revision:
         raise Conflict(f"the canary of '{owner.name}' was moved by somebody else; look again", code="alias_moved")
-
-
-def _require_servable(version: AdapterVersion, *, force: bool, reason: str | None) -> None:
-    if version.status == AdapterStatus.RETIRED:
-        raise Conflict(f"{version.version} is retired", code="adapter_retired", extra={"reasons": version.reasons})
-    ungated = version.source == "import" and version.gate_report is None
-    if version.status == AdapterStatus.REJECTED or ungated:
-        if not force:
-            what = "passed no gate here" if ungated else "was rejected by the gate"
-            raise GateFailed(
-                f"{version.version} {what}; promoting it needs `force` and a `reason`",
-                code="gate_failed",
-                extra={"reasons": version.reasons},
-            )
-        if not (reason or "").strip():
-            raise InvalidInput("`force` needs a `reason`", code="reason_required")
 
 
 def _swap(

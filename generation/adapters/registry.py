@@ -41,8 +41,9 @@ from generation.adapters.manifest import (
     verify,
     write_manifest,
 )
-from generation.adapters.moves import AdapterHost, AliasMover, find_version
+from generation.adapters.moves import AdapterHost, AliasMover
 from generation.adapters.routing import BASE_NAME, CHAMPION, reference
+from generation.adapters.versions import find_version
 from generation.engines.capability import refusal_of
 from generation.models import BaseModelInfo, read_card
 

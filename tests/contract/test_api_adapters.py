@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from core.tables import Tenant
+from core.tables import AdapterVersion, Tenant
 from tests.api_app import Api
 
 HOUSE = "/v1/admin/adapters/house"
@@ -105,3 +105,28 @@ def test_what_cannot_be_imported_is_refused(admin: TestClient) -> None:
     without_base = admin.post(f"{HOUSE}/versions", files={"file": ("a.zip", archive.getvalue())})
     assert (without_base.status_code, without_base.json()["code"]) == (503, "unavailable")
     assert admin.get("/v1/admin/adapters").json()["items"] == []
+
+
+def test_rollback_goes_to_what_has_served_and_the_rest_is_promoted(api: Api, admin: TestClient) -> None:
+    for status in ("candidate", "candidate", "rejected"):
+        api.add_version(status=status)
+    with api.database.write() as session:
+        imported = session.query(AdapterVersion).filter_by(version="v2").one()
+        imported.source, imported.gate_report = "import", None
+    admin.post(f"{HOUSE}/promote", json={"version": "v1"})
+    for name in ("v2", "house@v3"):  # an import that passed no gate, and one that failed it
+        body = {"to": name, "reason": "a shortcut"}
+        refused = admin.post(f"{HOUSE}/rollback", json=body)
+        assert (refused.status_code, refused.json()["code"]) == (409, "never_served")
+        assert admin.post(f"{HOUSE}/promote", json={"version": name}).json()["code"] == "gate_failed"
+    assert stamp(admin) == "house@v1"
+    signed = {"version": "v2", "force": True, "reason": "tried by hand"}
+    assert admin.post(f"{HOUSE}/promote", json=signed).json()["to"] == "v2"
+    assert admin.post(f"{HOUSE}/rollback", json={"to": "v1", "reason": "back"}).json()["to"] == "v1"
+    assert admin.post(f"{HOUSE}/rollback", json={"to": "v2", "reason": "again"}).json()["to"] == "v2"
+    with api.database.write() as session:
+        session.query(AdapterVersion).filter_by(version="v1").one().status = "retired"
+    retired = admin.post(f"{HOUSE}/rollback", json={"to": "v1", "reason": "back"})
+    assert (retired.status_code, retired.json()["code"]) == (409, "adapter_retired")
+    assert admin.post(f"{HOUSE}/rollback", json={"to": "v9", "reason": "back"}).status_code == 404
+    assert [event["forced"] for event in admin.get(f"{HOUSE}/history").json()["items"]] == [False, False, True, False]

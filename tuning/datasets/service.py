@@ -42,7 +42,8 @@ class DatasetView:
     name: str
     format: str
     content_sha256: str
-    source_sha256: str
+    source_sha256: str | None
+    """The uploaded file; None for a set that the service made."""
     row_count: int
     invalid_count: int
     report: dict[str, Any]
@@ -175,7 +176,6 @@ class DatasetService:
                 name=name[:MAX_NAME_CHARS],
                 format=shape.value,
                 content_sha256=digest,
-                source_sha256=digest,
                 row_count=len(rows),
                 invalid_count=0,
                 report=full,
