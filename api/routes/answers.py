@@ -24,6 +24,7 @@ from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.streaming import EventStream, StreamPool, problem_in_stream, sse
 from core.access import access_filter
 from core.answer_format import parse_response_format
+from core.repositories.derived import ratable_answer
 from core.types import Message, Scope
 from generation.answer import AnswerEvent, AnswerRecord, AnswerStream, AskOptions
 
@@ -124,7 +125,9 @@ def count_answer(request: Request, record: AnswerRecord) -> None:
 
 @router.post("/v1/answers/{answer_id}/feedback", status_code=201, dependencies=[needs(Scope.FEEDBACK)])
 def give_feedback(answer_id: str, body: FeedbackBody, caller: Caller, services: ServicesOf) -> FeedbackAnswer:
-    """Rate an answer, and say what it should have been."""
+    """Rate an answer, and say what it should have been: one's own, or one whose documents the caller may read."""
+    with services.db.read() as session:
+        ratable_answer(session, caller, answer_id)
     stored = services.answers.feedback(
         caller,
         answer_id,

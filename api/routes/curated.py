@@ -22,7 +22,8 @@ from api.security import Caller, GuardedRoute, ServicesOf, needs
 from core.access import access_filter
 from core.audit import record
 from core.errors import Forbidden, InvalidInput, NotFound
-from core.paging import after_cursor, cut_page
+from core.paging import after_cursor, cut_page, encode_cursor
+from core.repositories.derived import readable_curated
 from core.repositories.documents import visible_document
 from core.repositories.lineage import SourceKind, retire_rows, versions_that_saw
 from core.tables import AdapterFamily, CuratedAnswer, Feedback
@@ -85,14 +86,21 @@ def add_curated(body: NewCurated, request: Request, caller: Caller, services: Se
 
 @router.get("/v1/admin/curated", dependencies=[needs(Scope.TUNE)])
 def list_curated(caller: Caller, services: ServicesOf, page: PageQuery) -> CuratedList:
-    """Curated answers, newest first; retired ones say why."""
+    """Curated answers that the caller may read, newest first; retired ones say why."""
     query = select(CuratedAnswer).where(CuratedAnswer.tenant_id == caller.tenant_id)
-    behind = after_cursor(CuratedAnswer.created_at, CuratedAnswer.id, page.cursor)
-    if behind is not None:
-        query = query.where(behind)
     query = query.order_by(CuratedAnswer.created_at.desc(), CuratedAnswer.id.desc()).limit(page.limit + 1)
+    found: list[CuratedAnswer] = []
+    behind = after_cursor(CuratedAnswer.created_at, CuratedAnswer.id, page.cursor)
     with services.db.read() as session:
-        cut = cut_page(session.scalars(query).all(), page.limit)
+        while len(found) <= page.limit:
+            read = session.scalars(query if behind is None else query.where(behind)).all()
+            found += readable_curated(session, caller, read)
+            if len(read) <= page.limit:
+                break
+            behind = after_cursor(
+                CuratedAnswer.created_at, CuratedAnswer.id, encode_cursor(read[-1].created_at, read[-1].id)
+            )
+        cut = cut_page(found, page.limit)
         return CuratedList(items=[CuratedBody.model_validate(row) for row in cut.items], next_cursor=cut.next_cursor)
 
 
@@ -101,7 +109,7 @@ def retire_curated(curated_id: str, request: Request, caller: Caller, services: 
     """Take a curated answer back; rows made from it leave the next dataset version."""
     with services.db.write() as session:
         row = session.get(CuratedAnswer, curated_id, with_for_update=True)
-        if row is None or row.tenant_id != caller.tenant_id:
+        if row is None or row.tenant_id != caller.tenant_id or not readable_curated(session, caller, [row]):
             raise NotFound(f"no curated answer '{curated_id}'")
         if row.retired_at is None:
             row.retired_at, row.retired_reason = utc_now(), f"by {caller.actor}"

@@ -17,6 +17,7 @@ from sqlalchemy import select
 from core.access import Principal
 from core.database import Database, ReadSession
 from core.errors import DatasetRejected, InvalidInput
+from core.repositories.derived import readable_answers, readable_curated
 from core.repositories.lineage import SourceKind, common_groups
 from core.tables.answers import Answer, Feedback
 from core.tables.documents import ChunkRow, Document
@@ -70,7 +71,7 @@ class FeedbackHarvester:
             DatasetFormat.UNPAIRED,
         ),
     ) -> Harvest:
-        """One immutable set for each shape that has rows. The same feedback again is the same set.
+        """One immutable set for each shape that has rows, of what the caller may read. The same again is the same set.
 
         Raises:
             DatasetRejected: `no_feedback`: nothing can be used; `extra` says why for each.
@@ -109,9 +110,11 @@ class FeedbackHarvester:
         found = session.execute(query).all()
         if len(found) > MAX_FEEDBACK:
             raise InvalidInput(f"more than {MAX_FEEDBACK} feedbacks; use `since`", code="too_many_rows")
+        readable = readable_answers(session, principal, [answer for _, answer in found])
         by_answer: dict[str, list[tuple[Feedback, Answer]]] = defaultdict(list)
         for feedback, answer in found:
-            by_answer[answer.id].append((feedback, answer))
+            if answer.id in readable:  # what the caller may not read does not exist for it
+                by_answer[answer.id].append((feedback, answer))
         for given in by_answer.values():
             for feedback, answer in self._of_one_mind(given, rows):
                 self._make(session, feedback, answer, rows)
@@ -187,7 +190,8 @@ class FeedbackHarvester:
         )
         if since is not None:
             query = query.where(CuratedAnswer.created_at > since)
-        for row in session.scalars(query.order_by(CuratedAnswer.created_at, CuratedAnswer.id)):
+        written = session.scalars(query.order_by(CuratedAnswer.created_at, CuratedAnswer.id)).all()
+        for row in readable_curated(session, principal, written):
             named = [passage for passage in row.passages if passage.get("document_id")]
             of_documents = common_groups(session, [str(passage["document_id"]) for passage in named])
             lineage: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,7 @@ from core.errors import InvalidInput, NotFound
 from core.language import language_of
 from core.paging import Page, after_cursor, checked_limit, cut_page
 from core.ports import BlobStore
+from core.repositories.derived import rows_readable, sets_with_hidden_rows
 from core.repositories.lineage import SourceKind, common_groups
 from core.tables.base import new_id, utc_now
 from core.tables.datasets import Dataset, DatasetRow
@@ -215,7 +216,9 @@ class DatasetService:
             query = query.where(behind)
         query = query.order_by(Dataset.created_at.desc(), Dataset.id.desc()).limit(checked_limit(limit) + 1)
         with self._db.read() as session:
-            return cut_page([_view(dataset) for dataset in session.scalars(query)], limit)
+            found = session.scalars(query).all()
+            closed = sets_with_hidden_rows(session, principal, [dataset.id for dataset in found])
+            return cut_page([_shown(dataset, dataset.id in closed) for dataset in found], limit)
 
     def get(self, principal: Principal, dataset_id: str) -> DatasetView:
         """One dataset.
@@ -225,10 +228,13 @@ class DatasetService:
         """
         principal.require(Scope.TUNE)
         with self._db.read() as session:
-            return _view(_find(session.get(Dataset, dataset_id), principal, dataset_id))
+            dataset = _find(session.get(Dataset, dataset_id), principal, dataset_id)
+            return _shown(dataset, bool(sets_with_hidden_rows(session, principal, [dataset_id])))
 
     def quality(self, principal: Principal, dataset_id: str) -> dict[str, Any]:
         """Flags of a set's rows (`tuning.datasets.quality`), worked out at the first call and kept.
+
+        Who may not read all rows gets the flags of those that it may read, worked out anew.
 
         Raises:
             NotFound: there is none in this tenant.
@@ -236,14 +242,17 @@ class DatasetService:
         principal.require(Scope.TUNE)
         with self._db.read() as session:
             dataset = _find(session.get(Dataset, dataset_id), principal, dataset_id)
-            if dataset.quality is not None:
+            closed = bool(sets_with_hidden_rows(session, principal, [dataset_id]))
+            if dataset.quality is not None and not closed:
                 return dataset.quality
             rows = session.execute(
                 select(DatasetRow.line, DatasetRow.content)
-                .where(DatasetRow.dataset_id == dataset_id)
+                .where(DatasetRow.dataset_id == dataset_id, rows_readable(session, principal))
                 .order_by(DatasetRow.ordinal)
             )
             report = quality_report([(line, content) for line, content in rows])
+            if closed:
+                return report
         with self._db.write() as session:
             session.get_one(Dataset, dataset_id).quality = report
         return report
@@ -251,14 +260,14 @@ class DatasetService:
     def rows(
         self, principal: Principal, dataset_id: str, *, limit: int = 50, cursor: str | None = None
     ) -> Page[RowView]:
-        """Valid rows in file order; retired ones say so."""
+        """Valid rows that the caller may read, in file order; retired ones say so."""
         principal.require(Scope.TUNE)
         after = _read_ordinal(cursor)
         with self._db.read() as session:
             _find(session.get(Dataset, dataset_id), principal, dataset_id)
             query = (
                 select(DatasetRow)
-                .where(DatasetRow.dataset_id == dataset_id, DatasetRow.tenant_id == principal.tenant_id)
+                .where(DatasetRow.dataset_id == dataset_id, rows_readable(session, principal))
                 .where(DatasetRow.ordinal > after)
                 .order_by(DatasetRow.ordinal)
                 .limit(checked_limit(limit) + 1)
@@ -273,6 +282,15 @@ class DatasetService:
                 select(Dataset).where(Dataset.tenant_id == tenant_id, Dataset.content_sha256 == digest)
             )
             return _view(found) if found is not None else None
+
+
+def _shown(dataset: Dataset, closed: bool) -> DatasetView:
+    """A set as one sees it who may not read all of its rows: what its report quotes of them is left out."""
+    view = _view(dataset)
+    quoting = ("left_out", "invalid", "named")
+    return (
+        replace(view, report={**view.report, **{key: [] for key in quoting if key in view.report}}) if closed else view
+    )
 
 
 def _find(dataset: Dataset | None, principal: Principal, dataset_id: str) -> Dataset:

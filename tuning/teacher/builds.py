@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -144,7 +144,7 @@ class BuildService:
             build = session.get(DatasetBuild, build_id)
             if build is None or build.tenant_id != principal.tenant_id:
                 raise NotFound(f"no build '{build_id}'")
-            return _view(build, session.get(Job, build.job_id))
+            return _shown(principal, build, session.get(Job, build.job_id))
 
     def list(self, principal: Principal, *, limit: int = 50, cursor: str | None = None) -> Page[BuildView]:
         """Newest first."""
@@ -155,7 +155,19 @@ class BuildService:
             query = query.where(behind)
         query = query.order_by(DatasetBuild.created_at.desc(), DatasetBuild.id.desc()).limit(checked_limit(limit) + 1)
         with self._db.read() as session:
-            return cut_page([_view(one, session.get(Job, one.job_id)) for one in session.scalars(query)], limit)
+            return cut_page(
+                [_shown(principal, one, session.get(Job, one.job_id)) for one in session.scalars(query)], limit
+            )
+
+
+def _shown(principal: Principal, build: DatasetBuild, job: Job | None) -> BuildView:
+    """A build with what its report quotes only for whoever reads all that its asker could."""
+    view = _view(build, job)
+    asked = build.asked_by
+    as_much = Scope.ADMIN.value not in asked["scopes"] and principal.groups.issuperset(asked["groups"])
+    if as_much or principal.allows(Scope.ADMIN) or principal.key_id == asked["key_id"] or "named" not in view.report:
+        return view
+    return replace(view, report={**view.report, "named": []})
 
 
 class DatasetBuilder:

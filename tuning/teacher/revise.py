@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from core.database import Database, ReadSession
 from core.errors import InvalidInput, NotFound
+from core.repositories.derived import rows_readable
 from core.repositories.lineage import SourceKind
 from core.tables.datasets import Dataset, DatasetRow
 from core.tables.lineage import RowSource
@@ -50,6 +51,7 @@ class Reviser:
             query = (
                 select(DatasetRow.id)
                 .where(DatasetRow.dataset_id == dataset.id, DatasetRow.retired_at.is_(None))
+                .where(rows_readable(session, self._piece.principal))
                 .order_by(DatasetRow.ordinal)
                 .limit(self._request.rows)
             )
@@ -126,6 +128,5 @@ class Reviser:
         return lineage, sources
 
     def _read(self, session: ReadSession, row_id: str) -> DatasetRow | None:
-        row = session.get(DatasetRow, row_id)
-        owned = row is not None and row.tenant_id == self._piece.principal.tenant_id and row.retired_at is None
-        return row if owned else None
+        wanted = select(DatasetRow).where(DatasetRow.id == row_id, DatasetRow.retired_at.is_(None))
+        return session.scalars(wanted.where(rows_readable(session, self._piece.principal))).one_or_none()
