@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -18,7 +19,9 @@ from cli.output import CommandFailed, DataDirOption, JsonOption, console, errors
 from cli.sources import is_unchanged, known_documents, reader_documents
 from core.names import one_spelling
 
-app = typer.Typer(help="List, look at and delete documents.", no_args_is_help=True)
+_AT_ONCE = 100
+
+app = typer.Typer(help="List, look at, read again and delete documents.", no_args_is_help=True)
 
 
 def ingest(
@@ -182,6 +185,42 @@ def update_document(
         print_rows([document], shown, empty="")
 
 
+@app.command("reread", epilog="Example: tsumugi documents reread --all --before 2026-04-01")
+def reread_documents(
+    document_ids: Annotated[list[str] | None, typer.Argument(help="Ids of documents.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="All documents that the key may read.")] = False,
+    collection: Annotated[str | None, typer.Option(help="With --all: only of this collection.")] = None,
+    before: Annotated[
+        datetime | None, typer.Option(help="With --all: only those read before this local time, such as the upgrade's.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until they are read.")] = True,
+    json_output: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Extract stored documents again, as after an upgrade that reads them better. The old text serves until then."""
+    if all_ == bool(document_ids) or (document_ids and (collection or before)):
+        raise CommandFailed("give either ids, or --all with --collection and --before as wanted", exit_code=2)
+    results: list[dict[str, Any]] = []
+    with connect(data_dir) as client, _progress(quiet=json_output or not wait) as progress:
+        ids = document_ids or []
+        for first in range(0, len(ids), _AT_ONCE):
+            results += _reread(client, {"documents": ids[first : first + _AT_ONCE]})
+        if all_:
+            moment = None if before is None else before.astimezone().isoformat()
+            results += _reread(client, {"all": True, "collection": collection, "read_before": moment})
+        if wait:
+            bar = progress.add_task("reread", total=len(results))
+            for result in results:
+                _follow(client, result)
+                progress.advance(bar)
+    if json_output:
+        print_json({"items": results})
+    else:
+        print_rows(results, ["document.id", "document.filename", "job.status", "error.code"], empty="no documents")
+    if any(result.get("error") for result in results):
+        raise CommandFailed()
+
+
 @app.command("delete", epilog="Example: tsumugi documents delete doc_0190...")
 def delete_documents(
     document_ids: Annotated[list[str], typer.Argument(help="Ids of documents.")],
@@ -197,6 +236,15 @@ def delete_documents(
         print_json({"items": answers})
     else:
         console.print(f"deleted {len(answers)}")
+
+
+def _reread(client: Client, asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What is read again by a request and, as the service answers a page at a time, by those that go on from it."""
+    page = client.post("/v1/documents/reread", asked)
+    yield from page["items"]
+    while page["next_cursor"] is not None:
+        page = client.post("/v1/documents/reread", {**asked, "cursor": page["next_cursor"]})
+        yield from page["items"]
 
 
 def _files_of(paths: list[Path]) -> Iterator[tuple[Path, str]]:

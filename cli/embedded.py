@@ -280,18 +280,19 @@ def _recover(
     orphans = jobs.recover_orphans()
     if orphans:
         say(f"{orphans} interrupted jobs go back to the queue")
-    if not take_clean_stop(db, retrieval, clean_stop):
-        if isinstance(blobs, FolderBlobStore):
-            blobs.drop_unfinished()
-        report = reconcile(db, retrieval, repair=True, embed=passage_vectors)
-        if not report.clean:
-            log.warning("index.reconciled", report=str(report))
-            say("the index was brought back in line with the database")
+    clean = take_clean_stop(db, retrieval, clean_stop)
+    if not clean and isinstance(blobs, FolderBlobStore):
+        blobs.drop_unfinished()
     if builder.lacks(retrieval.active):
         say("the index was made by an older version of this program: building it anew")
         builder.fill(
             retrieval.active, lambda done: log.info("index.filling", version=retrieval.index_version, done=done)
         )
+    if not clean:  # after the filling: what that writes would be embedded twice
+        report = reconcile(db, retrieval, repair=True, embed=passage_vectors)
+        if not report.clean:
+            log.warning("index.reconciled", report=str(report))
+            say("the index was brought back in line with the database")
 
 
 def _start_workers(

@@ -44,6 +44,7 @@ from ingest.collections import Collections
 from ingest.keyring import Keyring
 from ingest.pending import groups_to_be, metadata_to_be, narrowed, say_validity, set_metadata
 from ingest.removal import retire_uses
+from ingest.reread import Rereading
 from ingest.update import DocumentUpdates
 from ingest.upload import Upload, checked_upload
 from ingest.validity import give_validity
@@ -81,6 +82,7 @@ class IngestService(DocumentCatalogue):
         self._settings = settings
         self.updates = DocumentUpdates(db, jobs, None if retrieval is None else PointAccess(db, retrieval))
         self.collections = Collections(db, jobs)
+        self.rereading = Rereading(db, jobs)
         follow_jobs(jobs)
 
     def accept(

@@ -31,6 +31,13 @@ def metadata_to_be(document: Document, job: Job | None) -> dict[str, Any]:
     return dict(document.metadata_)
 
 
+def validity_to_be(document: Document, job: Job | None) -> dict[str, Any]:
+    """What its upload says of when it holds, where that is not in force yet; given days stay with the document."""
+    if job is not None and document.active_generation != document.latest_generation:
+        return dict(job.arguments.get("validity") or {})
+    return {}
+
+
 def set_metadata(document: Document, job: Job | None, metadata: Mapping[str, Any]) -> None:
     """Change the metadata without a new generation: of what serves, of what will, or both where they are one."""
     if job is not None and document.active_generation != document.latest_generation:

@@ -23,6 +23,9 @@ from api.schemas.documents import (
     ChunkList,
     DocumentBody,
     DocumentList,
+    RereadDocument,
+    RereadDocuments,
+    RereadRequest,
     TextDocumentRequest,
     UpdateDocumentRequest,
 )
@@ -32,6 +35,7 @@ from api.services import Services
 from api.uploads import media_type_of, parse_date_field, parse_json_field, read_form, refuse
 from core.access import Principal
 from core.errors import InvalidInput, UnsupportedFormat
+from core.paging import Page
 from core.repositories.documents import DEFAULT_COLLECTION
 from core.types import DocumentStatus, JobKind, Scope
 from ingest.encoding import known_encoding
@@ -182,6 +186,30 @@ def _accept(services: Services, caller: Principal, uploads: Sequence[Upload], re
             AcceptedDocument(document=body, job=JobBody.model_validate(job) if job else None, unchanged=item.unchanged)
         )
     return AcceptedDocuments(items=items)
+
+
+@router.post("/reread", status_code=202, dependencies=[needs(Scope.INGEST)])
+def reread_documents(body: RereadRequest, request: Request, caller: Caller, services: ServicesOf) -> RereadDocuments:
+    """Extract stored bytes again, by jobs, as after an upgrade. The old text serves until the new one is whole."""
+    rereading, request_id = services.ingest.rereading, request_id_of(request.scope)
+    if body.all:
+        done = rereading.all(
+            caller,
+            limit=body.limit,
+            after=body.cursor,
+            collection=body.collection,
+            read_before=body.read_before,
+            request_id=request_id,
+        )
+    else:
+        done = Page(rereading.these(caller, body.documents, request_id=request_id), None)
+    with services.db.read() as session:
+        bodies = as_bodies(session, [item.document for item in done.items])
+    items = [
+        RereadDocument(document=document, job=JobBody.model_validate(item.job), under_way=item.under_way)
+        for item, document in zip(done.items, bodies, strict=True)
+    ]
+    return RereadDocuments(items=items, next_cursor=done.next_cursor)
 
 
 @router.get("", dependencies=[_READ])

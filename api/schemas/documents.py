@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.schemas.base import RequestBody, ResponseBody, refuse_bad_text
@@ -56,6 +56,27 @@ class UpdateDocumentRequest(BaseModel):
         if value == {}:
             raise PydanticCustomError("nothing_to_change", "name at least one field to change")
         return value
+
+
+class RereadRequest(RequestBody):
+    """Which documents to read again: some by id, or `all`, a page a request."""
+
+    documents: list[str] = Field(default_factory=list, max_length=100, description="Their ids.")
+    all: bool = Field(False, description="All that the caller may read, in the order of their ids, instead of some.")
+    collection: str | None = Field(None, min_length=1, max_length=100, description="With `all`: only of this one.")
+    read_before: AwareDatetime | None = Field(
+        None, description="With `all`: not those that were queued for reading at this time or later."
+    )
+    limit: int = Field(50, ge=1, le=200, description="With `all`: how many in this request.")
+    cursor: str = Field("", max_length=48, description="With `all`: `next_cursor` of the request before.")
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if self.all == bool(self.documents):
+            raise PydanticCustomError("some_or_all", "name either `documents` or `all`")
+        if self.documents and self.model_fields_set & {"collection", "read_before", "limit", "cursor"}:
+            raise PydanticCustomError("some_or_all", "`collection`, `read_before`, `limit`, `cursor` go with `all`")
+        return self
 
 
 class EditionBody(ResponseBody):
@@ -129,6 +150,21 @@ class AcceptedDocuments(ResponseBody):
     """Accepted uploads, in the order of the files."""
 
     items: list[AcceptedDocument]
+
+
+class RereadDocument(ResponseBody):
+    """A document and the job that reads it again. `under_way`: that job was there before."""
+
+    document: DocumentBody
+    job: JobBody
+    under_way: bool
+
+
+class RereadDocuments(ResponseBody):
+    """Documents that are read again. `next_cursor`: where `all` goes on, null at the end."""
+
+    items: list[RereadDocument]
+    next_cursor: str | None
 
 
 class DocumentList(ResponseBody):

@@ -94,6 +94,22 @@ def test_ingest_a_folder_twice(service: ServiceProcess, tmp_path: Path) -> None:
     assert json.loads(again.stdout)["items"][0]["document"]["id"] == rows["a.txt"]["document"]["id"]
 
 
+def test_documents_are_read_again(service: ServiceProcess, tmp_path: Path) -> None:
+    file = tmp_path / "lamp.txt"
+    file.write_text("The lamp in the yard is called Vega.", encoding="utf-8")
+    sent = tsumugi("ingest", str(file), "--collection", "yard", "--json", data_dir=service.data_dir)
+    document_id = json.loads(sent.stdout)["items"][0]["document"]["id"]
+    for generation, which in ((2, (document_id,)), (3, ("--all", "--collection", "yard"))):
+        done = tsumugi("documents", "reread", *which, "--json", data_dir=service.data_dir)
+        assert done.returncode == 0, done.stderr
+        (item,) = json.loads(done.stdout)["items"]
+        assert (item["document"]["id"], item["document"]["active_generation"]) == (document_id, generation)
+    before = ("--all", "--collection", "yard", "--before", "2020-01-01")
+    assert "no documents" in tsumugi("documents", "reread", *before, data_dir=service.data_dir).stdout
+    assert tsumugi("documents", "reread", data_dir=service.data_dir).returncode == 2
+    assert tsumugi("documents", "reread", document_id, "--all", data_dir=service.data_dir).returncode == 2
+
+
 def test_demo_needs_examples(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     done = tsumugi("demo", "--examples", str(tmp_path), "--report", str(report))
