@@ -18,6 +18,7 @@ OPEN = {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"}
 
 CONTRACT = [
     "POST /v1/documents",
+    "POST /v1/documents/reread",
     "GET /v1/documents",
     "GET /v1/documents/{id}",
     "PATCH /v1/documents/{id}",

@@ -66,6 +66,7 @@ _ADMIN = _row("", Finds.REFUSED, {})
 _TUNE = _row("tune", Finds.NO_TRACE, {})
 MATRIX: dict[str, Row] = {
     "POST /v1/documents": _row("ingest", Finds.NO_TRACE, {"text": "a", "filename": "a.txt"}),
+    "POST /v1/documents/reread": _row("ingest", Finds.NOTHING, {"documents": ["doc_1"]}),
     "GET /v1/documents": _row(_READ, Finds.THE_REST),
     "GET /v1/documents/{document_id}": _row(_READ, Finds.NOTHING),
     "PATCH /v1/documents/{document_id}": _row("ingest", Finds.NOTHING, {"metadata": {}}),
