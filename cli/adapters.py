@@ -220,6 +220,9 @@ def import_version(
         print_json(answer)
     else:
         console.print(f"{family}@{answer['version']} is {answer['status']}")
+        left_out = answer["manifest"].get("notes", {}).get("left_out") or []
+        if left_out:
+            console.print(f"left out: {', '.join(left_out)}")
 
 
 def _alias(family: dict[str, object], alias: str) -> str | None:
@@ -231,9 +234,12 @@ def _alias(family: dict[str, object], alias: str) -> str | None:
 
 
 def _tar_of(folder: Path) -> bytes:
+    from generation.adapters.archive import is_trainer_state
+
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
+        # The weights and what describes them: a trainer's optimiser is twice as large as what it trained.
         for file in sorted(folder.iterdir()):
-            if file.is_file():
+            if file.is_file() and not is_trainer_state(file.name):
                 archive.add(file, arcname=file.name)
     return buffer.getvalue()

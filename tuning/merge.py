@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import InvalidInput
+from generation.adapters.header import load_tensors
 from generation.adapters.manifest import WEIGHTS_FILE, read_config
 from tuning.recipe_parts import MergeRecipe
 
@@ -63,15 +64,13 @@ def load_factors(folder: Path) -> Factors:
     Raises:
         InvalidInput: `cannot_merge`.
     """
-    from safetensors.torch import load_file
-
     config = read_config(folder)
     problem = why_not_merged(config)
     if problem is not None:
         raise InvalidInput(f"{folder.name} cannot be merged: {problem}", code="cannot_merge")
     rank = int(config["r"])
-    scale = float(config["lora_alpha"]) / (rank**0.5 if config.get("use_rslora") else rank)
-    tensors = {name: value.float() for name, value in load_file(folder / WEIGHTS_FILE).items()}
+    scale = float(config.get("lora_alpha", 8)) / (rank**0.5 if config.get("use_rslora") else rank)
+    tensors = {name: value.float() for name, value in load_tensors(folder / WEIGHTS_FILE).items()}
     modules = {}
     for name, down in tensors.items():
         if name.endswith(".lora_A.weight"):

@@ -200,7 +200,10 @@ def _moved(services: Services, caller: Principal, family: str, moved: AliasMove)
 
 @router.post("/{family}/versions", status_code=201, dependencies=[_MOVE], openapi_extra=_UPLOAD_BODY)
 async def import_version(family: str, request: Request, caller: Caller, services: ServicesOf) -> VersionBody:
-    """Import a PEFT adapter folder as .tar or .zip: safetensors only, and it must fit the base."""
+    """Import a PEFT adapter folder as .tar or .zip: safetensors only, and it must fit the base.
+
+    An output folder of TRL is taken as it is; what was left out of it is in `manifest.notes.left_out`.
+    """
     form = await read_upload(request, [], "adapter.tar")
     request_id = request_id_of(request.scope)
     return await run_in_threadpool(_import, services, caller, family, form.files[0].data, request_id)

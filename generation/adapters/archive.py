@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import stat
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -18,11 +20,23 @@ MAX_TOTAL_BYTES = 2 * 2**30
 MAX_TEXT_BYTES = 2**20
 """adapter_config.json and manifest.json are small; anything longer is not what it says."""
 
+MAX_NAMED = 100
+"""Files left out that are named."""
+
 _WANTED = frozenset({CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE})
+_CHECKPOINT = re.compile(r"checkpoint-[0-9]{1,12}")
+_TRAINERS = re.compile(
+    r"(?:optimizer|scheduler)\.(?:pt|bin)|scaler\.pt|training_args\.bin|rng_state(?:_[0-9]{1,6})?\.pth|"
+    r"random_states_[0-9]{1,6}\.pkl"
+)
+"""State that Trainer, TRL and Accelerate put beside what they trained: pickles, never read, of no use for serving."""
 
 
-def unpack(data: bytes, folder: Path) -> None:
+def unpack(data: bytes, folder: Path) -> list[str]:
     """Write the adapter's own files from a .tar, .tar.gz or .zip into `folder`, flat; others (a README) are left out.
+
+    An output folder of a trainer is taken as it is: without the state of its optimiser, and without its checkpoints when
+    there is an adapter beside them. Returns the names of what was left out, the first MAX_NAMED of them.
 
     Raises:
         UnsupportedFormat: it is no such archive.
@@ -30,26 +44,53 @@ def unpack(data: bytes, folder: Path) -> None:
         AdapterRefused: a pickle, a link or a path that leaves the archive (`adapter_unsafe_file`); files missing, or in
             more than one folder (`adapter_bad_config`).
     """
-    folders: set[PurePosixPath] = set()
-    seen: set[str] = set()
-    try:
-        for name, size, source in _members(data):
-            path = _checked(name)
-            refuse_unsafe_files([path.name])
-            if path.name not in _WANTED or _is_hidden(path):
-                continue
-            if path.name != WEIGHTS_FILE and size > MAX_TEXT_BYTES:
-                raise TooLarge(f"'{path.name}' has {size} bytes", extra={"limit": MAX_TEXT_BYTES, "actual": size})
-            folders.add(path.parent)
-            if path.name in seen or len(folders) > 1:
-                raise AdapterRefused("the archive holds more than one adapter", code="adapter_bad_config")
-            seen.add(path.name)
-            _copy(source, folder / path.name, size)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        raise UnsupportedFormat(f"the archive cannot be read: {error}", code="unsupported_archive") from error
-    missing = {CONFIG_FILE, WEIGHTS_FILE} - seen
+    left_out: list[str] = []
+    found: dict[PurePosixPath, Path] = {}
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".parts-") as work:
+        try:
+            for name, size, source in _members(data):
+                path = _checked(name)
+                if _is_hidden(path):
+                    continue
+                if path.name not in _WANTED:
+                    if not is_trainer_state(path.name):
+                        refuse_unsafe_files([path.name])
+                    left_out.append(str(path))
+                    continue
+                if path.name != WEIGHTS_FILE and size > MAX_TEXT_BYTES:
+                    raise TooLarge(f"'{path.name}' has {size} bytes", extra={"limit": MAX_TEXT_BYTES, "actual": size})
+                part = found.setdefault(path.parent, Path(work) / str(len(found)))
+                part.mkdir(exist_ok=True)
+                if (part / path.name).exists():
+                    raise AdapterRefused(f"the archive holds '{path}' twice", code="adapter_bad_config")
+                _copy(source, part / path.name, size)
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+            raise UnsupportedFormat(f"the archive cannot be read: {error}", code="unsupported_archive") from error
+        chosen = _the_adapter(list(found))
+        for parent, part in found.items():
+            for file in sorted(part.iterdir()):
+                if parent == chosen:
+                    file.rename(folder / file.name)
+                else:
+                    left_out.append(str(parent / file.name))
+    missing = sorted(name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file())
     if missing:
-        raise AdapterRefused(f"the archive has no {' and no '.join(sorted(missing))}", code="adapter_bad_config")
+        raise AdapterRefused(f"the archive has no {' and no '.join(missing)}", code="adapter_bad_config")
+    return sorted(left_out)[:MAX_NAMED]
+
+
+def is_trainer_state(name: str) -> bool:
+    """Whether a file name is of the state that trainers keep beside what they trained."""
+    return _TRAINERS.fullmatch(name) is not None
+
+
+def _the_adapter(parents: list[PurePosixPath]) -> PurePosixPath | None:
+    """The folder of the archive that is the adapter, the only one but for checkpoints beside it; None: no folder is."""
+    own = [one for one in parents if not (_CHECKPOINT.fullmatch(one.name) and one.parent in parents)]
+    if len(own) > 1:
+        names = ", ".join(f"'{one}'" for one in sorted(own)[:5])
+        raise AdapterRefused(f"the archive holds more than one adapter: {names}", code="adapter_bad_config")
+    return own[0] if own else None
 
 
 def _members(data: bytes) -> Iterator[tuple[str, int, IO[bytes]]]:

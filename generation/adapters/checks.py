@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import AdapterRefused
+from generation.adapters.config_schema import check_schema
 from generation.adapters.forms import BOTTLENECK
+from generation.adapters.header import read_header
 from generation.adapters.manifest import WEIGHTS_FILE, read_config, tensor_shapes
 
-MAX_RANK = 256
 MAGNITUDE = "magnitude"
 """DoRA's third part of a layer: one number per output."""
 _OFF = {
@@ -35,6 +36,7 @@ _OFF = {
     "velora_config": "VeLoRA",
     "monteclora_config": "MonteCLoRA",
 }
+_NUMBERS = frozenset({"F16", "BF16", "F32", "F64"})
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "eva_residual")
 """Starts of `init_lora_weights` that move a part of the base into the factors, which then act on the rest of it."""
 _WEIGHT = re.compile(
@@ -48,13 +50,17 @@ def check_servable(folder: Path, base_path: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         AdapterRefused: `adapter_unsupported` for a method the engine cannot mix, `adapter_bad_config` for a file that
             contradicts itself, `adapter_wrong_base` for modules or shapes that the base does not have,
-            `adapter_unsafe_file` for weights that are no safetensors.
+            `adapter_unsafe_file` for weights that are no safetensors, `adapter_bad_weights` for damaged ones.
     """
     config = read_config(folder)
     check_config(config)
-    tensors = tensor_shapes(folder / WEIGHTS_FILE)
-    if not tensors:
+    entries = read_header(folder / WEIGHTS_FILE)
+    if not entries:
         raise AdapterRefused("the adapter holds no weights", code="adapter_no_effect")
+    for name, entry in entries.items():
+        if entry.dtype not in _NUMBERS:
+            raise AdapterRefused(f"'{name}' is of {entry.dtype}, not of floating point", code="adapter_unsupported")
+    tensors = {name: entry.shape for name, entry in entries.items()}
     base = base_shapes(base_path)
     sides: dict[str, set[str]] = {}
     for name, shape in tensors.items():
@@ -83,10 +89,12 @@ def changed_base_of(config: Mapping[str, Any]) -> str | None:
 
 def check_config(config: Mapping[str, Any]) -> None:
     """The part of `check_servable` that needs no weights."""
-    kind = str(config.get("peft_type", "")).upper()
+    given = config.get("peft_type")
+    kind = given.upper()[:40] if isinstance(given, str) else ""
     if kind not in {"LORA", BOTTLENECK}:
         detail = f"'{kind or 'unknown'}' adapters are not served, only LORA and {BOTTLENECK}"
         raise AdapterRefused(detail, code="adapter_unsupported")
+    check_schema(config)
     if kind == BOTTLENECK and config.get("use_dora"):
         raise AdapterRefused("a bottleneck has no magnitudes", code="adapter_bad_config")
     for key, what in _OFF.items():
@@ -101,9 +109,6 @@ def check_config(config: Mapping[str, Any]) -> None:
         )
     if config.get("bias", "none") != "none":
         raise AdapterRefused("trained biases change the base for other requests", code="adapter_unsupported")
-    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
-    if any(not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= MAX_RANK for rank in ranks):
-        raise AdapterRefused(f"the rank must be a number from 1 to {MAX_RANK}", code="adapter_bad_config")
 
 
 def base_shapes(base_path: Path) -> dict[str, tuple[int, ...]]:

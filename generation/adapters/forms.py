@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from generation.adapters.header import load_tensors
 from generation.adapters.manifest import WEIGHTS_FILE, read_config
 
 BOTTLENECK = "BOTTLENECK"
@@ -35,7 +36,6 @@ def load_adapter(model: Any, folder: Path, name: str) -> Any:
     model: a transformers model, or what an earlier call returned.
     """
     from peft import PeftModel, set_peft_model_state_dict
-    from safetensors.torch import load_file
 
     config = read_config(folder)
     if not is_bottleneck(config):
@@ -49,7 +49,7 @@ def load_adapter(model: Any, folder: Path, name: str) -> Any:
         adapted = model
     else:
         adapted = PeftModel(model, lora, adapter_name=name)
-    set_peft_model_state_dict(adapted, load_file(folder / WEIGHTS_FILE), adapter_name=name)
+    set_peft_model_state_dict(adapted, load_tensors(folder / WEIGHTS_FILE), adapter_name=name)
     add_activation(adapted, name)
     return adapted
 

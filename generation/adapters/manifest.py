@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import struct
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.errors import AdapterRefused
 from core.tables.base import utc_now
+from generation.adapters.header import read_header
 from generation.prompt import PROMPT_VERSION
 
 if TYPE_CHECKING:
@@ -125,10 +125,15 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
     except FileNotFoundError as error:
         raise AdapterRefused(f"the adapter has no {CONFIG_FILE}", code="adapter_bad_config") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AdapterRefused(f"{CONFIG_FILE} is not valid JSON: {error}", code="adapter_bad_config") from error
     if not isinstance(config, dict):
         raise AdapterRefused(f"{CONFIG_FILE} must hold a JSON object", code="adapter_bad_config")
+    try:
+        canonical_json(config)
+    except UnicodeEncodeError as error:
+        detail = f"{CONFIG_FILE} holds half of a surrogate pair"
+        raise AdapterRefused(detail, code="adapter_bad_config") from error
     return config
 
 
@@ -150,17 +155,9 @@ def tensor_shapes(weights: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a safetensors file, from its header alone.
 
     Raises:
-        AdapterRefused: the file is no safetensors file (`adapter_unsafe_file`).
+        AdapterRefused: as for `header.read_header`.
     """
-    try:
-        with weights.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > 100_000_000:
-                raise ValueError("header too long")
-            header = json.loads(file.read(length))
-        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise AdapterRefused(f"{weights.name} is not a safetensors file", code="adapter_unsafe_file") from error
+    return {name: entry.shape for name, entry in read_header(weights).items()}
 
 
 def refuse_unsafe_files(names: Iterable[str]) -> None:
@@ -247,7 +244,7 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate_json((folder / MANIFEST_FILE).read_text("utf-8"))
     except FileNotFoundError as error:
         raise AdapterRefused(f"the adapter in {folder.name} has no manifest", code="adapter_bad_manifest") from error
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, RecursionError) as error:
         raise AdapterRefused(f"the manifest is not readable: {error}", code="adapter_bad_manifest") from error
 
 

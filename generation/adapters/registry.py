@@ -144,6 +144,7 @@ class AdapterRegistry(AliasMover):
 
         A manifest in the archive must match its files and this base. Without one, the shapes must fit the base and the
         effect must not be nothing. Either way it passed no gate here: it is a candidate that needs `force` to serve.
+        Files of the archive that are no part of the adapter are named in the manifest's notes (`left_out`).
 
         Raises:
             AdapterRefused, UnsupportedFormat, TooLarge: see `archive.unpack`, `manifest.verify`, `checks`.
@@ -155,9 +156,9 @@ class AdapterRegistry(AliasMover):
         self._dir.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=self._dir, prefix=".import-"))
         try:
-            unpack(data, work)
+            left_out = unpack(data, work)
             check_servable(work, base.path)
-            notes: dict[str, Any] = {"imported_by": principal.actor}
+            notes: dict[str, Any] = {"imported_by": principal.actor, "left_out": left_out}
             if (work / MANIFEST_FILE).is_file():
                 theirs = verify(work, base)
                 notes["imported_manifest"] = theirs.model_dump(mode="json", exclude={"fingerprint", "files", "notes"})
@@ -180,7 +181,7 @@ class AdapterRegistry(AliasMover):
                 actor=principal.actor,
                 action="adapter.import",
                 object_id=f"{family}@{version.version}",
-                detail={"digest": version.digest},
+                detail={"digest": version.digest, "left_out": left_out},
                 request_id=request_id,
             )
         return version

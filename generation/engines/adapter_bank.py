@@ -26,6 +26,7 @@ from core.types import AdapterRef
 from generation.adapters import fingerprint as probes
 from generation.adapters.checks import check_servable
 from generation.adapters.forms import is_bottleneck, lora_config_of
+from generation.adapters.header import load_tensors
 from generation.adapters.manifest import WEIGHTS_FILE, Fingerprint, Manifest, read_config, verify
 from generation.models import BaseModelInfo
 
@@ -54,14 +55,12 @@ def prepare_adapter(ref: AdapterRef, base: BaseModelInfo) -> PreparedAdapter:
     Raises:
         AdapterRefused: with the code of the check that failed; see `manifest.verify` and `checks.check_servable`.
     """
-    from safetensors.torch import load_file
-
     folder = Path(ref.path)
     manifest = verify(folder, base)
     if manifest.content_digest != ref.digest:
         raise AdapterRefused(f"{ref.stamp} is not the content it was registered with", code="adapter_digest_mismatch")
     check_servable(folder, base.path)
-    return PreparedAdapter(ref, manifest, read_config(folder), load_file(folder / WEIGHTS_FILE))
+    return PreparedAdapter(ref, manifest, read_config(folder), load_tensors(folder / WEIGHTS_FILE))
 
 
 class AdapterBank:
