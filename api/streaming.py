@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
@@ -16,17 +17,28 @@ from typing import Any, Final, TypeVar
 import anyio
 import structlog
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import Receive, Scope, Send
 
 from api.errors import problem_body, problem_of, request_id_of
-from core.errors import TsumugiError
+from api.security import authenticate_request
+from api.services import Services
+from core.access import Principal
+from core.errors import TsumugiError, Unauthenticated, Unavailable
 
 log = structlog.stdlib.get_logger("api.streaming")
 T = TypeVar("T")
 
 STREAM_THREADS: Final = 160
 SSE_HEADERS: Final = {"Cache-Control": "no-cache, no-store", "X-Accel-Buffering": "no"}
+
+ADMITTED_FOR_S: Final = 1.0
+"""How long a stream goes on without looking whether its key still is what it was."""
+
+ErrorEvent = Callable[[Request, Exception], bytes]
+"""An error as the last event of a stream."""
 
 _DONE: Final = object()
 
@@ -109,6 +121,56 @@ class _Failed:
         self.error = error
 
 
+async def while_admitted(
+    request: Request, events: AsyncGenerator[bytes, None], error_event: ErrorEvent
+) -> AsyncGenerator[bytes, None]:
+    """Pass events on for as long as the caller's key is what it was, also while none come."""
+    services: Services = request.app.state.services
+    admitted: Principal = request.state.principal
+    check_at = time.monotonic() + ADMITTED_FOR_S
+    pending: asyncio.Future[bytes] | None = None
+    try:
+        while True:
+            if pending is None:
+                pending = asyncio.ensure_future(anext(events))
+            await asyncio.wait({pending}, timeout=max(0.0, check_at - time.monotonic()))
+            if time.monotonic() >= check_at:
+                ended = await run_in_threadpool(_why_ended, request, services, admitted)
+                if ended is not None:
+                    log.info("stream ended with its key", code=ended.code)
+                    yield error_event(request, ended)
+                    return
+                check_at = time.monotonic() + ADMITTED_FOR_S
+            if pending.done():
+                try:
+                    event = pending.result()
+                except StopAsyncIteration:
+                    return
+                pending = None
+                yield event
+    finally:
+        if pending is not None and not pending.done():
+            pending.cancel()
+            await asyncio.wait({pending})
+        await events.aclose()
+
+
+def _why_ended(request: Request, services: Services, admitted: Principal) -> Unauthenticated | None:
+    try:
+        if authenticate_request(request, services) == admitted:
+            return None
+    except Unauthenticated as error:
+        return error
+    except (Unavailable, SQLAlchemyError) as error:
+        log.warning("key not checked again", error=repr(error))  # that says nothing of the key; asked again soon
+        return None
+    return Unauthenticated("what this key may do was changed; connect again", code="key_changed")
+
+
+def _error_event(request: Request, error: Exception) -> bytes:
+    return sse("error", problem_in_stream(request, error))
+
+
 def sse(event: str | None, data: Mapping[str, Any] | str, *, event_id: str | None = None) -> bytes:
     """One server-sent event. JSON never holds a raw line break, so one data line is enough."""
     text = data if isinstance(data, str) else to_json(data)
@@ -137,13 +199,17 @@ def problem_in_stream(request: Request, error: Exception) -> dict[str, Any]:
 
 
 class EventStream(StreamingResponse):
-    """`text/event-stream` that closes its generator when the client goes, instead of leaving that to the collector."""
+    """`text/event-stream` that closes its generator when the client goes, instead of leaving that to the collector.
+
+    It ends with an `error` event within ADMITTED_FOR_S of the moment when its caller's key is revoked, expires or
+    loses a right: what a stream may show was judged when it began.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(events, headers=SSE_HEADERS)
-        self._events = events
+    def __init__(self, request: Request, events: AsyncGenerator[bytes, None], error: ErrorEvent | None = None) -> None:
+        self._events = while_admitted(request, events, error or _error_event)
+        super().__init__(self._events, headers=SSE_HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""

@@ -99,7 +99,7 @@ async def stream_answer(request: Request, stream: AnswerStream) -> Response:
         except Exception as error:  # noqa: BLE001 - the status is sent; the stream is the only place left to say it
             yield sse("error", problem_in_stream(request, error))
 
-    return EventStream(body())
+    return EventStream(request, body())
 
 
 def _event_bytes(event: AnswerEvent) -> bytes:

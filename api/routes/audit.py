@@ -49,7 +49,7 @@ async def stream_audit(
     first = await run_in_threadpool(_read, services, tenant_id, cursor)
     if NDJSON in request.headers.get("accept", ""):
         return StreamingResponse(_lines(services, tenant_id, first), media_type=NDJSON)
-    return EventStream(_events(services, tenant_id, cursor, first))
+    return EventStream(request, _events(services, tenant_id, cursor, first))
 
 
 def _read(services: Services, tenant_id: str, after: str | None) -> list[AuditBody]:

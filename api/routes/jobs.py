@@ -146,10 +146,10 @@ def retry_job(job_id: str, request: Request, caller: Caller, services: ServicesO
     response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}}},
 )
-async def watch_job(job_id: str, caller: Caller, services: ServicesOf) -> EventStream:
+async def watch_job(job_id: str, request: Request, caller: Caller, services: ServicesOf) -> EventStream:
     """Events `job` with the whole job on each change, until it has ended. Each holds all, so Last-Event-ID is moot."""
     first = await run_in_threadpool(read_job, services, caller, job_id)
-    return EventStream(_job_events(services, caller, first))
+    return EventStream(request, _job_events(services, caller, first))
 
 
 async def _job_events(services: Services, caller: Principal, job: JobBody) -> AsyncGenerator[bytes, None]:

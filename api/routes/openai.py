@@ -187,11 +187,15 @@ async def _stream(request: Request, model: str, stream: AnswerStream, *, include
                         yield sse(None, {**chunk, "usage": chunk.get("usage")} if include_usage else chunk)
             yield sse(None, "[DONE]")
         except Exception as error:  # noqa: BLE001 - the status is sent; OpenAI's client raises on an `error` member
-            problem = problem_in_stream(request, error)
-            message = {"message": problem["detail"], "type": "server_error", "param": None, "code": problem["code"]}
-            yield sse(None, to_json({**problem, "error": message}))
+            yield _error_chunk(request, error)
 
-    return EventStream(body())
+    return EventStream(request, body(), _error_chunk)
+
+
+def _error_chunk(request: Request, error: Exception) -> bytes:
+    problem = problem_in_stream(request, error)
+    message = {"message": problem["detail"], "type": "server_error", "param": None, "code": problem["code"]}
+    return sse(None, to_json({**problem, "error": message}))
 
 
 def _chunk(head: dict[str, Any], delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
