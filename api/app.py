@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from api import errors
 from api.context import ContextMiddleware
+from api.draining import Draining, DrainMiddleware
 from api.idempotency import forget_interrupted
 from api.limits import BodyLimitMiddleware
 from api.metrics import HttpMetrics
@@ -59,6 +60,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.metrics = metrics
+    app.state.draining = Draining()
     app.state.streams = StreamPool()
     app.state.quotas = Quotas(services.settings.http, services.redis_url)
     errors.install(app)
@@ -74,6 +76,7 @@ def create_app(services: Services) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"],
             expose_headers=["X-Request-ID", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
+    app.add_middleware(DrainMiddleware, draining=app.state.draining)
     app.add_middleware(ContextMiddleware, metrics=metrics)
     return app
 

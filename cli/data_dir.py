@@ -31,13 +31,14 @@ class ServiceNote:
 
 
 @contextmanager
-def exclusive(data_dir: Path, purpose: str) -> Iterator[None]:
-    """Own a data dir for the length of the block.
+def exclusive(data_dir: Path, purpose: str, *, until_exit: bool = False) -> Iterator[None]:
+    """Own a data dir for the length of the block, or until this process is gone: its threads may outlive the block.
 
     Raises:
         DataDirBusy: another process owns it; `extra` holds its `pid` and `purpose` where known.
     """
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    held = False
     descriptor = os.open(data_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
@@ -52,10 +53,13 @@ def exclusive(data_dir: Path, purpose: str) -> Iterator[None]:
         note = {"pid": os.getpid(), "purpose": purpose, "since": datetime.now(UTC).isoformat()}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(note).encode(), 0)
+        held = until_exit
         yield
-        os.ftruncate(descriptor, 0)
+        if not held:
+            os.ftruncate(descriptor, 0)
     finally:
-        os.close(descriptor)
+        if not held:
+            os.close(descriptor)
 
 
 def _read_holder(descriptor: int) -> dict[str, object]:

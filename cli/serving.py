@@ -6,6 +6,8 @@ uvicorn's own signal handlers are left out: a signal here drains more than the H
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 import signal
 import socket
 import threading
@@ -22,6 +24,8 @@ from core.settings import HttpSettings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from api.draining import Draining
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -50,6 +54,12 @@ class Served(Protocol):
         ...
 
 
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that drain: a terminal that goes away asks for no less care than a supervisor."""
+LAST_ANSWERS_S = 2.0
+"""For what was stopped to be told so, before its connection is dropped."""
+LAST_THREADS_S = 20.0
+"""For threads that still compute for nobody when everything else has ended."""
 KEEP_ALIVE_S = 75
 """Longer than load balancers (60 s) and clients that wait for `Retry-After` keep an idle connection: who sends
 must be first to close, or a request meets a closing connection and is lost without an answer."""
@@ -79,7 +89,7 @@ async def serve(
     """Serve until a signal comes, then let running requests and jobs end, both within the same time.
 
     For `drain_notice_s` before that, new requests are still taken while /readyz says no: a load balancer that looks
-    meanwhile sends the next ones elsewhere, and none of them fails.
+    meanwhile sends the next ones elsewhere, and none of them fails. What runs on when the time is over is answered 503.
     """
     drain_timeout_s = settings.drain_timeout_s
     config = uvicorn.Config(
@@ -87,10 +97,11 @@ async def serve(
         log_config=None,
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
+        timeout_graceful_shutdown=math.ceil(drain_timeout_s + LAST_ANSWERS_S),
         server_header=False,
     )
     server = _Server(config, on_listening)
+    draining: Draining = service.app.state.draining
     loop = asyncio.get_running_loop()
     jobs_ended = threading.Thread(target=service.finish_drain, args=(drain_timeout_s,), name="drain")
 
@@ -98,7 +109,8 @@ async def serve(
         if jobs_ended.ident is not None:  # asked twice: whoever asks has no more time
             log.warning("drain.hurried", signal=number.name)
             service.hurry()
-            server.should_exit = server.force_exit = True
+            stop_rest()
+            loop.call_later(LAST_ANSWERS_S, drop_connections)
             return
         log.info("drain.begun", signal=number.name, timeout_s=drain_timeout_s)
         service.begin_drain()
@@ -106,15 +118,39 @@ async def serve(
         loop.call_later(settings.drain_notice_s, stop_listening)
 
     def stop_listening() -> None:
+        draining.refuse_new()
         server.should_exit = True
+        loop.call_later(drain_timeout_s, stop_rest)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    def stop_rest() -> None:
+        server.should_exit = True
+        stopped = draining.stop_rest()
+        if stopped:
+            log.warning("drain.requests_stopped", count=stopped)
+
+    def drop_connections() -> None:
+        server.force_exit = True
+
+    for number in ENDING:
         loop.add_signal_handler(number, on_signal, number)
     await server.serve(sockets=[listener])
     if jobs_ended.ident is None:  # the server ended by itself, which it has no reason to
         service.begin_drain()
         jobs_ended.start()
     await asyncio.to_thread(jobs_ended.join)
+
+
+def end_by_force(after_s: float = LAST_THREADS_S) -> None:
+    """End this process after so long, whatever threads still run in it: nothing that they do counts any more."""
+
+    def end() -> None:
+        names = [one.name for one in threading.enumerate() if not one.daemon]
+        log.warning("service.threads_abandoned", threads=names)
+        os._exit(0)
+
+    watchdog = threading.Timer(after_s, end)
+    watchdog.daemon = True
+    watchdog.start()
 
 
 def stop_starting(_number: int, _frame: FrameType | None) -> None:

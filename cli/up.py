@@ -15,7 +15,7 @@ from rich.markup import escape
 from cli.data_dir import exclusive, remove_service_note, write_service_note
 from cli.embedded import EmbeddedService, embedded_service
 from cli.output import DataDirOption, JsonOption, console, print_json
-from cli.serving import CHATTY, listen, serve, stop_starting, url_of
+from cli.serving import CHATTY, ENDING, end_by_force, listen, serve, stop_starting, url_of
 from core.settings import Settings, load_settings
 
 log = structlog.stdlib.get_logger(__name__)
@@ -31,13 +31,13 @@ def up(
 ) -> None:
     """Run the service until SIGTERM or Ctrl-C. With --json, logs are JSON lines and the address is one as well."""
     settings = _settings(data_dir, host, port)
-    with exclusive(settings.data_dir, "tsumugi up"):
+    with exclusive(settings.data_dir, "tsumugi up", until_exit=True):
         from core.log import configure
 
         configure(settings.log_level, json=json_output)
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ENDING:
             signal.signal(number, stop_starting)
         listener = listen(settings.http.host, settings.http.port)
         started = time.monotonic()
@@ -51,9 +51,11 @@ def up(
             try:
                 asyncio.run(serve(service, listener, settings.http, on_listening))
             finally:
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the rest takes seconds and must not be cut short
+                for number in ENDING:
+                    signal.signal(number, signal.SIG_IGN)  # the rest takes seconds and must not be cut short
                 remove_service_note(settings.data_dir)
         log.info("service.stopped")
+        end_by_force()
 
 
 def _announce(settings: Settings, service: EmbeddedService, url: str, seconds: float, *, json_output: bool) -> None:

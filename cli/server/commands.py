@@ -18,7 +18,7 @@ import structlog
 import typer
 
 from cli.output import DataDirOption
-from cli.serving import CHATTY, listen, serve, stop_starting, url_of
+from cli.serving import CHATTY, ENDING, listen, serve, stop_starting, url_of
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def api(
     settings = _settings(data_dir)
     wanted = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update={"http": settings.http.model_copy(update=wanted)})
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDING:
         signal.signal(number, stop_starting)
     with listen(settings.http.host, settings.http.port) as listener, api_process(settings) as process:
         if process.bootstrap.created:

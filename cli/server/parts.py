@@ -106,7 +106,7 @@ def on_stop_signal() -> Callable[[], None]:
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         os.write(writer, b"x")
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, on_signal)
 
     def wait() -> None:
