@@ -1,5 +1,5 @@
 # Two images of one code base:
-#   slim   api, ingest worker and beat, with embedder and generator over HTTP: no torch, no GPU libraries
+#   slim   api, ingest worker (with OCR) and beat, with embedder and generator over HTTP: no torch, no GPU libraries
 #   gpu    the training worker, and whatever embeds or generates in process
 #
 #   docker build --target slim -t tsumugi:0.1.0 .
@@ -26,7 +26,7 @@ COPY cli cli
 COPY benchmarks benchmarks
 COPY migrations migrations
 COPY starter starter
-RUN pip install -c constraints.txt '.[api,ingest,postgres,s3]'
+RUN pip install -c constraints.txt '.[api,ingest,ocr,postgres,s3]'
 USER 10001:10001
 VOLUME /data
 ENV TSUMUGI_DATA_DIR=/data

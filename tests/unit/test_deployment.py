@@ -142,3 +142,10 @@ def test_the_image_copies_every_package() -> None:
     assert copied == packages == kept
     assert re.findall(r"^FROM .* AS (\w+)$", text, re.MULTILINE) == ["base", "slim", "gpu"]
     assert text.count("\nUSER 10001:10001") == 2
+
+
+def test_the_image_of_the_ingest_worker_reads_all_that_the_embedded_service_reads() -> None:
+    image = SERVICES["worker-ingest"].get("build", COMPOSE["x-tsumugi"]["build"])["target"]
+    stage = (ROOT / "Dockerfile").read_text("utf-8").partition(f" AS {image}\n")[2].partition("\nFROM ")[0]
+    (extras,) = re.findall(r"'\.\[([a-z0-9,]+)\]'", stage)
+    assert {"ingest", "ocr"} <= set(extras.split(","))
