@@ -35,8 +35,8 @@ _TRAINERS = re.compile(
 def unpack(data: bytes, folder: Path) -> list[str]:
     """Write the adapter's own files from a .tar, .tar.gz or .zip into `folder`, flat; others (a README) are left out.
 
-    An output folder of a trainer is taken as it is: without the state of its optimiser, and without its checkpoints when
-    there is an adapter beside them. Returns the names of what was left out, the first MAX_NAMED of them.
+    An output folder of a trainer is taken as it is: without the state of its optimiser, and without its checkpoints
+    where an adapter is beside them. Returns the names of what was left out, the first MAX_NAMED of them.
 
     Raises:
         UnsupportedFormat: it is no such archive.
