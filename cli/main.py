@@ -16,6 +16,7 @@ from cli import (
     builds,
     calibrate,
     demo,
+    dictionary,
     doctor,
     documents,
     evaluate,
@@ -68,6 +69,7 @@ app.add_typer(adapters.app, name="adapters")
 app.add_typer(index.app, name="index")
 app.add_typer(builds.datasets, name="datasets")
 app.add_typer(keys.app, name="keys")
+app.add_typer(dictionary.app, name="dictionary")
 app.add_typer(models.app, name="models")
 
 

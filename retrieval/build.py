@@ -25,6 +25,7 @@ from retrieval.embedders.multilingual import MultilingualEncoder
 from retrieval.expand import Expander
 from retrieval.lexical import BigramBm25
 from retrieval.live import OpenVersion, Retrieval
+from retrieval.other_words import OtherWords
 from retrieval.relevance import load_model
 from retrieval.search import Searcher
 
@@ -67,6 +68,7 @@ class VersionOpener:
         self._lock = Lock()
         self._embedders: dict[str, Embedder] = {}
         self._multilingual: Bridge | None = None
+        self._other_words = OtherWords(db)
         self._reranker = build_reranker(settings)
         self._blobs = open_blobs(settings)
         if embedder is not None:
@@ -147,6 +149,7 @@ class VersionOpener:
                 expander=Expander(self._db, self._blobs, settings.ingest),
                 expand_tokens=settings.retrieval.expand_tokens,
                 bridge=bridge,
+                other_words=self._other_words,
             )
         except BaseException:
             index.close()

@@ -6,8 +6,11 @@ all words occur once. Kind works in both: a Han or katakana bigram names a thing
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from core.text_folding import fold
+from retrieval.dictionary import Expansion, held_by_other_names
 from retrieval.kinds import TermKind, kind_of
 from retrieval.lexical import han_characters, query_terms, tokenize
 
@@ -30,9 +33,12 @@ class Coverage:
     """Single Han characters, which forgive other word forms; the same as `content` for a query without any."""
 
 
-def coverage(query: str, passage: str) -> Coverage:
-    """Coverage of `query` by `passage`."""
-    return coverage_of(frozenset(query_terms(query)), frozenset(tokenize(passage)))
+def coverage(query: str, passage: str, expansions: Sequence[Expansion] = ()) -> Coverage:
+    """Coverage of `query` by `passage`; a word counts as held under each of its other names in `expansions`."""
+    held = frozenset(tokenize(passage))
+    if expansions:
+        held |= held_by_other_names(expansions, fold(passage))
+    return coverage_of(frozenset(query_terms(query)), held)
 
 
 def coverage_of(wanted: frozenset[str], held: frozenset[str]) -> Coverage:

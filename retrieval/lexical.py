@@ -13,7 +13,7 @@ import itertools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from core.text_folding import fold
@@ -163,6 +163,12 @@ class BigramBm25:
         pairs = [pair for pair in word_pairs(terms) if ASKING.isdisjoint(pair.split(" "))]
         every = (*query_terms(text), *pairs)
         return _sparse({term_id(term): QUERY_WEIGHT[kind_of(term)] for term in every})
+
+
+def with_terms(query: SparseVector, terms: Mapping[str, float]) -> SparseVector:
+    """A query widened by `terms`, {term: share of its kind's weight}; terms that it has already stay as they are."""
+    weights = {term_id(term): share * QUERY_WEIGHT[kind_of(term)] for term, share in terms.items()}
+    return _sparse(weights | dict(zip(query.indices, query.values, strict=True)))
 
 
 def _sparse(weights: dict[int, float]) -> SparseVector:

@@ -25,13 +25,15 @@ from core.types import AccessFilter, DocumentStatus, Language, Passage, ScoredPo
 from retrieval.bridge import DEPTH, Hits, bridged_relevance, shuffle
 from retrieval.clock import Clock
 from retrieval.coverage import coverage
+from retrieval.dictionary import Expansion, expansion_weights
 from retrieval.diversity import POOL as DIVERSITY_POOL
 from retrieval.diversity import diversify
 from retrieval.editions import edition_of, siblings_of
 from retrieval.expand import Expander, Place
 from retrieval.filters import matching_documents, parse_filters
 from retrieval.fusion import Fusion, default_fusion, fuse, similarities
-from retrieval.lexical import tokenize
+from retrieval.lexical import tokenize, with_terms
+from retrieval.other_words import OtherWords
 from retrieval.relevance import RelevanceModel
 from retrieval.similar import Likeness, is_near_copy, likeness
 from retrieval.text import indexed_text
@@ -72,6 +74,9 @@ class _Query:
     language: Language
     dense: Sequence[float] | None
     sparse: SparseVector
+    mass: float
+    """Sum of the weights of the question's own terms."""
+    expansions: tuple[Expansion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,7 @@ class Searcher:
         expander: Expander | None = None,
         expand_tokens: int = 0,
         bridge: Bridge | None = None,
+        other_words: OtherWords | None = None,
     ) -> None:
         """candidates: taken from each arm. refusal_threshold: overrides the calibrated one. diversity: see
         `retrieval.diversity`. reranker: orders the best `rerank_candidates` anew. expand_tokens: see
@@ -139,6 +145,7 @@ class Searcher:
         self._expander = expander
         self._expand_tokens = expand_tokens
         self._bridge = bridge
+        self._other_words = other_words
         self._lock = Lock()
 
     def use_relevance(self, relevance: RelevanceModel) -> None:
@@ -167,7 +174,7 @@ class Searcher:
         relevance = self._relevance
         with clock.step("filter"):
             access, wanted = self._filtered(access, document_filters)
-        asked = self._encode(query, clock)
+        asked = self._encode(query, access.tenant_id, clock)
         threshold = self._threshold(relevance, asked)
         if access.document_ids is not None and not access.document_ids:
             return SearchResult([], clock.finish(), threshold, asked.language)
@@ -241,18 +248,24 @@ class Searcher:
     def candidates(self, query: str, access: AccessFilter) -> Candidates:
         """What both arms say of a query's candidates, and whose passages they are: for choosing a fusion."""
         clock = Clock()
-        asked = self._encode(query, clock)
+        asked = self._encode(query, access.tenant_id, clock)
         arms = self._score(asked, *self._arms(asked, access, self._candidates, clock), access, clock)
         loaded = self._load([*arms.bm25, *(arms.similar or {})], access, None)
         documents = {key: (item.document.id, item.document.filename) for key, item in loaded.items()}
         return Candidates(asked.language, arms, documents)
 
-    def _encode(self, query: str, clock: Clock) -> _Query:
+    def _encode(self, query: str, tenant_id: str, clock: Clock) -> _Query:
         with clock.step("embed"):
             language = language_of(query)
             covered = language in self._embedder.languages
             dense = self._embedder.encode_query(query).tolist() if covered else None
-            return _Query(query, language, dense, self._lexical.encode_query(query))
+            sparse = self._lexical.encode_query(query)
+            mass = sum(sparse.values)
+            found: tuple[Expansion, ...] = ()
+            if self._other_words is not None and self._lexical.idf:  # learnt weights have no place for terms of ours
+                found = tuple(self._other_words.of(tenant_id, query))
+                sparse = with_terms(sparse, expansion_weights(found))
+            return _Query(query, language, dense, sparse, mass, found)
 
     def _across(self, query: _Query, access: AccessFilter, clock: Clock) -> dict[str, float]:
         """Similarity of the nearest passages of all languages; empty without a bridge."""
@@ -293,7 +306,7 @@ class Searcher:
                 sentences = self._index.score_sentences(query.dense, list(cosines), access)
                 similar = similarities(cosines, sentences)
         # Learnt weights of a query say nothing about the score of a full match.
-        mass = sum(query.sparse.values) if self._lexical.idf else 0.0
+        mass = query.mass if self._lexical.idf else 0.0
         return Arms(similar, bm25, cosines, mass, default_fusion(sentences))
 
     def _load(self, hits: Iterable[str], access: AccessFilter, wanted: frozenset[str] | None) -> dict[str, _Loaded]:
@@ -337,7 +350,7 @@ def _bridged(
         return hits
     languages = {key: passage_language(loaded[key].chunk.text) for key in {*hits, *seen}}
     own = [key for key in hits if languages[key] in (query.language, Language.OTHER)][:_OWN_READ]
-    covered = max((coverage(query.text, _whole(loaded[key])).content for key in own), default=0.0)
+    covered = max((coverage(query.text, _whole(loaded[key]), query.expansions).content for key in own), default=0.0)
     scale = max(arms.mass, *arms.bm25.values(), 1e-9)
     shared = {key: score / scale for key, score in arms.bm25.items()}
     return shuffle(hits, seen, shared, languages, query.language, covered)
@@ -379,7 +392,7 @@ def _passage(
 ) -> Passage:
     """A hit as a passage. Its relevance is that of the chunk that was found: this is what was calibrated."""
     chunk, document = item.chunk, item.document
-    relevance = model.relevance(query.language, cosine, coverage(query.text, _whole(item)))
+    relevance = model.relevance(query.language, cosine, coverage(query.text, _whole(item), query.expansions))
     if similarity is not None and passage_language(chunk.text) not in (query.language, Language.OTHER):
         relevance = max(relevance, bridged_relevance(similarity))
     return Passage(

@@ -10,10 +10,11 @@ from functools import cache
 from sqlalchemy import select
 
 from core.database import Database
-from core.ports import Embedder, LexicalEncoder, VectorIndex
+from core.ports import Bridge, Embedder, LexicalEncoder, VectorIndex
 from core.repositories.documents import DEFAULT_COLLECTION, serving_chunk_set
 from core.tables import ChunkRow, Collection, Document, DocumentGeneration, DocumentGroup, Tenant
 from core.types import IndexPoint
+from retrieval.bridge import bridge_vectors
 from retrieval.embedders.minilm import MiniLmEmbedder
 from retrieval.text import indexed_text
 
@@ -49,6 +50,7 @@ class Corpus:
     index: VectorIndex
     embedder: Embedder
     lexical: LexicalEncoder
+    bridge: Bridge | None = None
 
     def add(
         self,
@@ -131,6 +133,7 @@ class Corpus:
             groups=tuple(groups),
             dense=tuple(self.embedder.encode_passages([whole])[0].tolist()),
             sparse=self.lexical.encode_passage(whole),
+            bridge=bridge_vectors(self.bridge, [whole])[0],
         )
 
 

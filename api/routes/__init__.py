@@ -9,6 +9,7 @@ from api.routes import (
     collections,
     curated,
     datasets,
+    dictionary,
     docs,
     documents,
     evaluations,
@@ -41,6 +42,7 @@ ROUTERS = (
     evaluations.router,
     keys.router,
     tenants.router,
+    dictionary.router,
     audit.router,
 )
 """All of them, in the order of the OpenAPI document."""

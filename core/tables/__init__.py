@@ -6,6 +6,7 @@ from core.tables.base import Base
 from core.tables.builds import DatasetBuild, DatasetBuildStep
 from core.tables.canary import AnswerFailure, CanaryTrial, FamilyPolicy, ShadowAnswer
 from core.tables.datasets import Dataset, DatasetRow
+from core.tables.dictionaries import TenantDictionary
 from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration, DocumentGroup
 from core.tables.evaluations import EvaluationOutcome, EvaluationRun, EvaluationSet
 from core.tables.gpu import GpuLease
@@ -55,5 +56,6 @@ __all__ = [
     "Schedule",
     "ShadowAnswer",
     "Tenant",
+    "TenantDictionary",
     "TuningRun",
 ]

@@ -10,7 +10,8 @@ from sqlalchemy import select, update
 from core.database import Database
 from core.errors import InvalidInput
 from core.settings import Settings
-from core.tables import Calibration, Document, IndexVersion, Tenant
+from core.tables import Calibration, Document, IndexVersion, Tenant, TenantDictionary
+from core.tables.base import utc_now
 from core.types import AccessFilter, Language
 from retrieval import search as search_module
 from retrieval.build import build_retrieval
@@ -58,7 +59,7 @@ def retrieval(settings: Settings, database: Database) -> Iterator[Retrieval]:
 
 @pytest.fixture
 def corpus(database: Database, retrieval: Retrieval) -> Corpus:
-    return Corpus(database, retrieval.index, retrieval.embedder, retrieval.lexical)
+    return Corpus(database, retrieval.index, retrieval.embedder, retrieval.lexical, retrieval.active.bridge)
 
 
 @pytest.fixture
@@ -80,6 +81,46 @@ def test_ten_documents_answer_their_questions_and_refuse_others(
     for question in OFF_TOPIC:
         result = retrieval.searcher.search(question, everyone(tenant), 3)
         assert result.best_relevance < result.refusal_threshold, question
+
+
+ACROSS = (
+    ("How many people fit into the meeting room Unkai?", "会議室.txt"),
+    ("How long is the warranty of the water quality meter?", "保証.txt"),
+    ("By when do I hand in the receipts of a business trip?", "経費.txt"),
+    ("火災報知器が鳴ったらどこに集まりますか", "fire.txt"),
+    ("週に何日まで在宅勤務ができますか", "remote.txt"),
+    ("学校向けの割引はありますか", "prices.txt"),
+)
+
+
+def test_questions_in_the_other_language_find_their_passage(
+    retrieval: Retrieval, tenant: Tenant, handbook: dict[str, str]
+) -> None:
+    for question, filename in ACROSS:
+        result = retrieval.searcher.search(question, everyone(tenant), 3)
+        assert filename in [passage.filename for passage in result.passages], question
+        assert result.best_relevance >= result.refusal_threshold, question
+    hidden = AccessFilter(tenant.id, frozenset({"nobody"}))
+    assert all(not retrieval.searcher.search(question, hidden, 3).passages for question, _ in ACROSS)
+
+
+def test_misspelt_words_and_words_of_the_dictionary_find_what_they_mean(
+    retrieval: Retrieval, database: Database, tenant: Tenant, handbook: dict[str, str]
+) -> None:
+    for question in ("tonner cartrige", "PPR9087 tonre"):
+        result = retrieval.searcher.search(question, everyone(tenant), 1)
+        assert result.passages[0].filename == "printer.txt", question
+        assert result.best_relevance >= result.refusal_threshold
+    aliases = [["プリンちゃん", "PPR-9087"], ["ビルの裏", "car park behind the north building"]]
+    with database.write() as session:
+        session.add(
+            TenantDictionary(tenant_id=tenant.id, entries={"groups": aliases}, updated_at=utc_now(), updated_by="test")
+        )
+    other = retrieval.active.searcher._other_words
+    assert other is not None
+    other._own.clear()
+    result = retrieval.searcher.search("プリンちゃんのトナー", everyone(tenant), 1)
+    assert result.passages[0].filename == "printer.txt"
 
 
 def test_relevance_of_a_passage_does_not_depend_on_the_collections_size(
