@@ -69,7 +69,7 @@ def build_tuning(
         base=base_of(settings) if base is None else lambda: base,
         search=search,
     )
-    datasets = DatasetService(db, blobs)
+    datasets = DatasetService(db, blobs, settings.tuning.default_family)
     builder = DatasetBuilder(db, datasets, settings.tuning, search)
     return Tuning(datasets, service, SchedulesService(db, service), runner, builder)
 

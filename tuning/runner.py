@@ -163,7 +163,8 @@ class TuningRunner:
         with lease.write() as session:
             row = session.get_one(TuningRun, run.id)
             row.dataset_version = found.dataset_version
-            row.progress = {"preparation": found.to_json(), "files": files}
+            told = {key: run.progress[key] for key in ("warnings",) if key in run.progress}
+            row.progress = {**told, "preparation": found.to_json(), "files": files}
             record_lineage(session, run.id, found, parents)
             lease.hand_over(Task.TUNING_TRAIN)
 

@@ -22,14 +22,13 @@ from core.database import Database, WriteSession, lock_name
 from core.errors import Conflict, FieldError, InvalidInput, NotFound, TsumugiError
 from core.paging import Page, after_cursor, checked_limit, cut_page
 from core.tables.base import new_id, utc_now
-from core.tables.datasets import Dataset
 from core.tables.jobs import Job
 from core.tables.tuning import Schedule, TuningRun
 from core.types import JobKind, JobStatus, Scope
-from tuning.datasets.formats import DatasetFormat
 from tuning.drift import measure_drift
 from tuning.schedule_rules import Conditions, ScheduleRequest, next_moment
-from tuning.service import Requester, TuningService, count_rows, family_named
+from tuning.service import Requester, TuningService, family_named
+from tuning.sets import count_rows
 
 LOOK_AGAIN = timedelta(minutes=5)
 """When a schedule that found the worker or its family busy is judged again."""
@@ -219,7 +218,10 @@ class SchedulesService:
             )
             if other is not None:
                 return {"reason": "worker_busy"}, now + LOOK_AGAIN
-        fresh = _new_rows(session, schedule)
+        try:
+            fresh = self._new_rows(session, schedule)
+        except TsumugiError as error:
+            return {"reason": "refused", "code": error.code, "detail": error.detail}, None
         if fresh < conditions.min_new_rows:
             return {"reason": "not_enough_new_rows", "new_rows": fresh, "needed": conditions.min_new_rows}, None
         drift = None
@@ -239,6 +241,26 @@ class SchedulesService:
     def _queue(self, session: WriteSession, schedule: Schedule, requester: Requester) -> None:
         checked = self._tuning.check(session, schedule.tenant_id, {"family": schedule.family, **schedule.request})
         schedule.last_run_id = self._tuning.add(session, requester, checked).id
+
+    def _new_rows(self, session: Session, schedule: Schedule) -> int:
+        """Different rows that came since the family's last run, and that it did not have. A run that failed or was
+        cancelled has used up nothing.
+        """
+        asked = {"family": schedule.family, **schedule.request}
+        ids = self._tuning.sets_of(session, schedule.tenant_id, asked)
+        family = family_named(session, schedule.tenant_id, schedule.family)
+        last = None
+        if family is not None:
+            last = session.scalar(
+                select(TuningRun)
+                .join(Job, Job.id == TuningRun.job_id)
+                .where(TuningRun.family_id == family.id, Job.status == JobStatus.SUCCEEDED.value)
+                .order_by(TuningRun.created_at.desc())
+                .limit(1)
+            )
+        if last is None:
+            return count_rows(session, schedule.tenant_id, ids)
+        return count_rows(session, schedule.tenant_id, ids, since=last.created_at, known=last.dataset_ids)
 
 
 def _parse(body: ScheduleRequest | Mapping[str, Any]) -> ScheduleRequest:
@@ -327,26 +349,6 @@ def _last_run(session: Session, schedule: Schedule) -> datetime | None:
         .order_by(Job.finished_at.desc())
         .limit(1)
     )
-
-
-def _new_rows(session: Session, schedule: Schedule) -> int:
-    """Rows since the family's last run. A run that failed or was cancelled has used up nothing."""
-    wanted = schedule.request.get("dataset_ids")
-    datasets = select(Dataset).where(Dataset.tenant_id == schedule.tenant_id)
-    if wanted is not None:
-        datasets = datasets.where(Dataset.id.in_(wanted))
-    ids = [dataset.id for dataset in session.scalars(datasets) if DatasetFormat(dataset.format).supervised]
-    family = family_named(session, schedule.tenant_id, schedule.family)
-    last = None
-    if family is not None:
-        last = session.scalar(
-            select(TuningRun.created_at)
-            .join(Job, Job.id == TuningRun.job_id)
-            .where(TuningRun.family_id == family.id, Job.status == JobStatus.SUCCEEDED.value)
-            .order_by(TuningRun.created_at.desc())
-            .limit(1)
-        )
-    return count_rows(session, schedule.tenant_id, ids, since=last)
 
 
 def _view(schedule: Schedule) -> ScheduleView:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.access import Principal
@@ -24,15 +24,15 @@ from core.paging import Page, after_cursor, checked_limit, cut_page
 from core.settings import Settings
 from core.tables.adapters import AdapterFamily, AdapterVersion
 from core.tables.base import new_id
-from core.tables.datasets import Dataset, DatasetRow
 from core.tables.jobs import Job
 from core.tables.tuning import TuningRun
 from core.types import JobKind, Scope
 from tuning.chain import BASE_START, START_PATTERN, check_parent, find_parent
-from tuning.datasets.formats import DatasetFormat
+from tuning.datasets.fitness import unfit
 from tuning.kinds import Method
 from tuning.recipe import Recipe, load_recipe, recipe_names, stages_of
 from tuning.requirements import require_parts, require_served, serving_of
+from tuning.sets import choose_sets, count_rows, formats_of
 
 FAMILY_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 """No ':' and no '@': they separate the parts of a model name."""
@@ -50,7 +50,9 @@ class TuningRequest(BaseModel):
     method: str | None = Field(None, max_length=20, description="How to train; default: as the recipe says, or `sft`.")
     recipe: str | None = Field(None, max_length=64, description="Recipe name; default: the one of the method.")
     export: bool = Field(False, description="Train for download instead of serving; needed for kinds not served here.")
-    dataset_ids: list[str] | None = Field(None, max_length=100, description="Training sets; default: all suitable.")
+    dataset_ids: list[str] | None = Field(
+        None, max_length=100, description="Training sets; default: all of the family that the method can learn from."
+    )
     overrides: dict[str, Any] | None = Field(None, description="Values laid over the recipe.")
     start_from: str = Field(
         BASE_START,
@@ -79,6 +81,8 @@ class CheckedRequest:
     recipe: Recipe
     dataset_ids: Sequence[str]
     row_count: int
+    warnings: Sequence[dict[str, str]] = ()
+    """[{code, detail}]: what the gate will not forgive, known before any compute."""
     parent: AdapterVersion | None = None
     """Version that training starts from."""
 
@@ -101,6 +105,8 @@ class RunView:
     status: str
     """That of the job."""
     progress: dict[str, Any]
+    warnings: list[dict[str, str]]
+    """[{code, detail}]: what the request was told of its sets."""
     loss_curve: list[dict[str, Any]]
     gate_report: dict[str, Any] | None
     adapter_version: str | None
@@ -126,7 +132,8 @@ class TuningService:
 
         Raises:
             InvalidInput: `errors` names fields; `method_not_supported`, `invalid_recipe`, `too_few_rows`,
-                `dataset_not_supervised`, `dataset_wrong_format`, `reserved_family`, `adapter_kind_not_served`,
+                `dataset_not_supervised`, `dataset_wrong_format`, `dataset_retired`, `reserved_family`,
+                `adapter_kind_not_served`,
                 `cannot_start_from`.
             NotFound: no such recipe, or no such dataset, reward model or teacher for this tenant.
         """
@@ -147,19 +154,28 @@ class TuningService:
         require_served(recipe, serving_of(self._settings))
         for stage in stages:
             require_parts(session, self._settings, tenant_id, stage)
-        formats = frozenset[DatasetFormat]().union(*(stage.method.formats for stage in stages))
-        dataset_ids = self._datasets(session, tenant_id, request.dataset_ids, formats)
+        datasets = choose_sets(session, tenant_id, request.family, request.dataset_ids, formats_of(recipe))
+        dataset_ids = [dataset.id for dataset in datasets]
         rows = count_rows(session, tenant_id, dataset_ids)
         if rows < MIN_ROWS:
             raise InvalidInput(
-                f"{rows} rows in {len(dataset_ids)} datasets; a run needs at least {MIN_ROWS}",
+                f"{rows} different rows in {len(dataset_ids)} datasets"
+                + ("" if request.dataset_ids else f" of the family '{request.family}'")
+                + f"; a run needs at least {MIN_ROWS}",
                 code="too_few_rows",
-                extra={"rows": rows, "needed": MIN_ROWS},
+                extra={"rows": rows, "needed": MIN_ROWS, "dataset_ids": dataset_ids},
             )
         parent = find_parent(session, tenant_id, request.family, request.start_from)
         if parent is not None:
             check_parent(session, parent, recipe, self._settings.adapters_dir)
-        return CheckedRequest(request.family, recipe, dataset_ids, rows, parent)
+        warnings = unfit([(one.format, one.row_count, one.report) for one in datasets])
+        return CheckedRequest(request.family, recipe, dataset_ids, rows, warnings, parent)
+
+    def sets_of(self, session: Session, tenant_id: str, body: TuningRequest | Mapping[str, Any]) -> Sequence[str]:
+        """Ids of the sets that a request would take; raises as `check` does for what it names."""
+        request = parse_request(body)
+        formats = formats_of(self._recipe(request))
+        return [one.id for one in choose_sets(session, tenant_id, request.family, request.dataset_ids, formats)]
 
     def add(self, session: WriteSession, requester: Requester, checked: CheckedRequest) -> TuningRun:
         """Run, job and audit row in the caller's transaction; the family too when it is new."""
@@ -178,6 +194,7 @@ class TuningService:
             recipe=checked.recipe.model_dump(mode="json"),
             dataset_ids=list(checked.dataset_ids),
             parent_version_id=checked.parent.id if checked.parent is not None else None,
+            progress={"warnings": list(checked.warnings)} if checked.warnings else {},
             requested_by=requester.key_id,
         )
         session.add(run)
@@ -272,28 +289,6 @@ class TuningService:
                 raise NotFound(f"no tuning run '{run_id}'")
             return _view(session, run)
 
-    def _datasets(
-        self, session: Session, tenant_id: str, wanted: Sequence[str] | None, formats: frozenset[DatasetFormat]
-    ) -> Sequence[str]:
-        """Ids in a fixed order; by default every set that the method can learn from."""
-        query = select(Dataset).where(Dataset.tenant_id == tenant_id).order_by(Dataset.created_at, Dataset.id)
-        if wanted is None:
-            return [dataset.id for dataset in session.scalars(query) if DatasetFormat(dataset.format) in formats]
-        if not wanted:
-            raise InvalidInput("'dataset_ids' is empty; leave it out to take all", code="no_datasets")
-        found = {dataset.id: dataset for dataset in session.scalars(query.where(Dataset.id.in_(wanted)))}
-        for dataset_id in wanted:
-            if dataset_id not in found:
-                raise NotFound(f"no dataset '{dataset_id}'", code="dataset_not_found")
-            if DatasetFormat(found[dataset_id].format) not in formats:
-                supervised = all(shape.supervised for shape in formats)
-                raise InvalidInput(
-                    f"dataset '{dataset_id}' is '{found[dataset_id].format}'; this method learns from "
-                    f"{'answers, not from preferences' if supervised else ' and '.join(sorted(formats))}",
-                    code="dataset_not_supervised" if supervised else "dataset_wrong_format",
-                )
-        return list(found)
-
 
 def parse_request(body: TuningRequest | Mapping[str, Any]) -> TuningRequest:
     """Body to request.
@@ -308,18 +303,6 @@ def parse_request(body: TuningRequest | Mapping[str, Any]) -> TuningRequest:
     except ValidationError as error:
         errors = [FieldError(".".join(map(str, e["loc"])), e["msg"], e["type"]) for e in error.errors()]
         raise InvalidInput("the tuning request cannot be used", errors=errors) from error
-
-
-def count_rows(session: Session, tenant_id: str, dataset_ids: Sequence[str], *, since: datetime | None = None) -> int:
-    """Rows in force of some datasets, all or those newer than a moment."""
-    query = select(func.count()).where(
-        DatasetRow.tenant_id == tenant_id,
-        DatasetRow.dataset_id.in_(dataset_ids),
-        DatasetRow.retired_at.is_(None),
-    )
-    if since is not None:
-        query = query.where(DatasetRow.created_at > since)
-    return session.scalar(query) or 0
 
 
 def family_named(session: Session, tenant_id: str, name: str) -> AdapterFamily | None:
@@ -351,6 +334,7 @@ def _view(session: Session, run: TuningRun) -> RunView:
         requested_by=run.requested_by,
         status=job.status if job is not None else "unknown",
         progress=run.progress,
+        warnings=list(run.progress.get("warnings", [])),
         loss_curve=run.loss_curve,
         gate_report=run.gate_report,
         adapter_version=f"{family.name}@{version.version}" if version is not None else None,

@@ -44,11 +44,17 @@ def harvest(body: HarvestRequest, caller: Caller, services: ServicesOf) -> Harve
     if body.since is not None and body.since.tzinfo is None:
         raise InvalidInput("`since` needs a time zone", code="invalid_time")
     found = FeedbackHarvester(services.db, services.datasets).harvest(
-        caller, name=body.name, since=body.since, shapes=[DatasetFormat(shape) for shape in body.shapes]
+        caller,
+        name=body.name,
+        family=body.family,
+        since=body.since,
+        shapes=[DatasetFormat(shape) for shape in body.shapes],
     )
     return HarvestAnswer(
         datasets=[
-            UploadedDatasetBody(**{**asdict(one.dataset), "report": one.report, "created": one.created})
+            UploadedDatasetBody(
+                **{**asdict(one.dataset), "report": one.report, "warnings": one.warnings, "created": one.created}
+            )
             for one in found.datasets
         ],
         left_out=[asdict(one) for one in found.left_out],

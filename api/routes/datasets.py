@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from api.errors import request_id_of
 from api.paging import PageQuery
-from api.schemas.datasets import DatasetBody, DatasetList, DatasetRowBody, DatasetRowList, UploadedDatasetBody
+from api.schemas.datasets import (
+    DatasetBody,
+    DatasetChange,
+    DatasetList,
+    DatasetRowBody,
+    DatasetRowList,
+    UploadedDatasetBody,
+)
 from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.uploads import read_upload
 from core.types import Scope
@@ -24,7 +32,11 @@ _UPLOAD_BODY = {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}, "name": {"type": "string"}},
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "name": {"type": "string"},
+                        "family": {"type": "string", "description": "Whose runs take it; default: the default family."},
+                    },
                 }
             },
             "application/jsonl": {"schema": {"type": "string", "format": "binary"}},
@@ -38,19 +50,31 @@ async def upload_dataset(
     request: Request, response: Response, caller: Caller, services: ServicesOf
 ) -> UploadedDatasetBody:
     """Upload JSONL or JSON: Alpaca, ShareGPT, messages or preference pairs. Rows that cannot be used are reported."""
-    form = await read_upload(request, ["name"], "dataset.jsonl")
+    form = await read_upload(request, ["name", "family"], "dataset.jsonl")
     file = form.files[0]
     upload = await run_in_threadpool(
-        services.datasets.upload, caller, file.data, file.filename, form.fields.get("name") or None
+        services.datasets.upload,
+        caller,
+        file.data,
+        file.filename,
+        form.fields.get("name") or None,
+        form.fields.get("family") or None,
     )
     response.status_code = 201 if upload.created else 200
-    return UploadedDatasetBody(**{**asdict(upload.dataset), "report": upload.report, "created": upload.created})
+    return UploadedDatasetBody(
+        **{**asdict(upload.dataset), "report": upload.report, "warnings": upload.warnings, "created": upload.created}
+    )
 
 
 @router.get("", dependencies=[needs(Scope.TUNE)])
-def list_datasets(caller: Caller, services: ServicesOf, page: PageQuery) -> DatasetList:
+def list_datasets(
+    caller: Caller,
+    services: ServicesOf,
+    page: PageQuery,
+    family: Annotated[str | None, Query(max_length=64, description="Only sets of this family.")] = None,
+) -> DatasetList:
     """Training sets, newest first."""
-    found = services.datasets.list(caller, limit=page.limit, cursor=page.cursor)
+    found = services.datasets.list(caller, family=family, limit=page.limit, cursor=page.cursor)
     return DatasetList(items=[DatasetBody.model_validate(item) for item in found.items], next_cursor=found.next_cursor)
 
 
@@ -58,6 +82,25 @@ def list_datasets(caller: Caller, services: ServicesOf, page: PageQuery) -> Data
 def get_dataset(dataset_id: str, caller: Caller, services: ServicesOf) -> DatasetBody:
     """One training set."""
     return DatasetBody.model_validate(services.datasets.get(caller, dataset_id))
+
+
+@router.patch("/{dataset_id}", dependencies=[needs(Scope.TUNE)])
+def change_dataset(
+    dataset_id: str, body: DatasetChange, request: Request, caller: Caller, services: ServicesOf
+) -> DatasetBody:
+    """Give a set to another family; retire it, so that no new run takes it, or take it back."""
+    changed = services.datasets.change(
+        caller, dataset_id, family=body.family, retired=body.retired, reason=body.reason,
+        request_id=request_id_of(request.scope),
+    )  # fmt: skip
+    return DatasetBody.model_validate(changed)
+
+
+@router.delete("/{dataset_id}", status_code=204, dependencies=[needs(Scope.TUNE)])
+def delete_dataset(dataset_id: str, request: Request, caller: Caller, services: ServicesOf) -> Response:
+    """Delete a set with its rows and its file. Versions trained on it stay, and are still found by what they saw."""
+    services.datasets.delete(caller, dataset_id, request_id=request_id_of(request.scope))
+    return Response(status_code=204)
 
 
 @router.get("/{dataset_id}/rows", dependencies=[needs(Scope.TUNE)])

@@ -9,12 +9,16 @@ from pydantic import Field
 
 from api.schemas.base import RequestBody, ResponseBody
 from api.schemas.datasets import UploadedDatasetBody
+from tuning.service import FAMILY_PATTERN
 
 
 class HarvestRequest(RequestBody):
     """Make training sets from feedback given with consent, and from curated answers."""
 
     name: str = Field("feedback", min_length=1, max_length=120)
+    family: str | None = Field(
+        None, pattern=FAMILY_PATTERN, description="Family of the sets; default: the default one."
+    )
     since: datetime | None = Field(None, description="Only what is newer.")
     shapes: list[Literal["messages", "preference", "unpaired"]] = Field(
         ["messages", "preference", "unpaired"], min_length=1

@@ -5,24 +5,48 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from api.schemas.base import ResponseBody
+from pydantic import Field
+
+from api.schemas.base import RequestBody, ResponseBody
+from tuning.service import FAMILY_PATTERN
+
+
+class DatasetWarning(ResponseBody):
+    """What to know before training on a set, with a stable code: `no_passages`, `no_citations`, `other_family`, ..."""
+
+    code: str
+    detail: str
+
+
+class DatasetChange(RequestBody):
+    """What to change of a set; what is left out stays."""
+
+    family: str | None = Field(None, pattern=FAMILY_PATTERN, description="Whose runs take it when they name no sets.")
+    retired: bool | None = Field(None, description="Out of force: no new run takes it; false takes it back.")
+    reason: str | None = Field(None, max_length=200, description="Why it is retired.")
 
 
 class DatasetBody(ResponseBody):
     """A training set. `report.invalid` names every row that cannot be used by line, with a code.
 
-    `source_sha256` is of the uploaded file; null for a set that the service made (feedback, a teacher).
+    `row_count` counts the rows that a run would take, `retired_count` the others. `source_sha256` is of the uploaded
+    file; null for a set that the service made (feedback, a teacher).
     """
 
     id: str
     name: str
+    family: str
     format: str
     row_count: int
+    retired_count: int
     invalid_count: int
     report: dict[str, Any]
     content_sha256: str
     source_sha256: str | None
+    warnings: list[DatasetWarning]
     created_at: datetime
+    retired_at: datetime | None
+    retired_reason: str | None
 
 
 class UploadedDatasetBody(DatasetBody):

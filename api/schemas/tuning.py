@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from api.schemas.base import RequestBody, ResponseBody
+from api.schemas.datasets import DatasetWarning
 from api.schemas.jobs import JobBody
 from core.errors import FieldError, InvalidInput
 from tuning.kinds import Method
@@ -25,7 +26,7 @@ class MergeRequest(RequestBody, MergeRecipe):
 
     sources: tuple[MergeSource, ...] = Field(min_length=2, max_length=16, description="The versions and their weights.")
     dataset_ids: list[str] | None = Field(
-        None, max_length=100, description="Sets that the gate's items are made from; default: all with answers."
+        None, max_length=100, description="Sets that the gate's items are made from; default: those of the family."
     )
 
     def as_run(self, family: str) -> TuningRequest:
@@ -59,6 +60,7 @@ class TuningRunBody(ResponseBody):
     requested_by: str | None
     status: str
     progress: dict[str, Any]
+    warnings: list[DatasetWarning]
     loss_curve: list[dict[str, Any]]
     gate_report: dict[str, Any] | None
     adapter_version: str | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, String, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.tables.base import Base, created_column, id_column
@@ -15,7 +15,10 @@ class Dataset(Base):
     """One uploaded set. The same valid rows again are the same set (`content_sha256`)."""
 
     __tablename__ = "datasets"
-    __table_args__ = (UniqueConstraint("tenant_id", "content_sha256"),)
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "content_sha256"),
+        Index("ix_datasets_tenant_family", "tenant_id", "family"),
+    )
 
     id: Mapped[str] = id_column("dst")
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
@@ -30,7 +33,14 @@ class Dataset(Base):
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """{invalid: [{line, code, detail}], languages: {...}, ...}"""
     quality: Mapped[dict[str, Any] | None] = mapped_column(default=None)
-    """`tuning.datasets.quality` of the rows, made when first asked for: rows never change."""
+    """`tuning.datasets.quality` of the rows in force, made when asked for."""
+    family: Mapped[str] = mapped_column(String(64), default="house", server_default="house")
+    """Name of the family whose runs take it when they name no sets; it need not have a version yet."""
+    retired_at: Mapped[datetime | None] = mapped_column(default=None)
+    """Out of force as a whole: no new run takes it."""
+    retired_reason: Mapped[str | None] = mapped_column(String(200), default=None)
+    deleted_at: Mapped[datetime | None] = mapped_column(default=None)
+    """Gone for callers. The row stays, without any text, while runs saw rows of it."""
     created_at: Mapped[datetime] = created_column()
 
 

@@ -102,6 +102,8 @@ MATRIX: dict[str, Row] = {
     "POST /v1/datasets": _row("tune", Finds.NO_TRACE),
     "GET /v1/datasets": _row("tune", Finds.THE_REST),
     "GET /v1/datasets/{dataset_id}": _row("tune", Finds.THE_REST),
+    "PATCH /v1/datasets/{dataset_id}": _row("tune", Finds.NOTHING, {"retired": True}),
+    "DELETE /v1/datasets/{dataset_id}": _row("tune", Finds.NOTHING),
     "GET /v1/datasets/{dataset_id}/rows": _row("tune", Finds.THE_REST),
     "GET /v1/datasets/{dataset_id}/quality": _row("tune", Finds.THE_REST),
     "POST /v1/dataset-builds": _TUNE,

@@ -37,10 +37,10 @@ class Bench:
         self.tuning = TuningService(database, self.jobs, settings)
         self.schedules = SchedulesService(database, self.tuning)
 
-    def upload(self, count: int, salt: str = "a") -> str:
+    def upload(self, count: int, salt: str = "a", family: str | None = None) -> str:
         rows = [{"instruction": f"{salt} {n}?", "output": f"Answer {salt} {n}."} for n in range(count)]
         data = "\n".join(json.dumps(row) for row in rows).encode()
-        return self.datasets.upload(self.principal, data, f"{salt}.jsonl").dataset.id
+        return self.datasets.upload(self.principal, data, f"{salt}.jsonl", family=family).dataset.id
 
     def schedule(self, **changes: object) -> ScheduleView:
         return self.schedules.create(self.principal, {"family": "house", "cron": "0 3 * * *", **changes})
@@ -306,6 +306,7 @@ def test_quiet_hours_over_midnight_and_without_length(bench: Bench) -> None:
 
 def test_a_family_cools_down_and_a_busy_worker_is_waited_for(bench: Bench) -> None:
     bench.upload(30)
+    bench.upload(30, "b", family="other")
     schedule = bench.schedule(conditions={"cool_down_hours": 24})
     other = bench.schedule(family="other", conditions={"free_worker": True})
     bench.make_due(schedule.id, NOW)
@@ -398,3 +399,44 @@ def test_many_beats_at_once_make_one_run(bench: Bench) -> None:
         judged = [view for views in pool.map(lambda _n: bench.schedules.run_due(NOW), range(8)) for view in views]
     assert sorted(str(outcome(view)["reason"]) for view in judged) == ["run_in_progress", "started"]
     assert bench.runs() == 1
+
+
+def test_only_rows_that_the_family_did_not_have_are_new(bench: Bench) -> None:
+    bench.upload(30)
+    schedule = bench.schedule(conditions={"min_new_rows": 5})
+    bench.make_due(schedule.id, NOW)
+    (first,) = bench.schedules.run_due(NOW)
+    bench.end_run(first.last_run_id)
+    bench.upload(32)  # the thirty again, and two more: another set, and two new rows
+    bench.upload(40, "b", family="other")
+    bench.make_due(schedule.id, NOW + timedelta(days=1))
+    (waiting,) = bench.schedules.run_due(NOW + timedelta(days=1))
+    assert (outcome(waiting)["reason"], outcome(waiting)["new_rows"]) == ("not_enough_new_rows", 2)
+    rows = [json.dumps({"instruction": "何日?", "output": "25日。", "note": n}) for n in range(9)]
+    bench.datasets.upload(bench.principal, "\n".join(rows).encode(), "same.jsonl")  # nine times the same row
+    bench.make_due(schedule.id, NOW + timedelta(days=2))
+    (still,) = bench.schedules.run_due(NOW + timedelta(days=2))
+    assert outcome(still)["new_rows"] == 3
+    bench.upload(34)
+    bench.make_due(schedule.id, NOW + timedelta(days=3))
+    (started,) = bench.schedules.run_due(NOW + timedelta(days=3))
+    assert (outcome(started)["reason"], outcome(started)["new_rows"]) == ("started", 5)
+
+
+def test_rows_are_new_for_what_the_method_learns_from(bench: Bench) -> None:
+    pairs = [json.dumps({"prompt": f"p{n}?", "chosen": f"good {n}", "rejected": f"bad {n}"}) for n in range(30)]
+    bench.datasets.upload(bench.principal, "\n".join(pairs).encode(), "pairs.jsonl")
+    bench.upload(50)
+    schedule = bench.schedule(conditions={"min_new_rows": 30}, request={"method": "dpo"})
+    bench.make_due(schedule.id, NOW)
+    (judged,) = bench.schedules.run_due(NOW)
+    assert (outcome(judged)["reason"], outcome(judged)["new_rows"]) == ("started", 30)
+
+
+def test_a_schedule_whose_set_is_gone_says_so(bench: Bench) -> None:
+    gone = bench.upload(30)
+    schedule = bench.schedule(request={"dataset_ids": [gone]})
+    bench.datasets.delete(bench.principal, gone)
+    bench.make_due(schedule.id, NOW)
+    (judged,) = bench.schedules.run_due(NOW)
+    assert (outcome(judged)["reason"], outcome(judged)["code"]) == ("refused", "dataset_not_found")

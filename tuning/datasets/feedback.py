@@ -24,7 +24,8 @@ from core.tables.documents import ChunkRow, Document
 from core.tables.lineage import CuratedAnswer
 from core.types import Scope
 from tuning.datasets.formats import DatasetFormat
-from tuning.datasets.service import DatasetService, MadeRow, Source, Upload
+from tuning.datasets.service import DatasetService, Upload
+from tuning.datasets.storing import MadeRow, Source
 
 MAX_FEEDBACK = 50_000
 
@@ -64,6 +65,7 @@ class FeedbackHarvester:
         principal: Principal,
         *,
         name: str = "feedback",
+        family: str | None = None,
         since: datetime | None = None,
         shapes: Sequence[DatasetFormat] = (
             DatasetFormat.MESSAGES,
@@ -90,7 +92,12 @@ class FeedbackHarvester:
             )
         made = [
             self._datasets.add_rows(
-                principal, shape, wanted[shape], name=f"{name} ({shape.value})", report={"left_out": left_out}
+                principal,
+                shape,
+                wanted[shape],
+                name=f"{name} ({shape.value})",
+                report={"left_out": left_out},
+                family=family,
             )
             for shape in shapes
             if shape in wanted

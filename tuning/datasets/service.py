@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from core.access import Principal
@@ -20,37 +19,22 @@ from core.language import language_of
 from core.paging import Page, after_cursor, checked_limit, cut_page
 from core.ports import BlobStore
 from core.repositories.derived import rows_readable, sets_with_hidden_rows
-from core.repositories.lineage import SourceKind, common_groups
-from core.tables.base import new_id, utc_now
+from core.repositories.documents import hold_blobs
+from core.tables.base import new_id
 from core.tables.datasets import Dataset, DatasetRow
-from core.tables.documents import Document
-from core.tables.lineage import RowSource
 from core.types import Scope
+from generation.adapters.registry import check_family_name
+from tuning.datasets.fitness import fitness
 from tuning.datasets.formats import DatasetFormat
 from tuning.datasets.parse import ParsedDataset, parse, row_digest
 from tuning.datasets.quality import quality_report
+from tuning.datasets.storing import MadeRow, add_sources, insert_rows
+from tuning.datasets.upkeep import change, remove
+from tuning.datasets.views import DatasetView, RowView, dataset_views, row_view, without_quotes
 
 MAX_NAME_CHARS = 200
 MAX_INVALID_DETAILS = 1_000
 """Invalid rows told in full by the report; beyond them `invalid_lines` still has every line with its code."""
-
-
-@dataclass(frozen=True, slots=True)
-class DatasetView:
-    """A dataset as callers see it."""
-
-    id: str
-    name: str
-    format: str
-    content_sha256: str
-    source_sha256: str | None
-    """The uploaded file; None for a set that the service made."""
-    row_count: int
-    invalid_count: int
-    report: dict[str, Any]
-    """{encoding, languages, invalid: [{line, code, detail}], invalid_lines: {code: [line]}, duplicates: [{line, of}],
-    grounded_count}"""
-    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,55 +44,30 @@ class Upload:
     dataset: DatasetView
     created: bool
     report: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class RowView:
-    """A valid row as callers see it."""
-
-    id: str
-    ordinal: int
-    line: int
-    content: dict[str, Any]
-    content_sha256: str
-    lineage: dict[str, Any]
-    retired_at: datetime | None
-    retired_reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One thing that a row was made from; `generation` of a document."""
-
-    kind: SourceKind
-    id: str
-    generation: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MadeRow:
-    """A canonical row that the service made itself, with its lineage."""
-
-    content: dict[str, Any]
-    lineage: dict[str, Any]
-    sources: tuple[Source, ...] = ()
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    """[{code, detail}] of the set, and of what the upload asked for and did not get."""
 
 
 class DatasetService:
     """Datasets through the eyes of a principal; what belongs to another tenant does not exist."""
 
-    def __init__(self, db: Database, blobs: BlobStore) -> None:
+    def __init__(self, db: Database, blobs: BlobStore, default_family: str = "house") -> None:
+        """default_family: whose sets are those that nobody gave to another (`tuning.default_family`)."""
         self._db = db
         self._blobs = blobs
+        self._default_family = default_family
 
-    def upload(self, principal: Principal, data: bytes, filename: str, name: str | None = None) -> Upload:
-        """Validate a file row by row and store its valid rows.
+    def upload(
+        self, principal: Principal, data: bytes, filename: str, name: str | None = None, family: str | None = None
+    ) -> Upload:
+        """Validate a file row by row and store its valid rows, for the runs of a family.
 
         Raises:
             DatasetRejected: nothing of the file can be used; `code` says why, `errors` names lines.
-            InvalidInput: the name is empty or too long.
+            InvalidInput: the name is empty or too long, or the family's name cannot be one.
         """
         principal.require(Scope.TUNE)
+        belongs_to = self._family(family)
         title = (name or filename or "dataset").strip()
         if not title or len(title) > MAX_NAME_CHARS:
             raise InvalidInput(f"a dataset's name has 1 to {MAX_NAME_CHARS} characters", code="invalid_name")
@@ -117,14 +76,18 @@ class DatasetService:
         source = hashlib.sha256(data).hexdigest()
         known = self._by_content(principal.tenant_id, parsed.digest)
         if known is not None:
-            return Upload(known, False, report)
+            return _known(known, report, family)
         self._blobs.put(data)
         try:
             with self._db.write() as session:
+                hold_blobs(session)  # or the deletion of another set of this file may take it away
+                if not self._blobs.exists(source):
+                    self._blobs.put(data)
                 dataset = Dataset(
                     id=new_id("dst"),
                     tenant_id=principal.tenant_id,
                     name=title,
+                    family=belongs_to,
                     format=parsed.format.value,
                     content_sha256=parsed.digest,
                     source_sha256=source,
@@ -134,7 +97,7 @@ class DatasetService:
                 )
                 session.add(dataset)
                 session.flush()
-                _insert_rows(session, dataset, parsed, filename)
+                insert_rows(session, dataset, parsed, filename)
                 record(
                     session,
                     tenant_id=principal.tenant_id,
@@ -147,14 +110,22 @@ class DatasetService:
             known = self._by_content(principal.tenant_id, parsed.digest)
             if known is None:
                 raise
-            return Upload(known, False, report)
-        return Upload(_view(dataset), True, report)
+            return _known(known, report, family)
+        return self._made(dataset, report)
 
     def add_rows(
-        self, principal: Principal, shape: DatasetFormat, rows: Sequence[MadeRow], *, name: str, report: dict[str, Any]
+        self,
+        principal: Principal,
+        shape: DatasetFormat,
+        rows: Sequence[MadeRow],
+        *,
+        name: str,
+        report: dict[str, Any],
+        family: str | None = None,
     ) -> Upload:
         """Store rows that the service made as a set of its own; the same rows again are the same set."""
         principal.require(Scope.TUNE)
+        belongs_to = self._family(family)
         digests = [row_digest(row.content) for row in rows]
         whole = hashlib.sha256(shape.encode())
         for digest in digests:
@@ -165,16 +136,18 @@ class DatasetService:
         digest = whole.hexdigest()
         known = self._by_content(principal.tenant_id, digest)
         if known is not None:
-            return Upload(known, False, report)
+            return _known(known, report, family)
         languages = Counter(
             language_of(row.content.get("chosen") or row.content["messages"][-1]["content"]).value for row in rows
         )
         full = {"languages": dict(sorted(languages.items())), "invalid": [], "invalid_lines": {}, **report}
+        full |= fitness(row.content for row in rows)
         with self._db.write() as session:
             dataset = Dataset(
                 id=new_id("dst"),
                 tenant_id=principal.tenant_id,
                 name=name[:MAX_NAME_CHARS],
+                family=belongs_to,
                 format=shape.value,
                 content_sha256=digest,
                 row_count=len(rows),
@@ -196,7 +169,7 @@ class DatasetService:
                 )
                 session.add(stored)
                 session.flush()
-                _add_sources(session, stored.id, row.sources)
+                add_sources(session, stored.id, row.sources)
             record(
                 session,
                 tenant_id=principal.tenant_id,
@@ -205,12 +178,16 @@ class DatasetService:
                 object_id=dataset.id,
                 detail={"name": dataset.name, "rows": len(rows), "format": shape.value},
             )
-        return Upload(_view(dataset), True, full)
+        return self._made(dataset, full)
 
-    def list(self, principal: Principal, *, limit: int = 50, cursor: str | None = None) -> Page[DatasetView]:
-        """Newest first."""
+    def list(
+        self, principal: Principal, *, family: str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> Page[DatasetView]:
+        """Newest first, of one family or of all."""
         principal.require(Scope.TUNE)
-        query = select(Dataset).where(Dataset.tenant_id == principal.tenant_id)
+        query = select(Dataset).where(Dataset.tenant_id == principal.tenant_id, Dataset.deleted_at.is_(None))
+        if family is not None:
+            query = query.where(Dataset.family == family)
         behind = after_cursor(Dataset.created_at, Dataset.id, cursor)
         if behind is not None:
             query = query.where(behind)
@@ -218,7 +195,8 @@ class DatasetService:
         with self._db.read() as session:
             found = session.scalars(query).all()
             closed = sets_with_hidden_rows(session, principal, [dataset.id for dataset in found])
-            return cut_page([_shown(dataset, dataset.id in closed) for dataset in found], limit)
+            views = dataset_views(session, found)
+            return cut_page([without_quotes(one) if one.id in closed else one for one in views], limit)
 
     def get(self, principal: Principal, dataset_id: str) -> DatasetView:
         """One dataset.
@@ -229,10 +207,47 @@ class DatasetService:
         principal.require(Scope.TUNE)
         with self._db.read() as session:
             dataset = _find(session.get(Dataset, dataset_id), principal, dataset_id)
-            return _shown(dataset, bool(sets_with_hidden_rows(session, principal, [dataset_id])))
+            (view,) = dataset_views(session, [dataset])
+            return without_quotes(view) if sets_with_hidden_rows(session, principal, [dataset_id]) else view
+
+    def change(
+        self,
+        principal: Principal,
+        dataset_id: str,
+        *,
+        family: str | None = None,
+        retired: bool | None = None,
+        reason: str | None = None,
+        request_id: str | None = None,
+    ) -> DatasetView:
+        """Give a set to another family, take it out of force or back into it; None leaves a thing as it is.
+
+        Raises:
+            NotFound: there is none in this tenant, or it holds rows that the caller may not read.
+            InvalidInput: `invalid_family`.
+        """
+        principal.require(Scope.TUNE)
+        if family is not None:
+            check_family_name(family)
+        with self._db.write() as session:
+            dataset = _changeable(session, principal, dataset_id)
+            change(session, principal, dataset, family=family, retired=retired, reason=reason, request_id=request_id)
+        return self.get(principal, dataset_id)
+
+    def delete(self, principal: Principal, dataset_id: str, *, request_id: str | None = None) -> None:
+        """Delete a set with its rows and its file; what runs saw of it is kept without its text.
+
+        Raises:
+            NotFound: there is none in this tenant, or it holds rows that the caller may not read.
+            Conflict: `dataset_in_use`: a run that has not ended takes it.
+        """
+        principal.require(Scope.TUNE)
+        with self._db.write() as session:
+            dataset = _changeable(session, principal, dataset_id)
+            remove(session, self._blobs, principal, dataset, request_id)
 
     def quality(self, principal: Principal, dataset_id: str) -> dict[str, Any]:
-        """Flags of a set's rows (`tuning.datasets.quality`), worked out at the first call and kept.
+        """Flags of a set's rows in force (`tuning.datasets.quality`), kept until one of them is retired.
 
         Who may not read all rows gets the flags of those that it may read, worked out anew.
 
@@ -243,11 +258,13 @@ class DatasetService:
         with self._db.read() as session:
             dataset = _find(session.get(Dataset, dataset_id), principal, dataset_id)
             closed = bool(sets_with_hidden_rows(session, principal, [dataset_id]))
-            if dataset.quality is not None and not closed:
+            in_force = [DatasetRow.dataset_id == dataset_id, DatasetRow.retired_at.is_(None)]
+            count = session.scalar(select(func.count()).where(*in_force))
+            if dataset.quality is not None and not closed and dataset.quality.get("rows") == count:
                 return dataset.quality
             rows = session.execute(
                 select(DatasetRow.line, DatasetRow.content)
-                .where(DatasetRow.dataset_id == dataset_id, rows_readable(session, principal))
+                .where(*in_force, rows_readable(session, principal))
                 .order_by(DatasetRow.ordinal)
             )
             report = quality_report([(line, content) for line, content in rows])
@@ -272,7 +289,7 @@ class DatasetService:
                 .order_by(DatasetRow.ordinal)
                 .limit(checked_limit(limit) + 1)
             )
-            found = [_row_view(row) for row in session.scalars(query)]
+            found = [row_view(row) for row in session.scalars(query)]
         items = found[:limit]
         return Page(items, str(items[-1].ordinal) if len(found) > limit else None)
 
@@ -281,21 +298,41 @@ class DatasetService:
             found = session.scalar(
                 select(Dataset).where(Dataset.tenant_id == tenant_id, Dataset.content_sha256 == digest)
             )
-            return _view(found) if found is not None else None
+            return dataset_views(session, [found])[0] if found is not None else None
+
+    def _family(self, given: str | None) -> str:
+        if given is not None:
+            check_family_name(given)
+        return given or self._default_family
+
+    def _made(self, dataset: Dataset, report: dict[str, Any]) -> Upload:
+        with self._db.read() as session:
+            (view,) = dataset_views(session, [dataset])
+        return Upload(view, True, report, view.warnings)
 
 
-def _shown(dataset: Dataset, closed: bool) -> DatasetView:
-    """A set as one sees it who may not read all of its rows: what its report quotes of them is left out."""
-    view = _view(dataset)
-    quoting = ("left_out", "invalid", "named")
-    return (
-        replace(view, report={**view.report, **{key: [] for key in quoting if key in view.report}}) if closed else view
-    )
+def _known(known: DatasetView, report: dict[str, Any], family: str | None) -> Upload:
+    """The answer to rows that are here already; the set stays as it is, and what was asked for otherwise is told."""
+    warnings = list(known.warnings)
+    if family is not None and family != known.family:
+        detail = f"these rows are a set of the family '{known.family}' already; change its `family` to move it"
+        warnings.append({"code": "other_family", "detail": detail})
+    if known.retired_at is not None:
+        detail = "these rows are a set that was retired; set `retired` to false to train on it again"
+        warnings.append({"code": "dataset_retired", "detail": detail})
+    return Upload(known, False, report, warnings)
 
 
 def _find(dataset: Dataset | None, principal: Principal, dataset_id: str) -> Dataset:
-    if dataset is None or dataset.tenant_id != principal.tenant_id:
+    if dataset is None or dataset.tenant_id != principal.tenant_id or dataset.deleted_at is not None:
         raise NotFound(f"no dataset {dataset_id!r}")
+    return dataset
+
+
+def _changeable(session: WriteSession, principal: Principal, dataset_id: str) -> Dataset:
+    dataset = _find(session.get(Dataset, dataset_id, with_for_update=True), principal, dataset_id)
+    if sets_with_hidden_rows(session, principal, [dataset_id]):
+        raise NotFound(f"no dataset {dataset_id!r} that this key may change: it holds rows that it may not read")
     return dataset
 
 
@@ -305,60 +342,6 @@ def _read_ordinal(cursor: str | None) -> int:
     if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 9:
         raise InvalidInput("`cursor` must be the `next_cursor` of an earlier page", code="invalid_cursor")
     return int(cursor)
-
-
-def _insert_rows(session: WriteSession, dataset: Dataset, parsed: ParsedDataset, filename: str) -> None:
-    now = utc_now()
-    documents = _named_documents(session, dataset.tenant_id, parsed)
-    values, sources = [], []
-    for ordinal, row in enumerate(parsed.rows):
-        lineage: dict[str, Any] = {"source": "upload", "file": filename[:512], "file_sha256": dataset.source_sha256}
-        row_id = new_id("row")
-        named = [documents[name] for name in _document_ids(row.content) if name in documents]
-        if named:
-            lineage["documents"] = [{"document_id": one.id, "generation": one.generation} for one in named]
-            lineage["groups"] = common_groups(session, [one.id for one in named])
-            sources.append((row_id, named))
-        values.append(
-            {
-                "id": row_id,
-                "dataset_id": dataset.id,
-                "tenant_id": dataset.tenant_id,
-                "ordinal": ordinal,
-                "line": row.line,
-                "content": row.content,
-                "content_sha256": row.digest,
-                "lineage": lineage,
-                "created_at": now,
-            }
-        )
-    session.execute(insert(DatasetRow), values)
-    for row_id, named in sources:
-        _add_sources(session, row_id, named)
-
-
-def _document_ids(content: dict[str, Any]) -> Sequence[str]:
-    """Documents that a row's passages name, each once."""
-    return list(dict.fromkeys(p["document_id"] for p in content.get("passages", []) if p.get("document_id")))
-
-
-def _named_documents(session: WriteSession, tenant_id: str, parsed: ParsedDataset) -> dict[str, Source]:
-    """Those of the tenant's documents that rows of a file name; unknown names are no lineage."""
-    wanted = sorted({name for row in parsed.rows for name in _document_ids(row.content)})
-    found: dict[str, Source] = {}
-    for start in range(0, len(wanted), 500):
-        rows = session.scalars(
-            select(Document).where(Document.tenant_id == tenant_id, Document.id.in_(wanted[start : start + 500]))
-        )
-        for one in rows:
-            generation = one.active_generation or one.latest_generation
-            found[one.id] = Source(SourceKind.DOCUMENT, one.id, generation)
-    return found
-
-
-def _add_sources(session: WriteSession, row_id: str, sources: Iterable[Source]) -> None:
-    for source in {(one.kind, one.id): one for one in sources}.values():
-        session.add(RowSource(row_id=row_id, kind=source.kind.value, source_id=source.id, generation=source.generation))
 
 
 def _report(parsed: ParsedDataset) -> dict[str, Any]:
@@ -372,33 +355,6 @@ def _report(parsed: ParsedDataset) -> dict[str, Any]:
         "invalid": details[:MAX_INVALID_DETAILS],
         "invalid_lines": dict(lines),
         "duplicates": [{"line": line, "of": first} for line, first in parsed.duplicates],
-        "grounded_count": sum("passages" in row.content for row in parsed.rows),
+        **fitness(row.content for row in parsed.rows),
         "tool_count": sum(any("tool_calls" in turn for turn in row.content["messages"]) for row in parsed.rows),
     }
-
-
-def _view(dataset: Dataset) -> DatasetView:
-    return DatasetView(
-        id=dataset.id,
-        name=dataset.name,
-        format=dataset.format,
-        content_sha256=dataset.content_sha256,
-        source_sha256=dataset.source_sha256,
-        row_count=dataset.row_count,
-        invalid_count=dataset.invalid_count,
-        report=dataset.report,
-        created_at=dataset.created_at,
-    )
-
-
-def _row_view(row: DatasetRow) -> RowView:
-    return RowView(
-        id=row.id,
-        ordinal=row.ordinal,
-        line=row.line,
-        content=row.content,
-        content_sha256=row.content_sha256,
-        lineage=row.lineage,
-        retired_at=row.retired_at,
-        retired_reason=row.retired_reason,
-    )

@@ -26,10 +26,12 @@ from core.paging import Page, after_cursor, checked_limit, cut_page
 from core.settings import TeacherSettings, TuningSettings
 from core.tables.base import new_id
 from core.tables.builds import DatasetBuild, DatasetBuildStep
+from core.tables.datasets import Dataset
 from core.tables.jobs import Job
 from core.types import JobKind, Scope
 from tuning.datasets.formats import DatasetFormat
-from tuning.datasets.service import DatasetService, MadeRow
+from tuning.datasets.service import DatasetService
+from tuning.datasets.storing import MadeRow
 from tuning.endpoint import EndpointFailed, ask
 from tuning.negatives import Search
 from tuning.teacher.distil import Distiller
@@ -221,10 +223,11 @@ class DatasetBuilder:
                 f"nothing of {len(plan)} pieces passed the checks: {report['left_out']}", code="nothing_taught"
             )
         lease.progress("store", _WORK_SHARE)
+        family = request.family or self._family_of(request)
         stored = [
             self._datasets.add_rows(
                 principal, DatasetFormat(shape), rows, name=f"{build.name} ({shape})",
-                report={"build_id": build.id, "left_out": report["left_out"]},
+                report={"build_id": build.id, "left_out": report["left_out"]}, family=family,
             ).dataset.id
             for shape, rows in made.items()
             if rows
@@ -234,6 +237,14 @@ class DatasetBuilder:
             row.dataset_ids, row.report = stored, report
             lease.succeed()
         log.info("dataset.built", build_id=build.id, rows=report["rows"], left_out=report["left_out"])
+
+    def _family_of(self, request: FromDocuments | FromDataset) -> str | None:
+        """A revised set belongs where the set belongs that it was made of."""
+        if isinstance(request, FromDocuments):
+            return None
+        with self._db.read() as session:
+            dataset = session.get(Dataset, request.dataset_id)
+            return dataset.family if dataset is not None else None
 
     def _plan(self, lease: JobLease, build: DatasetBuild, source: _Source) -> list[str]:
         if build.plan is not None:

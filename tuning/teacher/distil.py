@@ -19,7 +19,7 @@ from core.repositories.lineage import SourceKind, common_groups
 from core.tables.documents import ChunkRow, Collection, Document
 from core.types import Language
 from tuning.datasets.near import near_pairs
-from tuning.datasets.service import MadeRow, Source
+from tuning.datasets.storing import MadeRow, Source
 from tuning.negatives import Search
 from tuning.teacher.checks import check_answer, check_question
 from tuning.teacher.piece import Asker, Outcome, Piece, left_out

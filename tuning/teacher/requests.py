@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from core.errors import FieldError, InvalidInput
+from tuning.service import FAMILY_PATTERN
 
 Principle = Annotated[str, Field(min_length=3, max_length=500)]
 
@@ -16,6 +17,11 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
     name: str = Field("teacher", min_length=1, max_length=180, description="Name of the set.")
+    family: str | None = Field(
+        None,
+        pattern=FAMILY_PATTERN,
+        description="Family of the sets; default: that of the revised set, or the default one.",
+    )
     verify: bool = Field(True, description="Ask the teacher once more whether the passages carry what it wrote.")
 
 

@@ -19,7 +19,7 @@ from core.tables.datasets import Dataset, DatasetRow
 from core.tables.lineage import RowSource
 from generation.citations import MARKER
 from tuning.datasets.formats import DatasetFormat
-from tuning.datasets.service import MadeRow, Source
+from tuning.datasets.storing import MadeRow, Source
 from tuning.render import answer_of, question_of
 from tuning.teacher.checks import check_answer
 from tuning.teacher.piece import Asker, Outcome, Piece, left_out
@@ -44,7 +44,11 @@ class Reviser:
         """
         with self._db.read() as session:
             dataset = session.get(Dataset, self._request.dataset_id)
-            if dataset is None or dataset.tenant_id != self._piece.principal.tenant_id:
+            if (
+                dataset is None
+                or dataset.tenant_id != self._piece.principal.tenant_id
+                or dataset.deleted_at is not None
+            ):
                 raise NotFound(f"no dataset '{self._request.dataset_id}'", code="dataset_not_found")
             if not DatasetFormat(dataset.format).supervised:
                 raise InvalidInput(f"dataset '{dataset.id}' holds no answers to revise", code="dataset_not_supervised")
