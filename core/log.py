@@ -17,9 +17,10 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 _SECRET_NAME = re.compile(r"(^|_)(secret|password|passwd|authorization|api_key|token|cookie)$", re.IGNORECASE)
 _SECRET_VALUE = re.compile(
-    r"tsu_[A-Za-z0-9_-]{8,}|eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+){1,4}|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"
+    r"tsu_[A-Za-z0-9_-]{8,}+|eyJ[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]++){0,4}+|(?<=://)[^\s/@:]*+:[^\s/@]++(?=@)"
 )
-"""Our keys, signed tokens, and user:password in URLs."""
+"""Our keys, signed tokens, and user:password in URLs. What begins like a token is masked without its dots too: to look
+for them first took time by the square of a path such as `/eyJeyJeyJ...`."""
 
 MASK = "***"
 

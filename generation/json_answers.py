@@ -20,7 +20,8 @@ PROMPT_SUFFIX: Final = "+json-1"
 """Added to the prompt version of answers that were asked for in a format: their question says so."""
 _LONGEST_HINT_CHARS: Final = 1_500
 _TOKEN: Final = re.compile(
-    r'"(?P<string>(?:[^"\\]|\\.)*)"(?P<key>\s*:)?|(?P<number>-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)', re.DOTALL
+    r'"(?P<string>(?:[^"\\]|\\.)*+)(?:"(?P<key>\s{0,80}:)?|(?P<cut>\\?\Z))|(?P<number>-?\d++(?:\.\d++)?(?:[eE][+-]?\d++)?)',
+    re.DOTALL,
 )
 
 
@@ -72,7 +73,7 @@ def leaves(text: str) -> Iterator[Leaf]:
     for match in _TOKEN.finditer(text):
         if match["number"] is not None:
             yield Leaf(match.start(), match.end(), match["number"])
-        elif match["key"] is None:
+        elif match["key"] is None and match["cut"] is None:
             start, end = match.span("string")
             try:
                 value = json.loads(f'"{match["string"]}"', strict=False)

@@ -72,7 +72,7 @@ _SIGNS = tuple(
 )
 """Two different ones in a sentence are enough, or one beside a sentence that is left out."""
 
-_SENTENCE = re.compile(r"[^\n。！？!?.]*(?:[。！？!?]+[」』）)\"']*|\.+[\"')]*(?=\s|$)|\.(?=\S)|\n|$)")
+_SENTENCE = re.compile(r"[^\n。！？!?.]*+(?:[。！？!?]++[」』）)\"']*+|\.++[\"')]*+|\n|\Z)")
 _FORGED_TURNS = re.compile(r"<\|[\w ]{1,40}\|>(?:.*<\|[\w ]{1,40}\|>)?[^\n]*(?:\n[^\n]*)?", re.DOTALL)
 _FORGED_LABEL = re.compile(r"(?im)^([ \t]*)(question|answer|passages?)([ \t]*[:：])")
 

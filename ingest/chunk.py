@@ -64,20 +64,23 @@ def chunk_document(
     count_tokens: Callable[[str], int],
     settings: IngestSettings,
     token_starts: TokenStarts | None = None,
+    look: Callable[[], None] = lambda: None,
 ) -> list[Chunk]:
     """Cut a document. Ordinals count from 0; chunks are in order, do not overlap and are never blank.
 
     count_tokens: tokens of a text by the embedder's tokenizer, without special tokens.
     token_starts: see `core.ports.TokenPlaces`; saves most calls of `count_tokens`.
+    look: called again and again while it cuts; ends the work by raising, as on cancel or a spent time limit.
     """
     if _is_wide(extracted.text):
         token_starts = None  # few passages of it will have their tokens counted
     tokens = _Tokens(extracted.text, count_tokens, token_starts)
-    cutter = _Cutter(extracted.text, tokens.about, settings)
+    cutter = _Cutter(extracted.text, tokens.about, settings, look)
     blocks = extracted.blocks or (Block(BlockKind.PARAGRAPH, 0, len(extracted.text)),)
     spans = cutter.cut(blocks)
     chunks: list[Chunk] = []
     for span in spans:
+        look()
         start, end = trimmed(extracted.text, span.start, span.end)
         if start == end:
             continue
@@ -138,8 +141,11 @@ def _slices(text: str) -> Iterable[tuple[int, int]]:
 
 
 class _Cutter:
-    def __init__(self, text: str, count_tokens: Callable[[int, int], int], settings: IngestSettings) -> None:
+    def __init__(
+        self, text: str, count_tokens: Callable[[int, int], int], settings: IngestSettings, look: Callable[[], None]
+    ) -> None:
         self._text = text
+        self._look = look
         self._count_tokens = count_tokens
         self._settings = settings
 
@@ -241,6 +247,7 @@ class _Cutter:
         return row[:_MAX_HEADER_ROW_CHARS] or None
 
     def _weight(self, start: int, end: int) -> float:
+        self._look()
         characters = self._by_characters(start, end)
         return characters if characters > 1.0 else max(characters, self._by_tokens(start, end))
 

@@ -60,6 +60,7 @@ class StructureNodeParser(NodeParser):  # type: ignore[misc]
     _count_tokens: Callable[[str], int] = PrivateAttr()
     _settings: IngestSettings = PrivateAttr()
     _token_starts: TokenStarts | None = PrivateAttr()
+    _look: Callable[[], None] = PrivateAttr()
 
     def __init__(
         self,
@@ -67,12 +68,14 @@ class StructureNodeParser(NodeParser):  # type: ignore[misc]
         count_tokens: Callable[[str], int],
         settings: IngestSettings,
         token_starts: TokenStarts | None,
+        look: Callable[[], None],
     ) -> None:
         super().__init__(include_metadata=True, include_prev_next_rel=False)
         self._extracted = extracted
         self._count_tokens = count_tokens
         self._settings = settings
         self._token_starts = token_starts
+        self._look = look
 
     @classmethod
     def class_name(cls) -> str:
@@ -82,7 +85,7 @@ class StructureNodeParser(NodeParser):  # type: ignore[misc]
     def _parse_nodes(self, nodes: Sequence[BaseNode], show_progress: bool = False, **_: Any) -> list[BaseNode]:
         (document,) = nodes
         source = document.as_related_node_info()
-        chunks = chunk_document(self._extracted, self._count_tokens, self._settings, self._token_starts)
+        chunks = chunk_document(self._extracted, self._count_tokens, self._settings, self._token_starts, self._look)
         return [
             PassageNode(
                 text=chunk.text,
@@ -153,9 +156,10 @@ def parse_document(
     count_tokens: Callable[[str], int],
     settings: IngestSettings,
     token_starts: TokenStarts | None = None,
+    look: Callable[[], None] = lambda: None,
 ) -> list[PassageNode]:
     """Cut one document into nodes, as `chunk_document`. Its file name and title are embedded with each."""
-    parser = StructureNodeParser(extracted, count_tokens, settings, token_starts)
+    parser = StructureNodeParser(extracted, count_tokens, settings, token_starts, look)
     pipeline = IngestionPipeline(transformations=[parser], disable_cache=True)
     nodes = pipeline.run(
         documents=[Document(text=extracted.text, metadata={"filename": filename, "title": extracted.title})]

@@ -5,6 +5,7 @@ Nothing of it is visible until `note_content` and the generation say so, so ever
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from core.database import WriteSession
 from core.errors import ExtractionFailed, Unavailable
 from core.ports import TokenPlaces
 from core.repositories.documents import drop_chunks, insert_chunks, point_id
+from core.settings import IngestSettings
 from core.types import Block, BlockKind, Chunk, ExtractedDocument, IndexPoint
 from retrieval.bridge import bridge_vectors
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _WRITE_BATCH = 2_000
 _DELETE_BATCH = 1_000
 _MAX_ORDINAL = 10_000_000
+_LOOK_EVERY_S = 0.5
 
 Write = Callable[[], AbstractContextManager[WriteSession]]
 """Opens a write transaction that fails when the work is no longer wanted."""
@@ -71,14 +74,15 @@ def write_document(
     step: called between batches with the fraction done.
 
     Raises:
-        ExtractionFailed: `no_text`.
+        ExtractionFailed: `no_text`, `extraction_timeout`: cutting took longer than a file may take.
         Unavailable: embedder or index do not answer, or the index does not hold all points.
     """
     from ingest.llama import chunks_of, embed_nodes, parse_document
 
     embedder = version.embedder
     token_starts = embedder.token_starts if isinstance(embedder, TokenPlaces) else None
-    nodes = parse_document(extracted, place.filename, embedder.count_tokens, version.chunking, token_starts)
+    look = _looking(lambda: step(0.0), place.filename, version.chunking)
+    nodes = parse_document(extracted, place.filename, embedder.count_tokens, version.chunking, token_starts, look)
     if not nodes:
         raise ExtractionFailed(f"there is no text in '{place.filename}'", code="no_text")
     chunks = chunks_of(nodes)
@@ -114,6 +118,25 @@ def write_document(
             code="index_incomplete",
         )
     return len(chunks)
+
+
+def _looking(step: Callable[[], None], filename: str, settings: IngestSettings) -> Callable[[], None]:
+    """What cutting calls between pieces: `step` once in a while, and the end of it after the time of an extraction."""
+    began = looked = time.monotonic()
+
+    def look() -> None:
+        nonlocal looked
+        now = time.monotonic()
+        if now - began > settings.extract_timeout_s:
+            raise ExtractionFailed(
+                f"'{filename}' could not be cut into passages within {settings.extract_timeout_s:g} s",
+                code="extraction_timeout",
+            )
+        if now - looked >= _LOOK_EVERY_S:
+            looked = now
+            step()
+
+    return look
 
 
 def drop_points(version: OpenVersion, document_id: str, generation: int) -> None:

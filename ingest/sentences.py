@@ -6,7 +6,7 @@ Every splitter returns spans that cover its input without gaps, so that cutting 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 import regex  # type: ignore[import-untyped]
@@ -19,7 +19,7 @@ _CLOSE = "」』）)】〉》］]”〕"
 _TOKEN = re.compile(
     r"(?P<open>[「『（【〈《〔“])"
     rf"|(?P<wide>(?:[。｡！？]|．(?![0-9０-９]))[。｡！？．!?]*(?P<closers>[{re.escape(_CLOSE)}’\"']*))"
-    r"|(?P<narrow>[.!?…]+[\"'”’)\]」』）]*(?=\s|\Z))"
+    r"|(?P<narrow>(?<![.!?…])[.!?…]++[\"'”’)\]」』）]*+(?=\s|\Z))"
     r"|(?P<close>[」』）】〉》〕”])"
 )
 _CONTINUES = re.compile(r"[とっなのをはがもにへでや、，,]")
@@ -34,6 +34,9 @@ _CLAUSE = re.compile(r"[、，；;：:,](?=[\s\u3000-\u9fff\uff00-\uffef])|[、�
 _SPACE = re.compile(r"\s+")
 _MAX_CLUSTER = 256
 """Longer 'characters' (hundreds of stacked marks) are an attack on the reader, and are cut like any text."""
+_WINDOW = 1_024
+_LOOK_BACK = 32
+"""What joins two characters stands right before them; flags pair up from an even number of characters back."""
 
 
 def split_sentences(text: str) -> list[Span]:
@@ -77,11 +80,12 @@ def split_words(text: str) -> list[Span]:
 
 def split_characters(text: str) -> list[Span]:
     """User-perceived characters (grapheme clusters): a base with its marks, a flag, a family emoji, CR LF."""
-    cuts: list[int] = []
-    for match in regex.finditer(r"\X", text):
-        cuts.extend(range(match.start() + _MAX_CLUSTER, match.end(), _MAX_CLUSTER))
-        cuts.append(match.end())
-    return _spans(text, cuts)
+    spans: list[Span] = []
+    for start, end in _spans(text, _cluster_ends(text)):
+        written = start + len(text[start:end].rstrip())
+        cuts = [start, *range(start + _MAX_CLUSTER, written, _MAX_CLUSTER), end]
+        spans.extend(pairwise(cuts))
+    return spans
 
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:
@@ -97,10 +101,12 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
 def _spans(text: str, cuts: Iterable[int]) -> list[Span]:
     """Spans between cuts; white space behind a cut goes to the span before it."""
     edges = [0]
+    blank_end = 0
     for cut in cuts:
-        end = cut
+        end = max(cut, blank_end)  # a run of white space is read once, however many cuts fall into it
         while end < len(text) and text[end].isspace():
             end += 1
+        blank_end = end
         if _begins_with_mark(text, end):
             end = cut  # white space that carries a combining mark is a character of its own
             if _begins_with_mark(text, end):
@@ -113,7 +119,20 @@ def _spans(text: str, cuts: Iterable[int]) -> list[Span]:
 
 def _begins_with_mark(text: str, position: int) -> bool:
     """Whether a cut here would part a cluster: a mark, joiner or variation selector follows, or CR LF is split."""
-    if not 0 < position < len(text):
+    if not 0 < position < len(text) or (text[position] < "\u0300" and text[position - 1] != "\r"):
         return False
-    cluster = regex.match(r"\X", text, pos=position - 1)
-    return cluster is not None and cluster.end() > position
+    before = text[max(0, position - _LOOK_BACK) : position + 1]
+    (*_, last) = regex.finditer(r"\X", before)
+    return bool(last.start() < len(before) - 1)
+
+
+def _cluster_ends(text: str) -> Iterator[int]:
+    """Ends of the clusters, read window by window: among flags `regex` looks back to the first for every one."""
+    start = 0
+    while start < len(text):
+        window = text[start : start + _WINDOW]
+        ends = [match.end() for match in regex.finditer(r"\X", window)]
+        if len(ends) > 1 and start + len(window) < len(text):
+            ends.pop()  # it may go on behind the window
+        yield from (start + end for end in ends)
+        start += ends[-1]

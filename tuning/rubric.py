@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -220,9 +219,9 @@ def rubric_messages(pair: Pair, first: str, second: str) -> list[dict[str, str]]
 
 def parse_points(text: str) -> dict[str, tuple[float, float]] | None:
     """Points of both answers by criterion; None where the reply is not what was asked for. Never NaN."""
-    found = re.search(r"\{.*\}", text, re.DOTALL)
+    found = text[max(0, text.find("{")) : text.rfind("}") + 1]
     try:
-        value: Any = json.loads(found.group()) if found else {}
+        value: Any = json.loads(found) if found else {}
         given = {name: (float(value["A"][name]), float(value["B"][name])) for name in CRITERIA}
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

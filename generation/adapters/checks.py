@@ -18,6 +18,7 @@ from generation.adapters.config_schema import check_schema
 from generation.adapters.forms import BOTTLENECK
 from generation.adapters.header import read_header
 from generation.adapters.manifest import WEIGHTS_FILE, read_config, tensor_shapes
+from generation.adapters.patterns import value_for
 
 MAGNITUDE = "magnitude"
 """DoRA's third part of a layer: one number per output."""
@@ -40,7 +41,7 @@ _NUMBERS = frozenset({"F16", "BF16", "F32", "F64"})
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "eva_residual")
 """Starts of `init_lora_weights` that move a part of the base into the factors, which then act on the rest of it."""
 _WEIGHT = re.compile(
-    r"^base_model\.model\.(?P<module>.+)\.lora_(?:(?P<side>[AB])\.weight|(?P<magnitude>magnitude_vector)(?:\.weight)?)$"
+    r"\Abase_model\.model\.(?P<module>[^\n]{1,300})\.lora_(?:(?P<side>[AB])\.weight|(?P<magnitude>magnitude_vector)(?:\.weight)?)$"
 )
 
 
@@ -121,6 +122,12 @@ def base_shapes(base_path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def layers_of(base_path: Path) -> set[str]:
+    """Modules of a base folder that have a matrix."""
+    shapes = base_shapes(base_path)
+    return {name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) == 2}
+
+
 def _check_shape(
     module: str, side: str, shape: tuple[int, ...], base: Mapping[str, tuple[int, ...]], rank: int
 ) -> None:
@@ -141,11 +148,7 @@ def _check_shape(
 
 def rank_of(config: Mapping[str, Any], module: str) -> int:
     """Rank of a module's LoRA by the configuration, patterns first, as PEFT reads it."""
-    patterns = config.get("rank_pattern") or {}
-    for pattern, rank in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return int(rank)
-    return int(config["r"])
+    return int(value_for(config, "rank_pattern", module, config["r"]))
 
 
 def _check_targets(config: Mapping[str, Any], modules: set[str]) -> None:

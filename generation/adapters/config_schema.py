@@ -6,13 +6,13 @@ others are left as they are.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from core.errors import AdapterRefused, FieldError
+from generation.adapters.patterns import compiled
 
 MAX_RANK = 256
 MAX_PATTERNS = 2_000
@@ -21,15 +21,13 @@ _SHOWN = 5
 
 
 def _compiles(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"not a pattern: {error}") from error
+    compiled(pattern)
     return pattern
 
 
 _Text = Annotated[str, Field(max_length=MAX_PATTERN_CHARS)]
 _Pattern = Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_CHARS), AfterValidator(_compiles)]
+_Plain = Annotated[str, Field(pattern=r"\A\w{1,100}\z")]
 _Names = Annotated[list[_Text], Field(max_length=MAX_PATTERNS)]
 _Rank = Annotated[int, Field(ge=1, le=MAX_RANK)]
 _Alpha = Annotated[FiniteFloat, Field(gt=0)]
@@ -61,7 +59,8 @@ class AdapterConfig(BaseModel):
     inference_mode: _Switch = None
     modules_to_save: _Names | None = None
     layers_to_transform: list[int] | int | None = None
-    layers_pattern: _Names | _Pattern | None = None
+    layers_pattern: _Plain | Annotated[list[_Plain], Field(max_length=MAX_PATTERNS)] | None = None
+    """PEFT makes a pattern of it, so it may only be a name."""
     target_parameters: _Names | None = None
     layer_replication: list[Any] | None = None
     trainable_token_indices: list[int] | dict[str, list[int]] | None = None

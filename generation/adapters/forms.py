@@ -12,6 +12,7 @@ from typing import Any
 
 from generation.adapters.header import load_tensors
 from generation.adapters.manifest import WEIGHTS_FILE, read_config
+from generation.adapters.patterns import without_patterns
 
 BOTTLENECK = "BOTTLENECK"
 """`peft_type` of a bottleneck adapter; everything else in its `adapter_config.json` is that of a LoRA."""
@@ -37,12 +38,10 @@ def load_adapter(model: Any, folder: Path, name: str) -> Any:
     """
     from peft import PeftModel, set_peft_model_state_dict
 
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
     config = read_config(folder)
-    if not is_bottleneck(config):
-        if isinstance(model, PeftModel):
-            model.load_adapter(folder, adapter_name=name, use_safetensors=True)
-            return model
-        return PeftModel.from_pretrained(model, folder, adapter_name=name, use_safetensors=True)
+    modules = {module.replace(".base_layer", "") for module, _ in plain.named_modules()}
+    config = without_patterns(config, modules)
     lora = lora_config_of(config, inference_mode=True)
     if isinstance(model, PeftModel):
         model.add_adapter(name, lora)
@@ -50,7 +49,8 @@ def load_adapter(model: Any, folder: Path, name: str) -> Any:
     else:
         adapted = PeftModel(model, lora, adapter_name=name)
     set_peft_model_state_dict(adapted, load_tensors(folder / WEIGHTS_FILE), adapter_name=name)
-    add_activation(adapted, name)
+    if is_bottleneck(config):
+        add_activation(adapted, name)
     return adapted
 
 

@@ -24,10 +24,11 @@ import torch
 from core.errors import AdapterRefused
 from core.types import AdapterRef
 from generation.adapters import fingerprint as probes
-from generation.adapters.checks import check_servable
+from generation.adapters.checks import check_servable, layers_of
 from generation.adapters.forms import is_bottleneck, lora_config_of
 from generation.adapters.header import load_tensors
 from generation.adapters.manifest import WEIGHTS_FILE, Fingerprint, Manifest, read_config, verify
+from generation.adapters.patterns import without_patterns
 from generation.models import BaseModelInfo
 
 BASE = "__base__"
@@ -60,7 +61,8 @@ def prepare_adapter(ref: AdapterRef, base: BaseModelInfo) -> PreparedAdapter:
     if manifest.content_digest != ref.digest:
         raise AdapterRefused(f"{ref.stamp} is not the content it was registered with", code="adapter_digest_mismatch")
     check_servable(folder, base.path)
-    return PreparedAdapter(ref, manifest, read_config(folder), load_tensors(folder / WEIGHTS_FILE))
+    config = without_patterns(read_config(folder), layers_of(base.path))
+    return PreparedAdapter(ref, manifest, config, load_tensors(folder / WEIGHTS_FILE))
 
 
 class AdapterBank:

@@ -23,9 +23,7 @@ _OLE_STREAMS = (
     ("Workbook", "workbook"),
     ("Book\0", "workbook"),
 )
-_HTML_START = re.compile(
-    rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.I | re.S
-)
+_HTML_START = re.compile(rb"<(?:!doctype\s{1,99}html|html)\b", re.I)
 _MAIL_START = re.compile(rb"\A(?:Return-Path|Received|Message-ID|Delivered-To|MIME-Version):\s", re.I)
 _MARKDOWN = frozenset({".md", ".markdown", ".mdown", ".mkd"})
 _HTML = frozenset({".html", ".htm", ".xhtml"})
@@ -106,7 +104,7 @@ def detect_format(data: bytes, filename: str) -> FileFormat:
         return FileFormat.EML
     if _refuse_binary(data, filename):
         return FileFormat.IMAGE
-    if suffix in _HTML or _HTML_START.match(data[:4096]):
+    if suffix in _HTML or _begins_as_html(data[:4096]):
         return FileFormat.HTML
     if suffix in _CSV:
         return FileFormat.CSV
@@ -168,6 +166,16 @@ def _ole_format(data: bytes, filename: str) -> FileFormat:
         if name.encode("utf-16-le") in data:
             return FileFormat(kind)
     raise UnsupportedFormat(f"'{filename}' is an old Office file of a kind that is not taken; {_TAKEN}")
+
+
+def _begins_as_html(start: bytes) -> bool:
+    """Whether what stands first, behind an XML declaration and comments, opens a page."""
+    rest = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if rest[:5].lower() == b"<?xml":
+        rest = rest.partition(b">")[2].lstrip()
+    while rest.startswith(b"<!--"):
+        rest = rest[4:].partition(b"-->")[2].lstrip()
+    return _HTML_START.match(rest) is not None
 
 
 def _refuse_binary(data: bytes, filename: str) -> bool:

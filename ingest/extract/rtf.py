@@ -21,7 +21,6 @@ _REASONS = {"\ufdd3": "struck", "\ufdd5": "hidden", "\ufdd7": "deleted"}
 _TOKEN = re.compile(r"\\[\\{}*]|([{}])|\\(strike|striked|v|deleted|plain)(-?[0-9]{1,6})?(?![a-zA-Z0-9]) ?")
 _MARKED = re.compile(r"\\(?:strike|deleted|v(?![a-zA-Z]))")
 _CODE_PAGE = re.compile(rb"\\ansicpg(\d{2,5})")
-_CELLS = re.compile(r"\s*\|\s*")
 
 
 def extract_rtf(data: bytes, *, max_chars: int) -> ExtractedDocument:
@@ -47,7 +46,7 @@ def extract_rtf(data: bytes, *, max_chars: int) -> ExtractedDocument:
     table: list[list[Cell]] = []
     for line in text.split("\n"):
         if line.count("|") and line.rstrip().endswith("|"):  # how striprtf writes a row
-            table.append([Cell(cell) for cell in _CELLS.split(line.strip().removesuffix("|").strip())])
+            table.append([Cell(cell.strip()) for cell in line.strip().removesuffix("|").split("|")])
             continue
         _write_rows(table, builder)
         table = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -116,9 +115,9 @@ def _over(system: str, parts: Sequence[tuple[str, str]]) -> Messages:
 
 
 def _json_of(reply: str) -> dict[str, Any]:
-    found = re.search(r"\{.*\}", reply, re.DOTALL)
+    found = reply[max(0, reply.find("{")) : reply.rfind("}") + 1]
     try:
-        value = json.loads(found.group()) if found else {}
+        value = json.loads(found) if found else {}
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -12,13 +12,14 @@ import torch
 from core.errors import AdapterRefused
 from generation.adapters.checks import MAGNITUDE, rank_of
 from generation.adapters.forms import lora_config_of
+from generation.adapters.patterns import value_for
 from generation.engines.adapter_bank import PreparedAdapter
 from generation.engines.paged.weights import GROUPS
 
 PLACES = {part: (group, index) for group, parts in GROUPS.items() for index, part in enumerate(parts)}
 """Projection to its joined matrix and its number there."""
 _NAME = re.compile(
-    r"^base_model\.model\.model\.layers\.(?P<layer>\d+)\.(?P<part>.+)"
+    r"^base_model\.model\.model\.layers\.(?P<layer>\d{1,5})\.(?P<part>[^\n]{1,300})"
     r"\.lora_(?:(?P<side>[AB])\.weight|magnitude_vector(?:\.weight)?)$"
 )
 
@@ -56,10 +57,7 @@ def scale_of(config: Mapping[str, Any], layer: int, part: str) -> float:
     """The factor of B A x: alpha over rank, or over its root for rsLoRA."""
     module = f"model.layers.{layer}.{part}"
     alpha = float(config.get("lora_alpha", 8))
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            alpha = float(value)
-            break
+    alpha = float(value_for(config, "alpha_pattern", module, alpha))
     rank = rank_of(config, module)
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 
