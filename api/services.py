@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core import keys
 from core.access import Principal
@@ -39,6 +40,16 @@ class Check:
 
 
 @dataclass(slots=True)
+class Probe:
+    """One question to a dependency, running or answered."""
+
+    answer: Future[dict[str, Any]]
+    begun: float
+    last: dict[str, Any] | None = None
+    """What the question before this one was answered."""
+
+
+@dataclass(slots=True)
 class Services:
     """Everything that routes call. The same objects serve the queue; the edge adds nothing to what they may do."""
 
@@ -64,6 +75,8 @@ class Services:
     oidc: OidcVerifier | None = None
     index: IndexService | None = None
     """None in a process that does not reach the index."""
+    probes: dict[str, Probe] = field(default_factory=dict)
+    """What each check was last asked, and what it answered; one question at a time."""
     draining: threading.Event = field(default_factory=threading.Event)
     """Set by the root on SIGTERM: /readyz says so, and long event streams end, so that connections can close."""
 

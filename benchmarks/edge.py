@@ -22,8 +22,9 @@ import numpy as np
 from qdrant_client import QdrantClient
 
 from core.ports import VectorIndex
-from core.settings import QdrantSettings
+from core.settings_qdrant import QdrantSettings
 from core.types import AccessFilter, IndexPoint, SparseVector
+from retrieval.index.connection import Connection
 from retrieval.index.edge import EdgeIndex
 from retrieval.index.server import ServerIndex
 
@@ -96,7 +97,7 @@ def main() -> None:
         kinds: dict[str, Callable[[], VectorIndex]] = {
             "edge": lambda: EdgeIndex(Path(folder), dim=arguments.dim),
             "local": lambda: ServerIndex(
-                QdrantClient(":memory:"), "chunks", dim=arguments.dim, settings=QdrantSettings()
+                Connection([QdrantClient(":memory:")]), "chunks", dim=arguments.dim, settings=QdrantSettings()
             ),
         }
         for name, build in kinds.items():

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pydantic import SecretStr
 
 from core.ports import VectorIndex
-from core.settings import QdrantSettings
+from core.settings_qdrant import QdrantSettings
 from core.types import AccessFilter, IndexPoint, SparseVector
 
 LIMIT = 40
@@ -193,12 +193,13 @@ def open_index(arguments: argparse.Namespace, folder: str) -> Iterator[VectorInd
         yield edge
         edge.close()
         return
-    from retrieval.index.server import ServerIndex, open_client
+    from retrieval.index.connection import connect
+    from retrieval.index.server import ServerIndex
 
     key = SecretStr(arguments.api_key) if arguments.api_key else None
     settings = QdrantSettings(url=arguments.url, api_key=key)
     name = f"filters-{uuid.uuid4().hex[:8]}"
-    server = ServerIndex(open_client(settings), name, dim=arguments.dim, settings=settings)
+    server = ServerIndex(connect(settings), name, dim=arguments.dim, settings=settings)
     try:
         yield server
     finally:

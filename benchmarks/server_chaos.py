@@ -1,11 +1,12 @@
 """The server topology while its parts die: two api and two ingest worker processes and beat over PostgreSQL and Redis.
 
-    python -m benchmarks.server_chaos [--documents 300] [--queries 2000] [--json FILE]
+    python -m benchmarks.server_chaos [--documents 300] [--queries 2000] [--victims worker-1,index-wiped,...]
+                                      [--away-s 60] [--json FILE]
 
 Documents are uploaded, a quarter replaced, a tenth deleted, and questions asked, all at once, while each process is
-killed (SIGKILL) and started again in turn, Redis loses its data and PostgreSQL is restarted. Ends with 1 when a
-document is lost or doubled, an answer shows what is deleted, replaced or half ingested, or a refused request was not
-retryable.
+killed (SIGKILL) and started again in turn, Redis loses its data, PostgreSQL is restarted, and the index is killed,
+away for a minute, wiped, frozen (SIGSTOP) and without room on its disk. Ends with 1 when a document is lost, doubled or
+failed for good, an answer shows what is deleted, replaced or half ingested, or a refused request was not retryable.
 From a checkout with `tests/`, whose stand-ins of Qdrant and of the models it uses; needs Debian's postgresql.
 """
 
@@ -33,7 +34,9 @@ DELETE_EVERY = 10
 ASK_EVERY = 10
 """One question in so many goes through the generator; the others are searches."""
 SETTLE_S = 240.0
-VICTIMS = ("worker-1", "api-1", "redis", "worker-2", "postgres", "api-2", "beat")
+INDEX = ("index-killed", "index-away", "index-full", "index-frozen", "index-wiped")
+VICTIMS = ("worker-1", "api-1", "redis", "worker-2", "postgres", "api-2", "beat", *INDEX)
+AWAY_S = 60.0
 
 
 @dataclass
@@ -64,6 +67,7 @@ def run_chaos(
     queries: int,
     say: Callable[[str], None],
     victims: Sequence[str] = VICTIMS,
+    away_s: float = AWAY_S,
 ) -> Report:
     """Run load and kills on a started topology until all is done and quiet again."""
     began = time.monotonic()
@@ -106,7 +110,7 @@ def run_chaos(
                 time.sleep(0.3)
 
     uploaders, askers = in_threads(UPLOADERS, upload), in_threads(ASKERS, ask)
-    kills = _kill_in_turn(topology, victims, lambda: min(1.0, taken / documents), say)
+    kills = _kill_in_turn(topology, victims, lambda: min(1.0, taken / documents), say, away_s)
     killed.set()
     for thread in [*uploaders, *askers]:
         thread.join()
@@ -133,7 +137,11 @@ def run_chaos(
 
 
 def _kill_in_turn(
-    topology: ServerTopology, victims: Sequence[str], progress: Callable[[], float], say: Callable[[str], None]
+    topology: ServerTopology,
+    victims: Sequence[str],
+    progress: Callable[[], float],
+    say: Callable[[str], None],
+    away_s: float,
 ) -> list[str]:
     """Each process once, Redis with its data, PostgreSQL, spread over the uploads; one is back before the next goes."""
     done: list[str] = []
@@ -146,6 +154,8 @@ def _kill_in_turn(
             topology.redis.lose_everything()
         elif name == "postgres":
             topology.postgres.restart()
+        elif name in INDEX:
+            topology.hurt_index(name.removeprefix("index-"), away_s, pause)
         else:
             topology.processes[name].kill()
             pause.wait(1.0)
@@ -233,6 +243,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=300)
     parser.add_argument("--queries", type=int, default=2000)
+    parser.add_argument("--victims", default=",".join(VICTIMS))
+    parser.add_argument("--away-s", type=float, default=AWAY_S)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
@@ -241,7 +253,14 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as models, ServerTopology(Path(models)) as topology:
         topology.start_all()
-        report = run_chaos(topology, documents=arguments.documents, queries=arguments.queries, say=say)
+        report = run_chaos(
+            topology,
+            documents=arguments.documents,
+            queries=arguments.queries,
+            say=say,
+            victims=arguments.victims.split(","),
+            away_s=arguments.away_s,
+        )
     text = json.dumps(asdict(report), ensure_ascii=False, indent=2)
     print(text)
     if arguments.json:

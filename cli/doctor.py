@@ -57,17 +57,32 @@ def doctor(
 def examine(settings: Settings, *, repair: bool) -> tuple[Sequence[Finding], Sequence[Finding]]:
     """All findings, and those of them that are mended now. The caller holds the data dir's lock."""
     from cli.checkup.adapters import check_adapters, check_aliases
-    from cli.checkup.documents import check_blobs, check_generations
-    from cli.checkup.service import check_database, check_index, check_jobs, check_leftovers, connected_processes
+    from cli.checkup.documents import check_blobs, check_deletions, check_generations
+    from cli.checkup.service import (
+        check_collections,
+        check_database,
+        check_index,
+        check_jobs,
+        check_leftovers,
+        check_recall,
+        connected_processes,
+    )
     from core.database import open_database
 
     checks = (
-        *(check_jobs, check_generations, check_blobs, check_index),
+        *(check_jobs, check_deletions, check_generations, check_blobs, check_index, check_collections, check_recall),
         *(check_adapters, check_aliases, check_leftovers),
     )
     db = open_database(settings)
     try:
         others = 0 if db.is_sqlite else connected_processes(db)
+        if others and repair:
+            job_id = _queue_index_repair(settings, db)
+            raise CommandFailed(
+                f"{others} connections of our processes to the database: job '{job_id}' mends the index while they run;"
+                " stop them first for everything else",
+                exit_code=2,
+            )
         if others:
             raise CommandFailed(f"{others} connections of our processes to the database: stop them first", exit_code=2)
         broken = list(check_database(db))
@@ -86,6 +101,22 @@ def examine(settings: Settings, *, repair: bool) -> tuple[Sequence[Finding], Seq
             return [*broken, *found], mended
     finally:
         db.close()
+
+
+def _queue_index_repair(settings: Settings, db: Database) -> str:
+    """Queue the job that compares the serving index with the database and mends it; its id."""
+    from core.jobs import JobStore
+    from core.keys import default_tenant_id
+    from core.repositories.index_versions import active_version
+    from core.types import JobKind
+
+    jobs = JobStore(db, settings, None)  # the clock of the running service sends its message
+    tenant_id = default_tenant_id(db)
+    with db.write() as session:
+        serving = active_version(session)
+        if serving is None:
+            raise CommandFailed("no index version serves", exit_code=2)
+        return jobs.create(session, tenant_id=tenant_id, kind=JobKind.INDEX, subject_id=serving.id, priority=3).id
 
 
 @contextmanager

@@ -32,6 +32,9 @@ TOKENS_PER_SECOND: Final = Histogram(
     buckets=(1, 2, 5, 10, 20, 40, 80, 160, 320, 640),
 )
 GENERATED_TOKENS: Final = Counter("tsumugi_generated_tokens", "Tokens generated, by adapter version.", ["adapter"])
+FOREIGN_POINTS: Final = Counter(
+    "tsumugi_index_foreign_points", "Hits of a search that were no points of ours and were skipped; see doctor."
+)
 
 
 def observe_stage(stage: str, seconds: float) -> None:

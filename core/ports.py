@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from core.types import (
     AccessFilter,
     AdapterRef,
+    ArmScores,
+    Found,
     GenerationRequest,
     GenerationResult,
+    IndexedPoint,
     IndexPoint,
     Language,
     ScoredPoint,
@@ -130,6 +133,13 @@ class LexicalEncoder(Protocol):
 class VectorIndex(Protocol):
     """One collection of points with a dense and a sparse vector each. Thread-safe."""
 
+    shared: bool
+    """Whether other processes read, write, make and drop it as well."""
+
+    def ensure(self) -> None:
+        """Make what is not there (any more)."""
+        ...
+
     def upsert(self, points: Sequence[IndexPoint]) -> None:
         """Write points; the same id overwrites."""
         ...
@@ -159,6 +169,23 @@ class VectorIndex(Protocol):
         """
         ...
 
+    def find(self, dense: Sequence[float] | None, sparse: SparseVector, access: AccessFilter, limit: int) -> Found:
+        """`search_dense` and `search_sparse` at once; without a dense vector its arm finds nothing."""
+        ...
+
+    def score(
+        self,
+        dense: Sequence[float],
+        sparse: SparseVector,
+        access: AccessFilter,
+        *,
+        by_dense: Sequence[str],
+        by_sparse: Sequence[str],
+        by_sentences: Sequence[str],
+    ) -> ArmScores:
+        """`score_dense`, `score_sparse` and `score_sentences` of some points each, at once."""
+        ...
+
     def score_dense(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
         """Cosine of the given points; those that the filter hides are absent."""
         ...
@@ -179,8 +206,8 @@ class VectorIndex(Protocol):
         """Exact number of points."""
         ...
 
-    def scan(self) -> Iterator[ScoredPoint]:
-        """Every point, score 0, for doctor."""
+    def scan(self) -> Iterator[IndexedPoint]:
+        """What every point says of itself, for doctor."""
         ...
 
     def vectors(self) -> Iterator[StoredVectors]:

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
@@ -20,13 +20,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from core.settings_base import Section
+from core.settings_qdrant import QdrantSettings
 from core.types import Language, Scope
-
-
-class Section(BaseModel):
-    """Base of a group of settings: unknown names are errors, and nothing changes after start."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class OidcSettings(Section):
@@ -205,36 +201,6 @@ class EmbeddingSettings(Section):
     concurrency: int = Field(4, ge=1, le=64, description="Endpoint: requests at once.")
     timeout_s: float = Field(30.0, gt=0, description="Endpoint: limit of one request.")
     attempts: int = Field(4, ge=1, le=10, description="Endpoint: times a request that may pass is sent.")
-
-
-class QdrantSettings(Section):
-    """A Qdrant server as the index."""
-
-    url: str = Field("http://127.0.0.1:6333", description="REST address of the server or of its load balancer.")
-    api_key: SecretStr | None = Field(None, description="API key of the server.")
-    collection: str = Field(
-        "tsumugi", pattern=r"^[A-Za-z0-9_-]{1,60}$", description="Alias of the serving collection, and prefix of names."
-    )
-    timeout_s: float = Field(30.0, ge=1, description="Limit of one request.")
-    pool_size: int = Field(16, ge=1, description="Connections kept open by each process.")
-    upsert_batch: int = Field(128, ge=1, le=1024, description="Points in one write.")
-    shards: int = Field(1, ge=1, description="Shards of a new collection; a multiple of the nodes.")
-    replicas: int = Field(1, ge=1, description="Copies of each shard in a new collection.")
-    write_consistency: int = Field(1, ge=1, description="Copies that must confirm a write; at most `replicas`.")
-    write_ordering: Literal["weak", "medium", "strong"] = Field(
-        "medium", description="Order of concurrent writes between copies; weak may undo a deletion on one of them."
-    )
-    read_consistency: Literal["majority", "quorum", "all"] | None = Field(
-        None, description="How many copies must agree on a read; default is one."
-    )
-    payload_m: int = Field(16, ge=4, le=128, description="Links per point in each tenant's graph; more finds better.")
-    ef_construct: int = Field(128, ge=8, le=1024, description="Beam while a graph is built; more finds better.")
-    hnsw_ef: int | None = Field(None, ge=8, description="Beam of a query; default is `ef_construct`.")
-    quantization: Literal["none", "scalar", "binary"] = Field(
-        "none", description="Short codes in memory: scalar needs a quarter, binary 1/32 (1,024 dimensions or more)."
-    )
-    oversampling: float = Field(2.0, ge=1, le=10, description="Candidates per hit that are scored again in full.")
-    vectors_on_disk: bool = Field(False, description="Keep full vectors on disk; sensible with quantization only.")
 
 
 class RerankSettings(Section):

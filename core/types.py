@@ -199,6 +199,40 @@ class ScoredPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """Candidates of both arms of the index, each best first."""
+
+    dense: list[ScoredPoint]
+    sparse: list[ScoredPoint]
+
+
+@dataclass(frozen=True, slots=True)
+class ArmScores:
+    """{point: score} of given points by each arm; hidden ones are absent."""
+
+    dense: dict[str, float]
+    sparse: dict[str, float]
+    sentences: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedPoint:
+    """What a point of the index says of itself."""
+
+    id: str
+    document_id: str
+    generation: int
+    tenant_id: str
+    collection_id: str
+    groups: frozenset[str]
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it lacks what each of our points has."""
+        return self.generation < 0
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
     """A search hit with its text, after pruning against SQL.
 

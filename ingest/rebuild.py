@@ -34,6 +34,8 @@ from core.types import DocumentStatus, ExtractedDocument
 from ingest.access import PointAccess, access_of
 from ingest.points import Place, blocks_from_json, drop_points, write_document
 from ingest.sandbox import Sandbox
+from ingest.vectors import passage_vectors
+from retrieval.reconcile import mend
 
 if TYPE_CHECKING:
     from retrieval.live import OpenVersion, Retrieval
@@ -62,7 +64,9 @@ class IndexBuilder:
         self._sandbox.close()
 
     def run(self, lease: JobLease) -> None:
-        """Do one attempt of an INDEX job: fill the version that is its subject, then call it ready.
+        """Do one attempt of an INDEX job: fill the version that is its subject, call it ready, compare it with SQL.
+
+        The comparison mends what was lost since, so building a version that is ready repairs it, while all serves.
 
         Raises:
             Cancelled, Interrupted, LeaseLost: see JobLease; what is built stays and is not built again.
@@ -78,7 +82,12 @@ class IndexBuilder:
             lease.check()
             lease.progress("build", 0.98 * done)
 
-        self.fill(self._retrieval.open(row), step)
+        version = self._retrieval.open(row)
+        version.index.ensure()  # it may have been dropped or lost since this process opened it
+        self.fill(version, step)
+        report = mend(self._db, version, passage_vectors)
+        if not report.clean:
+            log.warning("index.reconciled", version=version.id, report=str(report))
         lease.succeed()
 
     def lacks(self, version: OpenVersion) -> bool:

@@ -23,12 +23,12 @@ from typing import Any
 
 import structlog
 
-from core.errors import ExtractionFailed
+from core.errors import ExtractionFailed, Unavailable
 from core.settings import IngestSettings
 from core.types import ExtractedDocument, PlacedText
 from ingest.extract.page_search import Mark
 from ingest.wire import read_document, read_page, read_unlocked, write_page_request
-from ingest.zygote import OUT_OF_MEMORY_STATUS
+from ingest.zygote import DISK_FULL_STATUS, OUT_OF_MEMORY_STATUS
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -38,6 +38,8 @@ MAX_UNLOCKED_BYTES = 600 * 2**20
 PAGE_TIMEOUT_S = 20.0
 GRACE_S = 15.0
 """How long after its own deadline the mother may stay silent before it is taken for hung, and replaced."""
+FULL_BELOW_BYTES = 2**20
+"""Free space below which a child that ended badly is taken for one that found none."""
 
 
 class Sandbox:
@@ -62,6 +64,7 @@ class Sandbox:
         Raises:
             ExtractionFailed: with the extractor's own code, or `extraction_timeout`, `extraction_out_of_memory`,
                 `extraction_crashed`.
+            Unavailable: `disk_full`, `extraction_unavailable`: no fault of the file.
         """
         with self._folder(data) as folder:
             self._judge(self._run(folder, filename, {"encoding": encoding}, poll or (lambda: None)), filename)
@@ -155,14 +158,14 @@ class Sandbox:
     def _judge(self, outcome: dict[str, Any], filename: str) -> None:
         """Turn the way a child ended into an error, unless it ended well."""
         if "refused" in outcome:
-            raise ExtractionFailed(
-                f"no extraction process could be started: {outcome['refused']}",
-                code="extraction_crashed",
-                retryable=True,
+            raise Unavailable(
+                f"no extraction process could be started: {outcome['refused']}", code="extraction_unavailable"
             )
         status = int(outcome["status"])
         if status == 0:
             return
+        if status == DISK_FULL_STATUS or shutil.disk_usage(self._work_dir).free < FULL_BELOW_BYTES:
+            raise Unavailable(f"there was no room on the disk to read '{filename}'", code="disk_full")
         limit = self._settings.extract_memory_bytes
         log.warning("extract.child_ended", filename=filename, **{k: v for k, v in outcome.items() if k != "id"})
         if outcome["timed_out"] or status == -signal.SIGXCPU or outcome["cpu_s"] >= self._settings.extract_cpu_s:

@@ -28,6 +28,8 @@ from typing import Any, NoReturn
 from ingest.landlock import landlock_version, write_only_below
 from ingest.mounts import OWN_TMP, may_need_converter, mount_over_tmp
 
+DISK_FULL_STATUS = 120
+"""Exit status of a child that found no room for what it wrote: no fault of its document."""
 OUT_OF_MEMORY_STATUS = 86
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
@@ -188,6 +190,8 @@ def _extract(folder: Path, data: bytes, request: dict[str, Any]) -> int:
     except RecursionError:
         write_error("too_deeply_nested", "the document is nested too deeply to be read", folder)
     except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return DISK_FULL_STATUS
         if error.errno != errno.EFBIG:
             raise
         (folder / "text").unlink(missing_ok=True)

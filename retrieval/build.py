@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from threading import Lock
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,8 +15,15 @@ from core.blobs import open_blobs
 from core.database import Database
 from core.errors import InvalidInput, Unavailable
 from core.ports import Bridge, Embedder, LexicalEncoder, Reranker, SentenceEmbedder, TokenEmbedder, VectorIndex
-from core.repositories.index_versions import VersionStatus, active_version, lock_versions, missing_documents
+from core.repositories.index_versions import (
+    VersionStatus,
+    active_version,
+    lock_versions,
+    missing_documents,
+    void_version,
+)
 from core.settings import Settings
+from core.settings_qdrant import QdrantSettings
 from core.tables.base import utc_now
 from core.tables.operations import IndexVersion
 from core.types import Language
@@ -110,8 +117,8 @@ class VersionOpener:
         spec = index_spec(settings, embedder, build_lexical(settings, embedder), self.bridge(settings, embedder))
         return IndexVersion(id=version_of(spec), spec=spec, config=config_of(settings), chunk_set=chunk_set_of(spec))
 
-    def open(self, row: IndexVersion) -> OpenVersion:
-        """Open a registered version.
+    def open(self, row: IndexVersion, on_new: Callable[[], None] | None = None) -> OpenVersion:
+        """Open a registered version. on_new: see `open_index`.
 
         Raises:
             DataDirBusy: another process owns its shard.
@@ -131,9 +138,8 @@ class VersionOpener:
                 retryable=False,
             )
         sentences = isinstance(embedder, SentenceEmbedder)
-        index = open_index(
-            settings, row.id, embedder.dim, lexical.idf, sentences, bridge.dim if bridge is not None else 0
-        )
+        width = bridge.dim if bridge is not None else 0
+        index = open_index(settings, row.id, embedder.dim, lexical.idf, sentences, width, on_new)
         try:
             searcher = Searcher(
                 self._db,
@@ -157,13 +163,16 @@ class VersionOpener:
         return OpenVersion(row.id, row.spec, row.chunk_set, settings.ingest, embedder, lexical, index, searcher, bridge)
 
 
-def build_retrieval(settings: Settings, db: Database, *, embedder: Embedder | None = None) -> Retrieval:
+def build_retrieval(
+    settings: Settings, db: Database, *, embedder: Embedder | None = None, refill_lost: bool = False
+) -> Retrieval:
     """Open the version that serves. The first start registers the configured one; later ones only build it on request.
 
     A serving version that this code can no longer make gives way to the configured one at once: `reconcile` and the
     builder fill it before anything is served.
 
-    embedder: one that is loaded already; default is the configured one.
+    embedder: one that is loaded already; default is the configured one. refill_lost: an index that has to be made anew
+    voids what its version was recorded to hold, and is filled by a job; callers that compare and mend do without.
 
     Raises:
         DataDirBusy: another process owns the index.
@@ -174,12 +183,25 @@ def build_retrieval(settings: Settings, db: Database, *, embedder: Embedder | No
         row = active_version(session)
     if row is not None:
         try:
-            return Retrieval(db, opener.open(row), opener)
+            return _serving(settings, db, opener, row, refill_lost)
         except Unavailable as error:
             if error.code != "index_version_unusable":
                 raise
             log.warning("index.version_unusable", version=row.id, detail=error.detail)
-    return Retrieval(db, opener.open(_register(db, opener.describe(settings))), opener)
+    return _serving(settings, db, opener, _register(db, opener.describe(settings)), refill_lost)
+
+
+def _serving(
+    settings: Settings, db: Database, opener: VersionOpener, row: IndexVersion, refill_lost: bool
+) -> Retrieval:
+    def void() -> None:
+        with db.write() as session:
+            found = lock_versions(session).get(row.id)
+            if found is not None and void_version(session, found):
+                log.error("index.lost", version=row.id)
+
+    opened = opener.open(row, void if refill_lost else None)
+    return Retrieval(db, opened, opener, settings.qdrant.search_timeout_s, refill_lost=refill_lost)
 
 
 def config_of(settings: Settings) -> dict[str, Any]:
@@ -343,31 +365,50 @@ def build_lexical(settings: Settings, embedder: Embedder) -> LexicalEncoder:
     return BigramBm25()
 
 
-def open_index(settings: Settings, version: str, dim: int, idf: bool, sentences: bool, bridge: int = 0) -> VectorIndex:
+def open_index(
+    settings: Settings,
+    version: str,
+    dim: int,
+    idf: bool,
+    sentences: bool,
+    bridge: int = 0,
+    on_new: Callable[[], None] | None = None,
+) -> VectorIndex:
     """Open or create the shard or the collection of an index version. sentences: it holds vectors of sentences.
 
     bridge: dimensions of the vectors that compare languages, 0 for none.
+    on_new: called before one is created, also later where the index of a server was lost.
 
     Raises:
         DataDirBusy: another process owns the shard.
         Unavailable: shard or server cannot be used.
     """
     if settings.retrieval.index == "qdrant":
-        from retrieval.index.server import ServerIndex, open_client
+        from retrieval.index.connection import connect
+        from retrieval.index.server import ServerIndex
 
-        name = f"{settings.qdrant.collection}-{version}"
+        name = collection_of(settings.qdrant, version)
         return ServerIndex(
-            open_client(settings.qdrant),
+            connect(settings.qdrant),
             name,
             dim=dim,
             idf=idf,
             sentences=sentences,
             bridge=bridge,
             settings=settings.qdrant,
+            on_new=on_new,
         )
     from retrieval.index.edge import EdgeIndex  # a process that asks a server need not have the engine installed
 
-    return EdgeIndex(settings.index_dir / version, dim=dim, idf=idf, sentences=sentences, bridge=bridge)
+    folder = settings.index_dir / version
+    if on_new is not None and not (folder / "edge_config.json").exists():
+        on_new()
+    return EdgeIndex(folder, dim=dim, idf=idf, sentences=sentences, bridge=bridge)
+
+
+def collection_of(settings: QdrantSettings, version: str) -> str:
+    """Name of the collection of an index version."""
+    return f"{settings.collection}-{version}"
 
 
 def index_spec(

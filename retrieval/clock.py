@@ -6,10 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-STEPS = (
-    "filter", "embed", "dense", "sparse", "sentences", "bridge", "fuse", "load", "rerank", "diversify", "expand",
-    "editions",
-)  # fmt: skip
+STEPS = ("filter", "embed", "index", "bridge", "fuse", "load", "rerank", "diversify", "expand", "editions")
 
 
 class Clock:

@@ -11,14 +11,23 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import structlog
 
-from core.database import Database
+from core.database import Database, WriteSession
+from core.deadline import within
 from core.errors import Unavailable
 from core.ports import Bridge, Embedder, LexicalEncoder, VectorIndex
-from core.repositories.index_versions import VersionStatus, active_version, live_versions
+from core.repositories.index_versions import (
+    LIVE,
+    VersionStatus,
+    active_version,
+    documents_held,
+    live_versions,
+    lock_versions,
+    void_version,
+)
 from core.settings import IngestSettings, Settings
 from core.tables.operations import IndexVersion
 from core.types import AccessFilter
@@ -55,8 +64,8 @@ class Opener(Protocol):
         """Row of the version that some settings make."""
         ...
 
-    def open(self, row: IndexVersion) -> OpenVersion:
-        """Open a registered version; raises Unavailable."""
+    def open(self, row: IndexVersion, on_new: Callable[[], None] | None = None) -> OpenVersion:
+        """Open a registered version; raises Unavailable. on_new: called before its index is made, now or later."""
         ...
 
     def keep_only(self, used: Collection[Embedder]) -> None:
@@ -64,18 +73,43 @@ class Opener(Protocol):
         ...
 
 
+@runtime_checkable
+class Losable(Protocol):
+    """An index that others may drop or lose."""
+
+    on_new: Callable[[], None] | None
+    """Called before it is made."""
+    on_missing: Callable[[], None] | None
+    """Called when it turns out to be gone."""
+
+
 class Retrieval:
     """Open versions of one process. Thread-safe."""
 
-    def __init__(self, db: Database, active: OpenVersion, opener: Opener) -> None:
+    def __init__(
+        self,
+        db: Database,
+        active: OpenVersion,
+        opener: Opener,
+        search_timeout_s: float = 10.0,
+        *,
+        refill_lost: bool = False,
+    ) -> None:
+        """search_timeout_s: for all that one search asks of others. refill_lost: see `retrieval.build`."""
         self._db = db
+        self._refill_lost = refill_lost
         self.opener = opener
+        self.search_timeout_s = search_timeout_s
+        self.on_lost: Callable[[WriteSession, IndexVersion], None] | None = None
+        """Called in the transaction that voids what a version held, because its index was lost: queues its fill."""
         self._open: dict[str, OpenVersion] = {active.id: active}
         self._active = active
         self._read_at = time.monotonic()
         self._lock = threading.RLock()
+        self._mending = threading.Lock()
         self._pins: dict[str, int] = {}
         self._unpinned = threading.Condition(threading.Lock())
+        self._watch(active)
         self._calibrations = {active.id: self._newest_calibration(active.id)}
         """{open version: calibration that its searcher uses}."""
         self.searcher = PinnedSearcher(self)
@@ -108,8 +142,22 @@ class Retrieval:
         return self.active.id
 
     def count(self) -> int:
-        """Points of the version that serves; raises Unavailable when its index does not answer."""
-        return self.active.index.count()
+        """Points of the version that serves.
+
+        Raises:
+            Unavailable: its index does not answer; `index_filling`: it lacks documents that it must hold.
+        """
+        points = self.active.index.count()
+        with self._db.read() as session:
+            row = session.get(IndexVersion, self._active.id)
+            if row is not None and row.status == VersionStatus.BUILDING.value:
+                held, wanted = documents_held(session, row.id)
+                if held < wanted:
+                    raise Unavailable(
+                        f"the index is being filled: {held} of {wanted} documents ({points} points)",
+                        code="index_filling",
+                    )
+        return points
 
     def refresh(self) -> None:
         """Serve what the database says from now on. A version that cannot be opened here leaves the old one serving."""
@@ -147,6 +195,7 @@ class Retrieval:
         """
         with self._db.read() as session:
             rows = list(live_versions(session))
+            self._follow({row.id for row in rows})
         found = []
         for row in rows:
             try:
@@ -175,8 +224,47 @@ class Retrieval:
         with self._lock:
             if row.id not in self._open:
                 self._calibrations[row.id] = self._newest_calibration(row.id)
-                self._open[row.id] = self.opener.open(row)
+                opened = self.opener.open(row, lambda: self.void(row.id))
+                self._watch(opened)
+                self._open[row.id] = opened
             return self._open[row.id]
+
+    def void(self, version_id: str) -> None:
+        """Record that a version holds nothing, before its index is made (again), and have it filled."""
+        if not self._refill_lost:
+            return
+        with self._db.write() as session:
+            row = lock_versions(session).get(version_id)
+            if row is None or not void_version(session, row):
+                return
+            log.error("index.lost", version=version_id)
+            if self.on_lost is not None:
+                self.on_lost(session, row)
+
+    def _watch(self, version: OpenVersion) -> None:
+        if isinstance(version.index, Losable):
+            version.index.on_new = lambda: self.void(version.id)
+            version.index.on_missing = lambda: self._missing(version)
+
+    def _missing(self, version: OpenVersion) -> None:
+        """An index that was open is gone: dropped elsewhere with its version, or lost and made again, to be filled."""
+        with self._mending:
+            with self._db.read() as session:
+                row = session.get(IndexVersion, version.id)
+            if row is not None and row.status in LIVE:
+                version.index.ensure()
+            else:
+                with self._lock:
+                    if self._open.get(version.id) is version and version is not self._active:
+                        del self._open[version.id]
+
+    def _follow(self, wanted: Collection[str]) -> None:
+        """Let go of versions that another process has dropped; what still works on one ends by itself."""
+        with self._lock:
+            for version_id, version in list(self._open.items()):
+                if version_id not in wanted and version_id != self._active.id and version.index.shared:
+                    log.info("index.version_let_go", version=version_id)
+                    del self._open[version_id]
 
     @contextmanager
     def pinned(self) -> Iterator[OpenVersion]:
@@ -194,8 +282,10 @@ class Retrieval:
         finally:
             self._unpin(version.id)
 
-    def forget(self, version_id: str, remove: Callable[[OpenVersion], None] | None = None) -> None:
+    def forget(self, version_id: str, remove: Callable[[OpenVersion], None] | None = None) -> bool:
         """Close a version that does not serve, once the searches on it have ended, and remove what it stored.
+
+        False when it is not open in this process.
 
         Raises:
             Unavailable: searches on it last longer than half a minute.
@@ -203,7 +293,7 @@ class Retrieval:
         with self._lock:
             version = self._open.pop(version_id, None)
         if version is None:
-            return
+            return False
         with self._unpinned:
             if not self._unpinned.wait_for(lambda: not self._pins.get(version_id), PIN_TIMEOUT_S):
                 self._open[version_id] = version
@@ -215,6 +305,7 @@ class Retrieval:
             version.index.close()
         with self._lock:
             self.opener.keep_only([other.embedder for other in self._open.values()])
+        return True
 
     def close(self) -> None:
         """Flush all indexes and give up their locks."""
@@ -237,7 +328,7 @@ class PinnedSearcher:
 
     def search(self, query: str, access: AccessFilter, limit: int, **options: Any) -> SearchResult:
         """As `Searcher.search`; the result names the version that it came from."""
-        with self._retrieval.pinned() as version:
+        with self._retrieval.pinned() as version, within(self._retrieval.search_timeout_s):
             result = version.searcher.search(query, access, limit, **options)
             return replace(result, index_version=version.id, embedder=version.embedder.name)
 

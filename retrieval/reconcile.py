@@ -44,17 +44,19 @@ class ReconcileReport:
     in_progress: int
     """Points of generations that are being ingested or removed."""
     repaired: bool
+    wrong: tuple[str, ...] = ()
+    """Ids of points whose payload says another tenant, collection or groups than the database."""
 
     @property
     def clean(self) -> bool:
         """Whether the index held exactly what it should."""
-        return not self.missing and not self.orphans
+        return not self.missing and not self.orphans and not self.wrong
 
     def __str__(self) -> str:
         state = "mended" if self.repaired else "found"
         return (
-            f"{self.points} points for {self.chunks} chunks: {len(self.missing)} missing, {len(self.orphans)} orphaned"
-            f" ({state}); {self.in_progress} of generations under way"
+            f"{self.points} points for {self.chunks} chunks: {len(self.missing)} missing, {len(self.orphans)} orphaned,"
+            f" {len(self.wrong)} with a wrong payload ({state}); {self.in_progress} of generations under way"
         )
 
 
@@ -79,11 +81,18 @@ def reconcile(db: Database, retrieval: Retrieval, repair: bool, embed: Embed | N
         tuple(key for report in reports for key in report.orphans),
         sum(report.in_progress for report in reports),
         repair,
+        tuple(sorted(key for report in reports for key in report.wrong)),
     )
+
+
+def mend(db: Database, version: OpenVersion, embed: Embed) -> ReconcileReport:
+    """`reconcile` one version with repair, while documents come and go: what changed meanwhile is left to its job."""
+    return _reconcile(db, version, True, embed)
 
 
 def _reconcile(db: Database, retrieval: OpenVersion, repair: bool, embed: Embed) -> ReconcileReport:
     wanted: dict[str, tuple[str, int]] = {}
+    readers = _readers(db)
     other: set[str] = set()
     with db.read() as session:
         rows = session.execute(
@@ -99,22 +108,55 @@ def _reconcile(db: Database, retrieval: OpenVersion, repair: bool, embed: Embed)
                 other.add(chunk_id)
     missing = dict(wanted)
     orphans: list[str] = []
+    wrong: list[str] = []
     points = in_progress = 0
     for point in retrieval.index.scan():
         points += 1
         if wanted.get(point.id) == (point.document_id, point.generation):
-            del missing[point.id]
+            missing.pop(point.id, None)
+            if (point.tenant_id, point.collection_id, point.groups) != readers.get(point.document_id):
+                wrong.append(point.id)
         elif point.id in other:
             in_progress += 1
         elif point.id not in wanted:
             orphans.append(point.id)
-    if repair and (missing or orphans):
+    if repair and (missing or orphans or wrong):
         for start in range(0, len(orphans), _BATCH):
-            retrieval.index.delete_points(orphans[start : start + _BATCH])
-        for batch in _points(db, retrieval, sorted(missing), embed):
+            retrieval.index.delete_points(_unknown(db, orphans[start : start + _BATCH]))
+        for batch in _points(db, retrieval, sorted({*missing, *wrong}), embed):
             retrieval.index.upsert(batch)
+            # A document that was replaced or deleted meanwhile has dropped its points, but maybe before this write.
+            serving = {row.chunk.id for row in _serving(db, [point.id for point in batch])}
+            retrieval.index.delete_points([point.id for point in batch if point.id not in serving])
         retrieval.index.flush()
-    return ReconcileReport(len(wanted), points, tuple(sorted(missing)), tuple(orphans), in_progress, repair)
+    return ReconcileReport(
+        len(wanted), points, tuple(sorted(missing)), tuple(orphans), in_progress, repair, tuple(sorted(wrong))
+    )
+
+
+def _readers(db: Database) -> dict[str, tuple[str, str, frozenset[str]]]:
+    """{document: (tenant, collection, groups)}, as its points must say."""
+    with db.read() as session:
+        groups: dict[str, set[str]] = {}
+        for document_id, group in session.execute(select(DocumentGroup.document_id, DocumentGroup.group_name)):
+            groups.setdefault(document_id, set()).add(group)
+        rows = session.execute(select(Document.id, Document.tenant_id, Document.collection_id)).all()
+    return {key: (tenant, collection, frozenset(groups.get(key, ()))) for key, tenant, collection in rows}
+
+
+def _unknown(db: Database, ids: Sequence[str]) -> list[str]:
+    """Those that no chunk row knows by now: an ingest may have begun since they were listed."""
+    with db.read() as session:
+        known = set(session.scalars(select(ChunkRow.id).where(ChunkRow.id.in_(ids))))
+    return [key for key in ids if key not in known]
+
+
+def _serving(db: Database, ids: Sequence[str]) -> list[_Row]:
+    return [
+        row
+        for row in _chunks(db, ids)
+        if row.chunk.generation == row.document.active_generation and row.document.status != DocumentStatus.DELETING
+    ]
 
 
 def put_vectors(db: Database, version: OpenVersion, stored: Sequence[StoredVectors]) -> int:
@@ -126,10 +168,8 @@ def put_vectors(db: Database, version: OpenVersion, stored: Sequence[StoredVecto
     shaped = {one.id: one for one in stored if _fits(one, version)}
     found = [
         _point(row, shaped[row.chunk.id])
-        for row in _chunks(db, sorted(shaped))
+        for row in _serving(db, sorted(shaped))
         if row.chunk.chunk_set == version.chunk_set
-        and row.chunk.generation == row.document.active_generation
-        and row.document.status != DocumentStatus.DELETING
     ]
     if found:
         version.index.upsert(found)
@@ -195,7 +235,9 @@ def _point(row: _Row, vectors: StoredVectors) -> IndexPoint:
 
 def _points(db: Database, retrieval: OpenVersion, ids: Sequence[str], embed: Embed) -> Iterator[list[IndexPoint]]:
     for start in range(0, len(ids), _BATCH):
-        rows = _chunks(db, ids[start : start + _BATCH])
+        rows = _serving(db, ids[start : start + _BATCH])
+        if not rows:
+            continue
         texts = [
             indexed_text(row.content.filename, row.content.title, row.chunk.heading, row.chunk.text) for row in rows
         ]

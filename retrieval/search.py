@@ -278,11 +278,9 @@ class Searcher:
     def _arms(
         self, query: _Query, access: AccessFilter, depth: int, clock: Clock
     ) -> tuple[list[ScoredPoint], list[ScoredPoint]]:
-        with clock.step("dense"):
-            dense = [] if query.dense is None else self._index.search_dense(query.dense, access, depth)
-        with clock.step("sparse"):
-            sparse = self._index.search_sparse(query.sparse, access, depth)
-        return dense, sparse
+        with clock.step("index"):
+            found = self._index.find(query.dense, query.sparse, access, depth)
+        return found.dense, found.sparse
 
     def _score(
         self,
@@ -298,13 +296,19 @@ class Searcher:
         similar: dict[str, float] | None = None
         sentences: dict[str, float] = {}
         if query.dense is not None:
-            with clock.step("dense"):
-                cosines |= self._index.score_dense(query.dense, [key for key in bm25 if key not in cosines], access)
-            with clock.step("sparse"):
-                bm25 |= self._index.score_sparse(query.sparse, [key for key in cosines if key not in bm25], access)
-            with clock.step("sentences"):
-                sentences = self._index.score_sentences(query.dense, list(cosines), access)
-                similar = similarities(cosines, sentences)
+            with clock.step("index"):
+                other = self._index.score(
+                    query.dense,
+                    query.sparse,
+                    access,
+                    by_dense=[key for key in bm25 if key not in cosines],
+                    by_sparse=[key for key in cosines if key not in bm25],
+                    by_sentences=list(cosines | bm25),
+                )
+            bm25 |= other.sparse
+            cosines |= other.dense
+            sentences = other.sentences
+            similar = similarities(cosines, sentences)
         # Learnt weights of a query say nothing about the score of a full match.
         mass = query.mass if self._lexical.idf else 0.0
         return Arms(similar, bm25, cosines, mass, default_fusion(sentences))

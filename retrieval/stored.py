@@ -13,7 +13,7 @@ from typing import Any
 from core.settings import Settings
 from core.tables.operations import IndexVersion
 from core.types import StoredVectors
-from retrieval.build import open_index, settings_with
+from retrieval.build import collection_of, open_index, settings_with
 
 
 def read_vectors(settings: Settings, row: IndexVersion) -> Iterator[StoredVectors]:
@@ -24,7 +24,7 @@ def read_vectors(settings: Settings, row: IndexVersion) -> Iterator[StoredVector
         Unavailable: shard or server cannot be read.
     """
     if settings.retrieval.index == "qdrant":
-        if f"{settings.qdrant.collection}-{row.id}" not in _collections(settings):
+        if collection_of(settings.qdrant, row.id) not in _collections(settings):
             return
     elif not (settings.index_dir / row.id / "edge_config.json").is_file():
         return
@@ -49,14 +49,6 @@ def filled_indexes(settings: Settings) -> list[str]:
 
 
 def _collections(settings: Settings) -> dict[str, int]:
-    """{collection of this system: points}."""
-    from retrieval.index.server import call, open_client
+    from retrieval.index.collections import collections
 
-    client = open_client(settings.qdrant)
-    where = f"the Qdrant server at {settings.qdrant.url}"
-    try:
-        names = [one.name for one in call(client.get_collections, where).collections]
-        ours = [name for name in names if name.startswith(f"{settings.qdrant.collection}-")]
-        return {name: call(lambda name=name: client.count(name).count, where) for name in ours}  # type: ignore[misc]
-    finally:
-        client.close()
+    return collections(settings.qdrant)

@@ -12,28 +12,34 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+import structlog
 from sqlalchemy import select
 
 from core import audit
 from core.database import Database, WriteSession
-from core.errors import Conflict, NotFound
+from core.errors import Conflict, NotFound, Unavailable
 from core.jobs import JobStore
+from core.keys import default_tenant_id
 from core.repositories.index_versions import (
     VersionStatus,
     active_version,
+    chunks_held,
     documents_held,
     forget_version,
     lock_versions,
     missing_documents,
+    void_version,
 )
 from core.settings import Settings
 from core.tables.base import utc_now
 from core.tables.jobs import Job
 from core.tables.operations import Calibration, IndexVersion
 from core.types import JobKind, StoredVectors
-from retrieval.build import same_index, settings_with
+from retrieval.build import collection_of, same_index, settings_with
 from retrieval.live import OpenVersion, Retrieval
 from retrieval.relevance import SHIPPED_FOR
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,7 @@ class IndexService:
         self._jobs = jobs
         self._retrieval = retrieval
         self._settings = settings
+        retrieval.on_lost = self._on_lost
 
     def status(self) -> list[VersionState]:
         """All versions, the serving one first, then by age."""
@@ -119,7 +126,7 @@ class IndexService:
         Raises:
             InvalidInput: `setting_unknown`, `setting_invalid`, `setting_missing`, `setting_conflict`.
             Unavailable: the embedder cannot be loaded or reached.
-            Conflict: `index_build_running`.
+            Conflict: `index_build_running`, `index_version_dropping`.
         """
         wanted = self._retrieval.opener.describe(settings_with(self._settings, dict(config)))
         with self._db.write() as session:
@@ -129,6 +136,11 @@ class IndexService:
                 wanted.status = VersionStatus.BUILDING.value
                 session.add(wanted)
                 row = wanted
+            elif row.status == VersionStatus.DROPPING.value:
+                raise Conflict(
+                    f"index version '{row.id}' is being dropped; build it when it is gone",
+                    code="index_version_dropping",
+                )
             elif row.status == VersionStatus.UNUSABLE.value:
                 row.status, row.config = VersionStatus.BUILDING.value, wanted.config
             running = session.scalars(
@@ -146,21 +158,44 @@ class IndexService:
     def switch(self, version_id: str, who: Who, *, reason: str | None = None) -> Switched:
         """Serve another version from the next search on. The one before stays up to date, for a rollback.
 
+        Asked again for the version that serves, nothing is changed: the first answer may have been lost on its way.
+
         Raises:
             NotFound: `index_version_not_found`.
-            Conflict: `index_version_not_ready`: it does not hold every visible document; `index_version_serves`.
+            Conflict: `index_version_not_ready`: it does not hold every visible document, or its points are not there.
+            Unavailable: its index does not answer.
         """
         began = perf_counter()
+        self._check_points(version_id)
         with self._db.write() as session:
             rows = lock_versions(session)
-            before = self._move(session, rows, version_id)
-            action = "index.rollback" if rows[before].previous == version_id else "index.switch"
-            rows[version_id].previous = before
-            _record(session, who, action, version_id, {"from": before, "to": version_id, "reason": reason})
+            if version_id in rows and rows[version_id].active:
+                before = version_id
+            else:
+                before = self._move(session, rows, version_id)
+                action = "index.rollback" if rows[before].previous == version_id else "index.switch"
+                rows[version_id].previous = before
+                _record(session, who, action, version_id, {"from": before, "to": version_id, "reason": reason})
         self._retrieval.refresh()
         effective_ms = (perf_counter() - began) * 1000
-        self.point_alias()
+        self.settle()
         return Switched(before, version_id, effective_ms)
+
+    def _check_points(self, version_id: str) -> None:
+        """Refuse a version whose index was lost since it was filled, or lost a part."""
+        with self._db.read() as session:
+            row = session.get(IndexVersion, version_id)
+            wanted = chunks_held(session, version_id)
+        if row is None or row.active or row.status != VersionStatus.READY.value:
+            return
+        index = self._retrieval.open(row).index
+        index.ensure()
+        points = index.count()
+        if points < wanted:
+            raise Conflict(
+                f"index version '{version_id}' holds {points} of {wanted} passages; `tsumugi index build` mends it",
+                code="index_version_not_ready",
+            )
 
     def rollback(self, who: Who, *, reason: str | None = None) -> Switched:
         """Serve the version that served before.
@@ -178,6 +213,8 @@ class IndexService:
     def drop(self, version_id: str, who: Who) -> None:
         """Remove a version that does not serve: its points, its chunk rows, its row. Ingest stops writing it.
 
+        With its index away the row stays, as `dropping`, and goes with the points when that is back.
+
         Raises:
             NotFound: `index_version_not_found`.
             Conflict: `index_version_serves`, or `index_build_running`: cancel its job first.
@@ -194,13 +231,43 @@ class IndexService:
             ).first()
             if busy is not None:
                 raise Conflict(f"job '{busy}' is building it; cancel that first", code="index_build_running")
-            opened = None if row.status == VersionStatus.UNUSABLE.value else self._retrieval.open(row)
-            forget_version(session, row)
-            _record(session, who, "index.drop", version_id, {})
-        if opened is not None:
-            self._retrieval.forget(version_id, self._remove)
-        else:
-            shutil.rmtree(self._settings.index_dir / version_id, ignore_errors=True)
+            if row.status != VersionStatus.DROPPING.value:
+                void_version(session, row)
+                row.status = VersionStatus.DROPPING.value
+                _record(session, who, "index.drop", version_id, {})
+        self._finish_drop(version_id)
+
+    def settle(self) -> None:
+        """Finish what an index that was away left undone: drops, and the alias. Called at starts and now and then."""
+        with self._db.read() as session:
+            dropping = session.scalars(
+                select(IndexVersion.id).where(IndexVersion.status == VersionStatus.DROPPING.value)
+            ).all()
+        try:
+            for version_id in dropping:
+                self._finish_drop(version_id)
+            self.point_alias()
+        except Unavailable as error:
+            log.warning("index.not_settled", code=error.code, detail=error.detail)
+
+    def fill_serving(self) -> Job | None:
+        """Queue the fill of the serving version where it lacks documents and no job is at it."""
+        with self._db.write() as session:
+            row = next((row for row in lock_versions(session).values() if row.active), None)
+            if row is None or not missing_documents(session, row.id, limit=1):
+                return None
+            return self._queue_fill(session, row)
+
+    def _on_lost(self, session: WriteSession, row: IndexVersion) -> None:
+        self._queue_fill(session, row)
+
+    def _queue_fill(self, session: WriteSession, row: IndexVersion) -> Job | None:
+        busy = select(Job.id).where(Job.subject_id == row.id, Job.status.in_(("queued", "running")))
+        if session.scalars(busy).first() is not None:
+            return None
+        tenant_id = default_tenant_id(self._db)
+        log.warning("index.fill_queued", version=row.id)
+        return self._jobs.create(session, tenant_id=tenant_id, kind=JobKind.INDEX, subject_id=row.id, priority=3)
 
     def point_alias(self) -> None:
         """On a Qdrant server, let the alias that other programs read name the collection that serves, in one step."""
@@ -210,12 +277,32 @@ class IndexService:
         if isinstance(index, ServerIndex):
             index.take_alias(self._settings.qdrant.collection)
 
+    def _finish_drop(self, version_id: str) -> None:
+        try:
+            if not self._retrieval.forget(version_id, self._remove):
+                self._remove_unopened(version_id)
+        except Unavailable as error:
+            if error.code == "index_version_in_use":
+                raise
+            log.warning("index.drop_waits", version=version_id, code=error.code, detail=error.detail)
+            return
+        with self._db.write() as session:
+            row = lock_versions(session).get(version_id)
+            if row is not None and row.status == VersionStatus.DROPPING.value:
+                forget_version(session, row)
+
+    def _remove_unopened(self, version_id: str) -> None:
+        if self._settings.retrieval.index == "qdrant":
+            from retrieval.index.collections import drop_collection
+
+            drop_collection(self._settings.qdrant, collection_of(self._settings.qdrant, version_id))
+        else:
+            shutil.rmtree(self._settings.index_dir / version_id, ignore_errors=True)
+
     def _move(self, session: WriteSession, rows: Mapping[str, IndexVersion], version_id: str) -> str:
         target = rows.get(version_id)
         if target is None:
             raise NotFound(f"no index version '{version_id}'", code="index_version_not_found")
-        if target.active:
-            raise Conflict(f"index version '{version_id}' serves already", code="index_version_serves")
         lacking = missing_documents(session, version_id, limit=1)
         if target.status != VersionStatus.READY.value or lacking:
             raise Conflict(

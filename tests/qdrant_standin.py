@@ -1,6 +1,6 @@
 """A Qdrant server for tests: its REST routes, strictly checked, over qdrant-client's in-memory mode.
 
-    python -m tests.qdrant_standin --port 6333 [--api-key KEY]
+    python -m tests.qdrant_standin --port 6333 [--api-key KEY] [--folder FOLDER]
 
 Bodies are parsed by the client's own models of the OpenAPI document, which forbid unknown fields; answers and statuses
 are those of the server. What the in-memory mode does not keep (graph, quantisation, shards) is stored as it was sent
@@ -11,10 +11,13 @@ thousand points.
 from __future__ import annotations
 
 import argparse
+import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import uvicorn
@@ -43,8 +46,14 @@ class Refused(Exception):
 class Store:
     """Collections of one stand-in. The in-memory mode is not thread-safe, so one request at a time works on it."""
 
-    def __init__(self) -> None:
-        self.client = QdrantClient(":memory:")
+    def __init__(self, folder: Path | None = None) -> None:
+        """folder: keeps what is written, for a stand-in that is killed and started again."""
+        self.folder = folder
+        self.client = (
+            QdrantClient(":memory:")
+            if folder is None
+            else QdrantClient(path=str(folder / "local"), force_disable_check_same_thread=True)
+        )
         self.lock = threading.RLock()
         self.created: dict[str, models.CreateCollection] = {}
         self.indexes: dict[str, dict[str, models.CreateFieldIndex]] = {}
@@ -52,6 +61,68 @@ class Store:
         """(method, path, query parameters) of every request, for tests that ask what was sent."""
         self.fail_next: list[int] = []
         """Statuses with which the next requests are refused before anything is done."""
+        self.api_key: str | None = None
+        self.body_limit = 32 * 2**20
+        """`max_request_size_mb` of the server; JSON above it is refused with 400, as actix does."""
+        self.retry_after_s: int | None = None
+        """Set: writes are refused with 429 and this Retry-After, as strict mode does above `write_rate_limit`."""
+        self.most_upserts: int | None = None
+        """`upsert_max_batchsize` of strict mode."""
+        self.allow_exact = True
+        """`search_allow_exact` of strict mode."""
+        self.disk_full = False
+        """Writes are refused as on a full disk, deletions too."""
+        self.frozen = threading.Event()
+        """Set: requests are taken and never answered, as by a process that was stopped (SIGSTOP)."""
+        self.headers: list[dict[str, str]] = []
+        """Of every request, in the order of `calls`."""
+
+        self._read()
+
+    def _read(self) -> None:
+        if self.folder is None or not (self.folder / "standin.json").exists():
+            return
+        kept = json.loads((self.folder / "standin.json").read_text("utf-8"))
+        self.created = {name: models.CreateCollection(**one) for name, one in kept["created"].items()}
+        self.indexes = {
+            name: {field: models.CreateFieldIndex(**one) for field, one in fields.items()}
+            for name, fields in kept["indexes"].items()
+        }
+
+    def keep(self) -> None:
+        """Write down how collections were made; the client itself keeps their points and aliases."""
+        if self.folder is None:
+            return
+        kept = {
+            "created": {name: one.model_dump(mode="json", exclude_none=True) for name, one in self.created.items()},
+            "indexes": {
+                name: {field: one.model_dump(mode="json", exclude_none=True) for field, one in fields.items()}
+                for name, fields in self.indexes.items()
+            },
+        }
+        new = self.folder / "standin.json.new"
+        new.write_text(json.dumps(kept), encoding="utf-8")
+        new.replace(self.folder / "standin.json")
+
+    @property
+    def full(self) -> bool:
+        """Whether its disk is full: said by the test, or by a file `full` beside what it keeps."""
+        return self.disk_full or (self.folder is not None and (self.folder / "full").exists())
+
+    def lose(self, name: str) -> None:
+        """Forget a collection, as a wiped disk does; its aliases go with it."""
+        name = self.need(name)
+        self.indexes.pop(name)
+        del self.created[name]
+        self.client.delete_collection(name)
+
+    def plant(self, name: str, point_id: str, payload: dict[str, Any], vectors: dict[str, Any] | None = None) -> None:
+        """Put a point there that nobody of ours wrote: interrupted deletions leave such on a cluster."""
+        name = self.need(name)
+        config = self.created[name].vectors
+        assert isinstance(config, dict)
+        made = vectors or {"dense": [0.5] * config["dense"].size}
+        self.client.upsert(name, [models.PointStruct(id=point_id, vector=made, payload=payload)])
 
     def need(self, name: str) -> str:
         """The collection behind a name or an alias."""
@@ -83,6 +154,7 @@ class Store:
 def create_app(store: Store | None = None, *, api_key: str | None = None) -> FastAPI:
     """The routes that this project's index uses."""
     store = store or Store()
+    store.api_key = api_key
     app = FastAPI()
     app.state.store = store
 
@@ -93,17 +165,37 @@ def create_app(store: Store | None = None, *, api_key: str | None = None) -> Fas
     @app.middleware("http")
     async def front(request: Request, call_next: Callable[[Request], Any]) -> Any:
         store.calls.append((request.method, request.url.path, dict(request.query_params)))
-        if api_key is not None and request.headers.get("api-key") != api_key:
-            return PlainTextResponse("Must provide an API key or an Authorization bearer token", 401)
+        store.headers.append(dict(request.headers))
+        while store.frozen.is_set():
+            await asyncio.sleep(0.02)  # a stopped process wakes up by itself as well
+        if store.api_key is not None and request.headers.get("api-key") != store.api_key:
+            known = "api-key" in request.headers
+            return PlainTextResponse(
+                "Invalid API key or JWT" if known else "Must provide an API key or an Authorization bearer token", 401
+            )
+        length = int(request.headers.get("content-length", 0))
+        if length > store.body_limit:
+            detail = f"JSON payload ({length} bytes) is larger than allowed (limit: {store.body_limit} bytes)."
+            return JSONResponse({"status": {"error": detail}, "time": 0.0}, 400)
+        writes = request.method in {"PUT", "POST"} and request.url.path.endswith(("/points", "/points/delete"))
+        if writes and store.retry_after_s is not None:
+            detail = "Rate limiting exceeded: Write rate limit exceeded, retry later"
+            headers = {"Retry-After": str(store.retry_after_s)}
+            return JSONResponse({"status": {"error": detail}, "time": 0.0}, 429, headers)
+        if writes and store.full:
+            detail = "Service internal error: No space left on device: WAL buffer size exceeds available disk space"
+            return JSONResponse({"status": {"error": detail}, "time": 0.0}, 500)
         if store.fail_next:
             return JSONResponse({"status": {"error": "scripted"}, "time": 0.0}, store.fail_next.pop(0))
         return await call_next(request)
 
-    def work(action: Callable[[], Any]) -> JSONResponse:
+    def work(action: Callable[[], Any], *, layout: bool = False) -> JSONResponse:
         started = time.perf_counter()
         with store.lock:
             try:
                 result = action()
+                if layout:
+                    store.keep()
             except (ValueError, KeyError) as error:
                 raise Refused(400, f"Wrong input: {error}") from error
         if isinstance(result, BaseModel):
@@ -142,11 +234,31 @@ def create_app(store: Store | None = None, *, api_key: str | None = None) -> Fas
             store.created[name], store.indexes[name] = config, {}
             return True
 
-        return work(action)
+        return work(action, layout=True)
 
     @app.get("/collections/{name}")
     def info(name: str) -> JSONResponse:
         return work(lambda: _info(store, store.need(name)))
+
+    @app.patch("/collections/{name}")
+    async def update(name: str, request: Request) -> JSONResponse:
+        body = await parse(models.UpdateCollection, request)
+
+        def action() -> bool:
+            key = store.need(name)
+            config = store.created[key]
+            if body.hnsw_config is not None:
+                old = config.hnsw_config or models.HnswConfigDiff()
+                config.hnsw_config = old.model_copy(update=body.hnsw_config.model_dump(exclude_none=True))
+            if body.quantization_config is not None:
+                config.quantization_config = _codes(body.quantization_config)
+            for vector, diff in (body.vectors or {}).items():
+                assert isinstance(config.vectors, dict)
+                if diff.quantization_config is not None:
+                    config.vectors[vector].quantization_config = _codes(diff.quantization_config)
+            return True
+
+        return work(action, layout=True)
 
     @app.delete("/collections/{name}")
     def drop(name: str) -> JSONResponse:
@@ -157,7 +269,7 @@ def create_app(store: Store | None = None, *, api_key: str | None = None) -> Fas
             store.client.delete_collection(name)
             return True
 
-        return work(action)
+        return work(action, layout=True)
 
     @app.put("/collections/{name}/index")
     async def create_index(name: str, request: Request) -> JSONResponse:
@@ -167,7 +279,7 @@ def create_app(store: Store | None = None, *, api_key: str | None = None) -> Fas
             store.indexes[store.need(name)][body.field_name] = body
             return updated()
 
-        return work(action)
+        return work(action, layout=True)
 
     @app.put("/collections/{name}/points")
     async def upsert(name: str, request: Request) -> JSONResponse:
@@ -175,6 +287,9 @@ def create_app(store: Store | None = None, *, api_key: str | None = None) -> Fas
 
         def action() -> dict[str, Any]:
             key = store.need(name)
+            if store.most_upserts is not None and len(body.points) > store.most_upserts:
+                detail = f'Limit exceeded {len(body.points)} > {store.most_upserts} for "upsert limit"'
+                raise Refused(400, f"Bad request: {detail}. Help: Reduce the parameter.")
             for point in body.points:
                 if not isinstance(point.vector, dict):
                     raise Refused(400, "Wrong input: Not existing vector name error: ")
@@ -208,30 +323,41 @@ def create_app(store: Store | None = None, *, api_key: str | None = None) -> Fas
     async def query(name: str, request: Request) -> JSONResponse:
         body = await parse(models.QueryRequest, request)
 
-        def action() -> models.QueryResponse:
-            key = store.need(name)
-            config = store.created[key]
-            using = body.using or ""
-            if using not in (config.vectors or {}) and using not in (config.sparse_vectors or {}):
-                raise Refused(400, f"Wrong input: Not existing vector name error: {using}")
-            scoped = body.params is not None and body.params.idf is not None
-            sparse = (config.sparse_vectors or {}).get(using)
-            if scoped and (sparse is None or sparse.modifier is not models.Modifier.IDF):
-                raise Refused(400, "Wrong input: idf params need a sparse vector with the IDF modifier")
-            nearest = body.query.nearest if isinstance(body.query, models.NearestQuery) else body.query
-            store.check_vectors(key, {using: nearest})
-            return store.client.query_points(
-                key,
-                nearest,
-                using=using,
-                query_filter=body.filter,
-                limit=10 if body.limit is None else body.limit,
-                with_payload=body.with_payload or False,
-                with_vectors=body.with_vector or False,
-                search_params=models.SearchParams(idf=body.params.idf) if scoped and body.params else None,
-            )
+        return work(lambda: answer(store.need(name), body))
+
+    @app.post("/collections/{name}/points/query/batch")
+    async def query_batch(name: str, request: Request) -> JSONResponse:
+        body = await parse(models.QueryRequestBatch, request)
+
+        def action() -> list[Any]:
+            answers = [answer(store.need(name), one) for one in body.searches]
+            return [one.model_dump(mode="json", exclude_none=True) for one in answers]
 
         return work(action)
+
+    def answer(key: str, body: models.QueryRequest) -> models.QueryResponse:
+        if not store.allow_exact and body.params is not None and body.params.exact:
+            raise Refused(400, "Bad request: Exact search disabled!. Help: Set exact=false.")
+        config = store.created[key]
+        using = body.using or ""
+        if using not in (config.vectors or {}) and using not in (config.sparse_vectors or {}):
+            raise Refused(400, f"Wrong input: Not existing vector name error: {using}")
+        scoped = body.params is not None and body.params.idf is not None
+        sparse = (config.sparse_vectors or {}).get(using)
+        if scoped and (sparse is None or sparse.modifier is not models.Modifier.IDF):
+            raise Refused(400, "Wrong input: idf params need a sparse vector with the IDF modifier")
+        nearest = body.query.nearest if isinstance(body.query, models.NearestQuery) else body.query
+        store.check_vectors(key, {using: nearest})
+        return store.client.query_points(
+            key,
+            nearest,
+            using=using,
+            query_filter=body.filter,
+            limit=10 if body.limit is None else body.limit,
+            with_payload=body.with_payload or False,
+            with_vectors=body.with_vector or False,
+            search_params=models.SearchParams(idf=body.params.idf) if scoped and body.params else None,
+        )
 
     @app.post("/collections/{name}/points/count")
     async def count(name: str, request: Request) -> JSONResponse:
@@ -275,6 +401,10 @@ def create_app(store: Store | None = None, *, api_key: str | None = None) -> Fas
     return app
 
 
+def _codes(sent: Any) -> Any:
+    return None if sent is models.Disabled.DISABLED else sent
+
+
 async def parse(model: Any, request: Request) -> Any:
     """Body as one of the client's models; 400 with the reason when it is not, as the server answers."""
     adapter = _ADAPTERS.setdefault(model, TypeAdapter(model))
@@ -295,7 +425,7 @@ def _info(store: Store, name: str) -> dict[str, Any]:
             schema[field] = {"data_type": described["type"], "params": described, "points": points}
         else:
             schema[field] = {"data_type": models.PayloadSchemaType(params).value, "points": points}
-    placement = ("shard_number", "replication_factor", "write_consistency_factor", "on_disk_payload")
+    placement = ("shard_number", "replication_factor", "write_consistency_factor", "payload", "on_disk_payload")
     return {
         "status": "green",
         "optimizer_status": "ok",
@@ -336,8 +466,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=6333)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--api-key")
+    parser.add_argument("--folder", type=Path, help="keep what is written there; a file `full` in it fills the disk")
     arguments = parser.parse_args()
-    uvicorn.run(create_app(api_key=arguments.api_key), host=arguments.host, port=arguments.port, log_level="warning")
+    if arguments.folder is not None:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+    app = create_app(Store(arguments.folder), api_key=arguments.api_key)
+    uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -226,7 +227,9 @@ class ServerTopology:
         self.postgres = Postgres(self.folder)
         self.redis = TcpRedis(self.folder)
         self.qdrant_port, self.models_port = free_port(), free_port()
+        self.qdrant_folder = self.folder / "qdrant"
         qdrant = [sys.executable, "-m", "tests.qdrant_standin", "--port", str(self.qdrant_port)]
+        qdrant += ["--folder", str(self.qdrant_folder)]
         models = [sys.executable, "-m", "tests.model_server", "--port", str(self.models_port)]
         models += ["--base", str(base)] if base is not None else []
         self.qdrant = Daemon("qdrant", qdrant, self.folder / "qdrant.log")
@@ -312,6 +315,25 @@ class ServerTopology:
         daemon = self.processes[name]
         daemon.start()
         return daemon
+
+    def hurt_index(self, how: str, seconds: float, pause: threading.Event) -> None:
+        """killed: it comes back as it was. wiped: it comes back empty. away, frozen, full: for so long."""
+        full = self.qdrant_folder / "full"
+        if how == "frozen":
+            self.qdrant.signal(signal.SIGSTOP)
+            pause.wait(seconds)
+            self.qdrant.signal(signal.SIGCONT)
+        elif how == "full":
+            full.touch()
+            pause.wait(seconds)
+            full.unlink()
+        else:
+            self.qdrant.kill()
+            if how == "wiped":
+                shutil.rmtree(self.qdrant_folder)
+            pause.wait(seconds if how == "away" else 1.0)
+            self.qdrant.start()
+        wait_for(lambda: _ok(f"http://127.0.0.1:{self.qdrant_port}/collections"), 30, "the Qdrant stand-in")
 
     def wait_ready(self, name: str, timeout_s: float = 120.0) -> None:
         """Return when a process says that it is ready."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
+from core.environment import environment_fault
 from core.errors import Cancelled, Interrupted, LeaseLost, Postponed, TsumugiError
 from core.jobs import JobLease, JobStore
 from core.log import bound
@@ -14,6 +17,8 @@ from core.measures import observe_stage
 from core.tracing import TRACEPARENT, span
 
 log = structlog.stdlib.get_logger(__name__)
+
+_PAUSES_S = (0.5, 1.0, 2.0, 5.0)
 
 
 def run_job(jobs: JobStore, job_id: str, work: Callable[[JobLease], object], *, in_turn: bool = False) -> None:
@@ -60,12 +65,33 @@ def _work_and_end(lease: JobLease, work: Callable[[JobLease], object]) -> None:
     except Postponed as reason:
         log.info("job.postponed", code=reason.code, detail=reason.detail)
         lease.postpone(reason)
-    except TsumugiError as error:
-        log.warning("job.error", code=error.code, detail=error.detail, retryable=error.retryable, stage=lease.stage)
-        lease.fail(error)
     except Exception as error:
-        log.exception("job.unexpected_error", stage=lease.stage)
+        fault = environment_fault(error)
+        if fault is not None:
+            log.warning("job.waits", code=fault.code, detail=fault.detail, stage=lease.stage)
+            _when_the_database_answers(lease, lambda: lease.wait(fault))
+            return
+        if isinstance(error, TsumugiError):
+            log.warning("job.error", code=error.code, detail=error.detail, retryable=error.retryable, stage=lease.stage)
+        else:
+            log.exception("job.unexpected_error", stage=lease.stage)
         lease.fail(error)
     else:
         if not lease.finished:
             lease.succeed()
+
+
+def _when_the_database_answers(lease: JobLease, end: Callable[[], None]) -> None:
+    """End an attempt, also one that ended because the database was away: the heartbeat goes on meanwhile.
+
+    A job that could not say how it ended would be taken for one whose worker died, which has a budget.
+    """
+    for pause_s in itertools.chain(_PAUSES_S, itertools.repeat(_PAUSES_S[-1])):
+        try:
+            end()
+        except DBAPIError as error:
+            log.warning("job.end_not_written", detail=str(error.orig), pause_s=pause_s)
+            if lease.sleep(pause_s):
+                raise
+        else:
+            return

@@ -51,6 +51,7 @@ class Beat:
     def _run(self) -> None:
         settings = self._context.settings.jobs
         next_sweep = next_schedules = next_canaries = last_round = utc_now()
+        away = False
         with self._context.jobs.notifier.callback(OUTBOX_TOPIC, self._wake.set):
             while not self._stopping.is_set():
                 self._wake.clear()
@@ -59,7 +60,8 @@ class Beat:
                 jumped = now - last_round > timedelta(seconds=settings.sweep_every_s + settings.stalled_after_s / 2)
                 last_round = now
                 if now >= next_sweep:
-                    self._step("sweep", lambda skip=jumped: self._context.jobs.sweep(stalled=not skip))
+                    skip = jumped or away  # nobody could beat while the database was away, either
+                    away = self._step("sweep", lambda skip=skip: self._context.jobs.sweep(stalled=not skip)) is None
                     next_sweep = now + timedelta(seconds=settings.sweep_every_s)
                 else:
                     self._step("outbox", self._context.jobs.outbox.dispatch_due)

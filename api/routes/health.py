@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -15,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.security import authenticate_request, require_operator
-from api.services import Check, Services
+from api.services import Check, Probe, Services
 from core.errors import TsumugiError, Unavailable
 
 log = structlog.stdlib.get_logger("api.health")
@@ -25,6 +26,7 @@ router = APIRouter(tags=["operations"])
 PROBE_TIMEOUT_S: Final = 5.0
 
 _probes = ThreadPoolExecutor(16, thread_name_prefix="probe")
+_asking = threading.Lock()
 
 
 @router.get("/healthz")
@@ -45,18 +47,35 @@ async def readyz(request: Request) -> JSONResponse:
 
 
 def run_checks(services: Services) -> dict[str, dict[str, Any]]:
-    """Probe all dependencies at once; one that does not answer in PROBE_TIMEOUT_S counts as failing."""
-    checks = [Check("database", lambda: _probe_database(services)), *services.checks]
+    """Probe all dependencies at once; one that does not answer in PROBE_TIMEOUT_S counts as failing.
+
+    A dependency that hangs is asked once, however many look: further looks wait for that answer, shortly, and show the
+    last one. Forty of them would hold every thread otherwise, and then all checks would fail.
+    """
     begun = time.perf_counter()
-    running = [(check.name, _probes.submit(_timed, check)) for check in checks]
+    checks = [Check("database", lambda: _probe_database(services)), *services.checks]
+    with _asking:
+        asked = {check.name: _ask(services, check, begun) for check in checks}
     results: dict[str, dict[str, Any]] = {}
-    for name, future in running:
+    for name, probe in asked.items():
+        waited = time.perf_counter() - probe.begun
         try:
-            results[name] = future.result(timeout=max(0.0, PROBE_TIMEOUT_S - (time.perf_counter() - begun)))
+            results[name] = probe.answer.result(timeout=max(0.0, PROBE_TIMEOUT_S - waited))
         except FutureTimeout:
-            future.cancel()
-            results[name] = {"state": "failing", "detail": f"no answer within {PROBE_TIMEOUT_S:g} s"}
+            waited = time.perf_counter() - probe.begun
+            results[name] = {"state": "failing", "detail": f"no answer for {waited:.0f} s"}
+            if probe.last is not None:
+                results[name]["last"] = probe.last
     return results
+
+
+def _ask(services: Services, check: Check, now: float) -> Probe:
+    before = services.probes.get(check.name)
+    if before is not None and not before.answer.done():
+        return before
+    last = before.answer.result() if before is not None else None
+    probe = services.probes[check.name] = Probe(_probes.submit(_timed, check), now, last)
+    return probe
 
 
 def _timed(check: Check) -> dict[str, Any]:

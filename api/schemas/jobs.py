@@ -29,6 +29,12 @@ class JobBody(ResponseBody):
 
     @computed_field  # type: ignore[prop-decorator]
     @property
+    def waiting_for(self) -> str | None:
+        """Code of what a queued job waits for, such as `index_unreachable`; it goes on by itself. `error` says more."""
+        return str(self.error["code"]) if self.status == "queued" and self.error else None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
     def queued_s(self) -> float:
         """Seconds from its making to its first start, or until now: a matter of load, not of the document."""
         return _seconds(self.created_at, self.started_at or self.finished_at)

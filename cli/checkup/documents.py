@@ -65,6 +65,27 @@ def check_generations(examination: Examination) -> Iterator[Finding]:
                 )
 
 
+def check_deletions(examination: Examination) -> Iterator[Finding]:
+    """Whatever is being deleted has a job that does it: one that failed for good left it hidden, and stored."""
+    with examination.db.read() as session:
+        busy = set(session.scalars(select(Job.subject_id).where(Job.status.in_(UNFINISHED))))
+        deleting = session.scalars(select(Document).where(Document.status == DocumentStatus.DELETING.value)).all()
+    for document in deleting:
+        if document.id not in busy:
+            problem = "is being deleted, but no job works on it"
+            yield Finding("documents", document.id, problem, _delete_again(examination, document))
+
+
+def _delete_again(examination: Examination, document: Document) -> Repair:
+    def repair() -> None:
+        with examination.db.write() as session:
+            examination.jobs.create(
+                session, tenant_id=document.tenant_id, kind=JobKind.DELETE, subject_id=document.id, priority=4
+            )
+
+    return repair
+
+
 def check_blobs(examination: Examination) -> Iterator[Finding]:
     """Every blob that a row names is there and is what its name says; nothing else lies around."""
     named: dict[str, str] = {}

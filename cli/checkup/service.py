@@ -13,10 +13,12 @@ from cli.data_dir import read_service_note, remove_service_note
 from cli.redis_child import socket_dir
 from core.database import Database
 from core.migrate import current_revision, newest_revision, upgrade
-from core.tables import Job, TuningRun
+from core.tables import IndexVersion, Job, TuningRun
 from core.types import JobStatus
 from ingest.vectors import passage_vectors
+from retrieval.build import collection_of
 from retrieval.reconcile import reconcile
+from retrieval.sampled import WANTED_RECALL, sampled_recall
 
 LEFTOVERS = (".new-*", ".backup-*", ".restore-*", ".service.json.new", "blobs/*/.new-*", "tmp/*/*", "models/.*")
 """Work files that live only while something is being written, below the data dir."""
@@ -64,6 +66,30 @@ def check_index(examination: Examination) -> Iterator[Finding]:
     report = reconcile(examination.db, examination.retrieval, repair=False)
     if not report.clean:
         yield Finding("index", examination.retrieval.index_version, str(report), _reconcile(examination))
+
+
+def check_collections(examination: Examination) -> Iterator[Finding]:
+    """No collection of ours on a Qdrant server without an index version: a drop that was cut off left it."""
+    settings = examination.settings
+    if settings.retrieval.index != "qdrant":
+        return
+    from retrieval.index.collections import collections, drop_collection
+
+    with examination.db.read() as session:
+        known = {collection_of(settings.qdrant, key) for key in session.scalars(select(IndexVersion.id))}
+    for name, points in collections(settings.qdrant).items():
+        if name not in known:
+            problem = f"a collection of {points} points that belongs to no index version"
+            yield Finding("index", name, problem, lambda name=name: drop_collection(settings.qdrant, name))  # type: ignore[misc]
+
+
+def check_recall(examination: Examination) -> Iterator[Finding]:
+    """Passages of this system, asked for by their own vectors: the index finds what exact search finds."""
+    share, asked = sampled_recall(examination.db, examination.retrieval.active)
+    if asked and share < WANTED_RECALL:
+        problem = f"finds {share:.3f} of what exact search finds, over {asked} searches; "
+        problem += "widen qdrant.hnsw_ef, or raise qdrant.m and qdrant.ef_construct"
+        yield Finding("index", examination.retrieval.index_version, problem)
 
 
 def check_jobs(examination: Examination) -> Iterator[Finding]:

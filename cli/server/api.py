@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cli.server.index import open_retrieval
 from cli.server.parts import Parts, open_parts
+from core.errors import Unavailable
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,21 +71,23 @@ def api_process(settings: Settings) -> Iterator[ApiProcess]:
 def _build(parts: Parts, stack: ExitStack) -> ApiProcess:
     from api.app import create_app
     from api.services import Services
-    from core.migrate import start_alone
     from generation.build import build_generation
     from generation.evaluation.runner import EvaluationRunner
     from generation.evaluation.service import EvaluationService
     from ingest.accept import IngestService
     from ingest.page_images import PageImages
-    from retrieval.build import build_retrieval
     from retrieval.switch import IndexService
     from tuning.build import build_tuning
     from workers.context import WorkerContext
 
     settings, db, jobs = parts.settings, parts.db, parts.jobs
-    with start_alone(db):  # the first process registers the index version and makes its collection
-        retrieval = build_retrieval(settings, db)
+    retrieval = open_retrieval(parts, threading.Event().wait)
+    if retrieval is None:
+        raise Unavailable("stopped while it waited for the index", code="index_unreachable")
     stack.callback(retrieval.close)
+    index = IndexService(db, jobs, retrieval, settings)
+    index.fill_serving()
+    index.settle()
     generation = build_generation(settings, db, retrieval)
     stack.callback(generation.close)
     tuning = build_tuning(settings, db, parts.blobs, jobs, generation.registry, retrieval, generation.base)
@@ -102,7 +106,7 @@ def _build(parts: Parts, stack: ExitStack) -> ApiProcess:
         blobs=parts.blobs,
         ingest=IngestService(db, parts.blobs, jobs, settings, retrieval),
         searcher=retrieval.searcher,
-        index=IndexService(db, jobs, retrieval, settings),
+        index=index,
         answers=generation.answers,
         registry=generation.registry,
         router=generation.router,

@@ -7,8 +7,8 @@ key, the first index version) happens under `start_alone`.
 from __future__ import annotations
 
 import os
+import select
 import signal
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import FrameType
@@ -96,20 +96,30 @@ def open_parts(settings: Settings, stack: ExitStack, role: str = "server") -> Pa
     return Parts(settings, db, broker_url, queue, notifier, jobs, blobs, bootstrap)
 
 
-def on_stop_signal() -> Callable[[], None]:
-    """Install handlers for SIGTERM and SIGINT; returns a function that blocks until one comes.
+class StopSignal:
+    """A request to stop by SIGTERM, SIGINT or SIGHUP. Calling it blocks until one comes.
 
     A pipe, not an Event: a handler that runs while the main thread is inside `Event.wait` could deadlock on its lock.
     """
-    reader, writer = os.pipe()
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        os.write(writer, b"x")
+    def __init__(self) -> None:
+        self._reader, writer = os.pipe()
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, on_signal)
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            os.write(writer, b"x")
 
-    def wait() -> None:
-        os.read(reader, 1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, on_signal)
 
-    return wait
+    def __call__(self) -> None:
+        """Block until one comes."""
+        self.within(None)
+
+    def within(self, seconds: float | None) -> bool:
+        """Whether one has come, or comes within so long; it stays so."""
+        return bool(select.select([self._reader], [], [], seconds)[0])
+
+
+def on_stop_signal() -> StopSignal:
+    """Install handlers for SIGTERM, SIGINT and SIGHUP."""
+    return StopSignal()

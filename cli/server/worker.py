@@ -9,19 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import structlog
 
-from cli.server.parts import Parts, open_parts
-from core.errors import Conflict
+from cli.server.index import kept_settled, open_retrieval
+from cli.server.parts import Parts, StopSignal, open_parts
 from core.interpreter import take_short_turns
 from core.settings import Settings
-
-if TYPE_CHECKING:
-    from ingest.rebuild import IndexBuilder
-    from retrieval.live import Retrieval
-    from retrieval.switch import IndexService
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -29,7 +23,7 @@ HAND_BACK_S = 10.0
 """After the drain, how long jobs that were told to stop may take to go back to the queue."""
 
 
-def run_ingest_worker(settings: Settings, wait_for_stop: Callable[[], None], on_ready: Callable[[], None]) -> int:
+def run_ingest_worker(settings: Settings, wait_for_stop: StopSignal, on_ready: Callable[[], None]) -> int:
     """Consume the queues `ingest` and `maintenance` until told to stop; returns the exit code."""
     take_short_turns()
     with ExitStack() as stack:
@@ -46,12 +40,10 @@ def run_tuning_worker(settings: Settings, wait_for_stop: Callable[[], None]) -> 
     return run(settings, broker_url, wait_for_stop)
 
 
-def _ingest(parts: Parts, stack: ExitStack, wait_for_stop: Callable[[], None], on_ready: Callable[[], None]) -> int:
-    from core.migrate import start_alone
+def _ingest(parts: Parts, stack: ExitStack, wait_for_stop: StopSignal, on_ready: Callable[[], None]) -> int:
     from core.queue import Queue
     from generation.adapters.registry import AdapterRegistry
     from ingest.build import build_ingest
-    from retrieval.build import build_retrieval
     from retrieval.switch import IndexService
     from tuning.build import build_tuning
     from workers.app import create_celery
@@ -59,13 +51,16 @@ def _ingest(parts: Parts, stack: ExitStack, wait_for_stop: Callable[[], None], o
     from workers.threads import ThreadsWorker
 
     settings, db, jobs = parts.settings, parts.db, parts.jobs
-    with start_alone(db):
-        retrieval = build_retrieval(settings, db)
+    retrieval = open_retrieval(parts, wait_for_stop.within)
+    if retrieval is None:
+        return 0
     stack.callback(retrieval.close)
     ingest = build_ingest(settings, db, parts.blobs, jobs, retrieval)
     stack.callback(ingest.close)
     tuning = build_tuning(settings, db, parts.blobs, jobs, AdapterRegistry(db, settings, None), retrieval)
-    _complete_index(parts, retrieval, ingest.builder, IndexService(db, jobs, retrieval, settings))
+    index = IndexService(db, jobs, retrieval, settings)
+    index.fill_serving()
+    stack.enter_context(kept_settled(index))
     set_context(
         WorkerContext(
             settings=settings,
@@ -93,18 +88,3 @@ def _ingest(parts: Parts, stack: ExitStack, wait_for_stop: Callable[[], None], o
         ended = worker.join(HAND_BACK_S)
     log.info("worker.stopped", clean=ended)
     return 0 if ended else 1
-
-
-def _complete_index(parts: Parts, retrieval: Retrieval, builder: IndexBuilder, index: IndexService) -> None:
-    """Fill a serving version that lacks documents (made anew by a newer release, say) by a job, beside the rest."""
-    from core.keys import default_tenant_id
-    from retrieval.switch import Who
-
-    if not builder.lacks(retrieval.active):
-        return
-    try:
-        _, job = index.build({}, Who(default_tenant_id(parts.db), "system"))
-    except Conflict as error:
-        log.info("index.filled_by_another", detail=error.detail)
-    else:
-        log.warning("index.fill_queued", version=retrieval.index_version, job_id=job.id)

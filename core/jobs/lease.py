@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.database import Database, WriteSession
-from core.errors import Cancelled, Interrupted, LeaseLost, Postponed, TsumugiError
+from core.errors import Cancelled, Interrupted, LeaseLost, Postponed, TsumugiError, Unavailable
 from core.jobs.machine import JobMachine
 from core.measures import observe_stage
 from core.queue import Task
@@ -150,6 +150,11 @@ class JobLease:
         delay_s = float(reason.extra.get("retry_after_s", 30))
         self._end(lambda session, job: self._machine.postpone(session, job, reason.code, reason.detail, delay_s))
 
+    def wait(self, fault: Unavailable) -> None:
+        """Back to the queue until what is away is there again; costs no attempt, with growing pauses."""
+        least_s = float(fault.extra.get("retry_after_s", 0))
+        self._end(lambda session, job: self._machine.wait(session, job, fault.code, fault.detail, least_s))
+
     def fail(self, error: BaseException) -> None:
         """End the attempt with an error.
 
@@ -183,6 +188,10 @@ class JobLease:
         finally:
             stop.set()
             thread.join()
+
+    def sleep(self, seconds: float) -> bool:
+        """Pause; True when this process is stopping."""
+        return self._stopping.wait(seconds)
 
     def _beat(self, stop: threading.Event) -> None:
         while not stop.wait(self._settings.heartbeat_s):

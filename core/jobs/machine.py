@@ -1,7 +1,8 @@
 """The transitions of a job. Each runs inside a write transaction whose caller has locked the row and checked its state.
 
 Two budgets, because they mean different things: `failures` counts attempts that ended in a transient error and said
-so, `crashes` attempts whose worker died without a word (out of memory, power, `kill -9`).
+so, `crashes` attempts whose worker died without a word (out of memory, power, `kill -9`). What the environment does
+to a job (`core.environment`) counts in neither: it waits.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ JobListener = Callable[[WriteSession, Job], None]
 """Called in the transaction of each change of a job's status, so that what it works on never disagrees with it."""
 
 MAX_BACKOFF_S = 300.0
+MAX_WAIT_S = 60.0
+"""Longest pause of a job that waits for something outside of it: it goes on within a minute of its return."""
 MAX_LOG_ENTRIES = 50
+WAITING = "waiting"
 
 
 class JobMachine:
@@ -124,6 +128,20 @@ class JobMachine:
         job.error = {"code": code, "detail": detail, "retryable": True}
         self.enqueue(session, job, delay_s=delay_s)
 
+    def wait(self, session: WriteSession, job: Job, code: str, detail: str, least_s: float) -> None:
+        """Put it back because something outside of it is away: costs no budget, says for what it waits, goes on alone.
+
+        Pauses double up to `MAX_WAIT_S`: an outage of seconds costs seconds, one of a night no busy loop.
+        """
+        last = job.attempts_log[-1] if job.attempts_log else {}
+        times = int(last.get("times", 1)) + 1 if last.get("reason") == WAITING else 1
+        if times > 1:  # one entry for one outage, or it would push everything else out of the log
+            job.attempts_log = job.attempts_log[:-1]
+        self._log_attempt(job, WAITING, code, times=times)
+        job.error = {"code": code, "detail": detail, "retryable": True}
+        pause_s = min(MAX_WAIT_S, self._settings.jobs.retry_base_s * 2.0 ** min(times - 1, 20))
+        self.enqueue(session, job, delay_s=max(least_s, pause_s))
+
     def hand_over(self, session: WriteSession, job: Job, task: Task) -> None:
         """Queue the next part of the job, for another worker."""
         self._log_attempt(job, "handed_over", task.value)
@@ -162,7 +180,7 @@ class JobMachine:
             listener(session, job)
         self.touched(session, job.id)
 
-    def _log_attempt(self, job: Job, reason: str, code: str) -> None:
+    def _log_attempt(self, job: Job, reason: str, code: str, **more: int) -> None:
         entry = {
             "attempt": job.attempt,
             "ended_at": self.now().isoformat(),
@@ -170,6 +188,7 @@ class JobMachine:
             "code": code,
             "stage": job.stage,
             "worker": job.worker,
+            **more,
         }
         job.attempts_log = [*job.attempts_log, entry][-MAX_LOG_ENTRIES:]
 

@@ -26,6 +26,8 @@ class VersionStatus(StrEnum):
     READY = "ready"
     UNUSABLE = "unusable"
     """This code can no longer make its vectors; it is neither written nor switched to."""
+    DROPPING = "dropping"
+    """Asked to go; its row goes when its points are gone, which waits for an index that is away."""
 
 
 LIVE = (VersionStatus.BUILDING.value, VersionStatus.READY.value)
@@ -103,6 +105,30 @@ def documents_held(session: Session, version_id: str) -> tuple[int, int]:
         )
     )
     return session.scalar(held) or 0, session.scalar(wanted) or 0
+
+
+def void_version(session: WriteSession, version: IndexVersion) -> bool:
+    """Its index is gone: nothing of what it was recorded to hold is there. False when nothing was recorded."""
+    if session.scalars(select(IndexContent.document_id).where(IndexContent.version_id == version.id)).first() is None:
+        return False
+    session.execute(delete(IndexContent).where(IndexContent.version_id == version.id))
+    version.status = VersionStatus.BUILDING.value
+    session.flush()
+    return True
+
+
+def chunks_held(session: Session, version_id: str) -> int:
+    """Points that a version must hold at least: the chunks of all it was recorded to hold."""
+    query = (
+        select(func.sum(IndexContent.chunk_count))
+        .join(Document, Document.id == IndexContent.document_id)
+        .where(
+            IndexContent.version_id == version_id,
+            IndexContent.generation == Document.active_generation,
+            Document.status != DocumentStatus.DELETING.value,
+        )
+    )
+    return int(session.scalar(query) or 0)
 
 
 def forget_version(session: WriteSession, version: IndexVersion) -> None:

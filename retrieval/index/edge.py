@@ -32,7 +32,16 @@ from qdrant_edge import (
 
 from core.errors import DataDirBusy, Unavailable
 from core.processes import yield_to_others
-from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector, StoredVectors
+from core.types import (
+    AccessFilter,
+    ArmScores,
+    Found,
+    IndexedPoint,
+    IndexPoint,
+    ScoredPoint,
+    SparseVector,
+    StoredVectors,
+)
 from retrieval.index.edge_points import (
     access_condition,
     bridge_query,
@@ -41,9 +50,8 @@ from retrieval.index.edge_points import (
     shard_config,
     sparse_query,
     to_point,
-    to_scored,
 )
-from retrieval.index.names import DENSE, SENTENCES, access_payload, stored_vectors
+from retrieval.index.names import DENSE, SENTENCES, access_payload, indexed_point, scored_points, stored_vectors
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -72,6 +80,11 @@ _NO_GRAPH = ("document_id", "generation")
 
 class EdgeIndex:
     """`VectorIndex` on one Edge shard in a folder."""
+
+    shared = False
+
+    def ensure(self) -> None:
+        """Nothing to do: the folder is ours alone, and was made when it was opened."""
 
     def __init__(self, folder: Path, *, dim: int, idf: bool = True, sentences: bool = False, bridge: int = 0) -> None:
         """Open the shard, creating it when the folder has none.
@@ -210,6 +223,29 @@ class EdgeIndex:
             return []
         return self._query(sparse_query(vector), access_condition(access), limit, self._idf_params(access))
 
+    def find(self, dense: Sequence[float] | None, sparse: SparseVector, access: AccessFilter, limit: int) -> Found:
+        """Both arms; see `core.ports.VectorIndex`."""
+        return Found(
+            [] if dense is None else self.search_dense(dense, access, limit), self.search_sparse(sparse, access, limit)
+        )
+
+    def score(
+        self,
+        dense: Sequence[float],
+        sparse: SparseVector,
+        access: AccessFilter,
+        *,
+        by_dense: Sequence[str],
+        by_sparse: Sequence[str],
+        by_sentences: Sequence[str],
+    ) -> ArmScores:
+        """Scores of given points; see `core.ports.VectorIndex`."""
+        return ArmScores(
+            self.score_dense(dense, by_dense, access),
+            self.score_sparse(sparse, by_sparse, access),
+            self.score_sentences(dense, by_sentences, access),
+        )
+
     def score_dense(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
         """Cosine of the given points; those that the filter hides are absent."""
         if not ids:
@@ -247,16 +283,14 @@ class EdgeIndex:
             conditions.append(equals("generation", generation))
         return int(self._live().count(CountRequest(exact=True, filter=Filter(must=conditions) if conditions else None)))
 
-    def scan(self) -> Iterator[ScoredPoint]:
-        """Every point, score 0, ordered by id."""
+    def scan(self) -> Iterator[IndexedPoint]:
+        """What every point says of itself, ordered by id; a foreign one says nothing."""
         offset: str | None = None
         while True:
-            request = ScrollRequest(
-                offset=offset, limit=_SCAN_PAGE, with_payload=["document_id", "generation"], with_vector=False
-            )
+            request = ScrollRequest(offset=offset, limit=_SCAN_PAGE, with_payload=True, with_vector=False)
             records, offset = self._live().scroll(request)
             for record in records:
-                yield to_scored(record, 0.0)
+                yield indexed_point(record.id, record.payload)
             if offset is None:
                 return
 
@@ -372,4 +406,4 @@ class EdgeIndex:
             with_payload=["document_id", "generation"],
             with_vector=False,
         )
-        return [to_scored(point, float(point.score)) for point in self._live().query(request)]
+        return scored_points(self._live().query(request))

@@ -26,7 +26,7 @@ from qdrant_edge import (
 )
 from qdrant_edge import SparseVector as EdgeSparseVector
 
-from core.types import AccessFilter, IndexPoint, ScoredPoint, SparseVector
+from core.types import AccessFilter, IndexPoint, SparseVector
 from retrieval.index.names import BRIDGE, DENSE, LEXICAL, SENTENCES, payload_of
 
 SCAN_UP_TO = 20_000
@@ -103,8 +103,3 @@ def to_point(point: IndexPoint) -> Any:
     if point.bridge is not None:
         vectors[BRIDGE] = list(point.bridge)
     return Point(point.id, vectors, payload_of(point))
-
-
-def to_scored(record: Any, score: float) -> ScoredPoint:
-    """A hit as search takes it."""
-    return ScoredPoint(str(record.id), record.payload["document_id"], int(record.payload["generation"]), score)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from core.types import IndexPoint, SparseVector, StoredVectors
+from core.measures import FOREIGN_POINTS
+from core.types import IndexedPoint, IndexPoint, ScoredPoint, SparseVector, StoredVectors
 
 DENSE = "dense"
 LEXICAL = "lexical"
@@ -43,4 +44,33 @@ def stored_vectors(point_id: str, vector: Any) -> StoredVectors:
         else SparseVector(tuple(sparse.indices), tuple(map(float, sparse.values))),
         tuple(tuple(map(float, sentence)) for sentence in named.get(SENTENCES) or ()),
         None if named.get(BRIDGE) is None else tuple(map(float, named[BRIDGE])),
+    )
+
+
+def scored_points(hits: Iterable[Any]) -> list[ScoredPoint]:
+    """Hits as search takes them. A point without our payload (clusters leave such) is skipped and counted."""
+    found = []
+    for hit in hits:
+        point = indexed_point(hit.id, hit.payload)
+        if point.foreign:
+            FOREIGN_POINTS.inc()
+        else:
+            found.append(ScoredPoint(point.id, point.document_id, point.generation, float(hit.score)))
+    return found
+
+
+def indexed_point(key: object, payload: dict[str, Any] | None) -> IndexedPoint:
+    """What a point says of itself; a foreign one has an empty document and generation -1."""
+    said = payload or {}
+    document_id, generation = said.get("document_id"), said.get("generation")
+    if not isinstance(document_id, str) or not isinstance(generation, int):
+        document_id, generation = "", -1
+    groups = said.get("groups")
+    return IndexedPoint(
+        str(key),
+        document_id,
+        generation,
+        str(said.get("tenant_id", "")),
+        str(said.get("collection_id", "")),
+        frozenset(map(str, groups)) if isinstance(groups, list) else frozenset(),
     )

@@ -1,6 +1,7 @@
 """The same cases on Edge, on the client's in-memory mode, over REST, and on a real server where one is given.
 
-`TSUMUGI_TEST_QDRANT_URL` names a Qdrant server (1.19 or newer); each test makes a collection there and drops it.
+`TSUMUGI_TEST_QDRANT_URL` names a Qdrant server (1.19 or newer), `TSUMUGI_TEST_QDRANT_API_KEY` its key; each test makes
+a collection there and drops it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from qdrant_client import QdrantClient
 
 from core.ports import VectorIndex
-from core.settings import QdrantSettings
-from core.types import AccessFilter, IndexPoint, SparseVector
+from core.settings_qdrant import QdrantSettings
+from core.types import AccessFilter, Found, IndexPoint, SparseVector
+from retrieval.index.connection import Connection, connect
 from retrieval.index.edge import EdgeIndex
-from retrieval.index.server import ServerIndex, open_client
+from retrieval.index.server import ServerIndex
 from tests.qdrant_standin import serve
 
 DIM = 8
@@ -53,6 +56,7 @@ def point(
 
 
 SERVER_URL = os.environ.get("TSUMUGI_TEST_QDRANT_URL")
+SERVER_KEY = os.environ.get("TSUMUGI_TEST_QDRANT_API_KEY")
 KINDS = (
     "edge",
     "memory",
@@ -67,6 +71,13 @@ def standin_url() -> Iterator[str]:
         yield url
 
 
+def settings_of(kind: str, standin_url: str) -> QdrantSettings:
+    """Settings that reach the real server, or the stand-in."""
+    if kind == "server" and SERVER_URL:
+        return QdrantSettings(url=SERVER_URL, api_key=SecretStr(SERVER_KEY) if SERVER_KEY else None)
+    return QdrantSettings(url=standin_url)
+
+
 @contextmanager
 def open_index(kind: str, folder: Path, standin_url: str, *, idf: bool = True) -> Iterator[VectorIndex]:
     """An empty index of one kind."""
@@ -76,9 +87,9 @@ def open_index(kind: str, folder: Path, standin_url: str, *, idf: bool = True) -
         yield edge
         edge.close()
         return
-    settings = QdrantSettings(url=SERVER_URL if kind == "server" and SERVER_URL else standin_url)
-    client = QdrantClient(":memory:") if kind == "memory" else open_client(settings)
-    index = ServerIndex(client, name, dim=DIM, idf=idf, sentences=True, bridge=4, settings=settings)
+    settings = settings_of(kind, standin_url)
+    connection = Connection([QdrantClient(":memory:")]) if kind == "memory" else connect(settings)
+    index = ServerIndex(connection, name, dim=DIM, idf=idf, sentences=True, bridge=4, settings=settings)
     yield index
     index.drop()
     index.close()
@@ -202,6 +213,20 @@ def test_scores_of_given_points_equal_those_of_the_search(index: VectorIndex) ->
     assert index.score_sparse(QUERY, [p.id for p in sparse], ALL) == pytest.approx(
         {p.id: p.score for p in sparse}, abs=1e-5
     )
+
+
+def test_both_arms_at_once_are_the_arms_alone(index: VectorIndex) -> None:
+    index.upsert([replace(point(n), sentences=(point(n).dense or (),)) for n in range(40)])
+    vector = point(7).dense or ()
+    found = index.find(vector, QUERY, ALL, 10)
+    assert [p.id for p in found.dense] == [p.id for p in index.search_dense(vector, ALL, 10)]
+    assert [p.id for p in found.sparse] == [p.id for p in index.search_sparse(QUERY, ALL, 10)]
+    ids = [point(n).id for n in range(5)]
+    scores = index.score(vector, QUERY, ALL, by_dense=ids, by_sparse=ids[:3], by_sentences=ids[1:])
+    assert scores.dense == pytest.approx(index.score_dense(vector, ids, ALL))
+    assert scores.sparse == pytest.approx(index.score_sparse(QUERY, ids[:3], ALL))
+    assert scores.sentences == pytest.approx(index.score_sentences(vector, ids[1:], ALL))
+    assert index.find(None, SparseVector((), ()), ALL, 10) == Found([], [])
 
 
 def test_a_passage_is_as_near_as_its_nearest_sentence(index: VectorIndex) -> None:

@@ -142,8 +142,8 @@ def test_a_result_says_where_it_is_from_and_what_it_cost(
     assert result.language is Language.JAPANESE
     assert (passage.document_id, passage.generation) == (handbook["保証.txt"], 1)
     assert passage.text[passage.start : passage.end] == dict(HANDBOOK)["保証.txt"]
-    assert set(result.timings_ms) >= {"filter", "embed", "dense", "sparse", "sentences", "fuse", "load", "total"}
-    assert result.timings_ms["total"] > 0 and result.timings_ms["dense"] < 1.0
+    assert set(result.timings_ms) >= {"filter", "embed", "index", "fuse", "load", "total"}
+    assert result.timings_ms["total"] > 0 and result.timings_ms["index"] > 0
     assert [p.score for p in result.passages] == sorted((p.score for p in result.passages), reverse=True)
 
 
