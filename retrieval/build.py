@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from core.blobs import open_blobs
 from core.database import Database
 from core.errors import InvalidInput, Unavailable
-from core.ports import Bridge, Embedder, LexicalEncoder, Reranker, SentenceEmbedder, TokenEmbedder, VectorIndex
+from core.ports import Bridge, Embedder, LexicalEncoder, Reranker, SentenceEmbedder, TokenEmbedder
 from core.repositories.index_versions import (
     VersionStatus,
     active_version,
@@ -23,7 +23,6 @@ from core.repositories.index_versions import (
     void_version,
 )
 from core.settings import Settings
-from core.settings_qdrant import QdrantSettings
 from core.tables.base import utc_now
 from core.tables.operations import IndexVersion
 from core.types import Language
@@ -32,6 +31,7 @@ from retrieval.embedders.multilingual import MultilingualEncoder
 from retrieval.expand import Expander
 from retrieval.lexical import BigramBm25
 from retrieval.live import OpenVersion, Retrieval
+from retrieval.opening import open_index
 from retrieval.other_words import OtherWords
 from retrieval.relevance import load_model
 from retrieval.search import Searcher
@@ -363,52 +363,6 @@ def build_lexical(settings: Settings, embedder: Embedder) -> LexicalEncoder:
             )
         return M3Lexical(embedder)
     return BigramBm25()
-
-
-def open_index(
-    settings: Settings,
-    version: str,
-    dim: int,
-    idf: bool,
-    sentences: bool,
-    bridge: int = 0,
-    on_new: Callable[[], None] | None = None,
-) -> VectorIndex:
-    """Open or create the shard or the collection of an index version. sentences: it holds vectors of sentences.
-
-    bridge: dimensions of the vectors that compare languages, 0 for none.
-    on_new: called before one is created, also later where the index of a server was lost.
-
-    Raises:
-        DataDirBusy: another process owns the shard.
-        Unavailable: shard or server cannot be used.
-    """
-    if settings.retrieval.index == "qdrant":
-        from retrieval.index.connection import connect
-        from retrieval.index.server import ServerIndex
-
-        name = collection_of(settings.qdrant, version)
-        return ServerIndex(
-            connect(settings.qdrant),
-            name,
-            dim=dim,
-            idf=idf,
-            sentences=sentences,
-            bridge=bridge,
-            settings=settings.qdrant,
-            on_new=on_new,
-        )
-    from retrieval.index.edge import EdgeIndex  # a process that asks a server need not have the engine installed
-
-    folder = settings.index_dir / version
-    if on_new is not None and not (folder / "edge_config.json").exists():
-        on_new()
-    return EdgeIndex(folder, dim=dim, idf=idf, sentences=sentences, bridge=bridge)
-
-
-def collection_of(settings: QdrantSettings, version: str) -> str:
-    """Name of the collection of an index version."""
-    return f"{settings.collection}-{version}"
 
 
 def index_spec(

@@ -13,7 +13,8 @@ from typing import Any
 from core.settings import Settings
 from core.tables.operations import IndexVersion
 from core.types import StoredVectors
-from retrieval.build import collection_of, open_index, settings_with
+from retrieval.build import settings_with
+from retrieval.opening import collection_of, open_index
 
 
 def read_vectors(settings: Settings, row: IndexVersion) -> Iterator[StoredVectors]:

@@ -35,8 +35,9 @@ from core.tables.base import utc_now
 from core.tables.jobs import Job
 from core.tables.operations import Calibration, IndexVersion
 from core.types import JobKind, StoredVectors
-from retrieval.build import collection_of, same_index, settings_with
+from retrieval.build import same_index, settings_with
 from retrieval.live import OpenVersion, Retrieval
+from retrieval.opening import collection_of
 from retrieval.relevance import SHIPPED_FOR
 
 log = structlog.stdlib.get_logger(__name__)

@@ -16,7 +16,7 @@ from core.migrate import current_revision, newest_revision, upgrade
 from core.tables import IndexVersion, Job, TuningRun
 from core.types import JobStatus
 from ingest.vectors import passage_vectors
-from retrieval.build import collection_of
+from retrieval.opening import collection_of
 from retrieval.reconcile import reconcile
 from retrieval.sampled import WANTED_RECALL, sampled_recall
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 from threading import Event, Lock, RLock, Thread
 from typing import Any
 
@@ -24,7 +23,6 @@ from qdrant_edge import (
     KeywordIndexParams,
     Query,
     QueryRequest,
-    Sample,
     ScrollRequest,
     SearchParams,
     UpdateOperation,
@@ -47,11 +45,12 @@ from retrieval.index.edge_points import (
     bridge_query,
     dense_query,
     equals,
+    sampled,
     shard_config,
     sparse_query,
     to_point,
 )
-from retrieval.index.names import DENSE, SENTENCES, access_payload, indexed_point, scored_points, stored_vectors
+from retrieval.index.names import SENTENCES, access_payload, indexed_point, scored_points, stored_vectors
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -189,7 +188,7 @@ class EdgeIndex:
         """
         if int(self._live().info().points_count) <= EXACT_UP_TO * 384 // max(self._dim, 96):
             return
-        asked = self._sampled()
+        asked = sampled(self._live(), _SAMPLE)
         truth = [self._best(vector, tenant, SearchParams(exact=True)) for vector, tenant in asked]
         for beam in BEAMS:
             found = [self._best(vector, tenant, SearchParams(hnsw_ef=beam)) for vector, tenant in asked]
@@ -199,19 +198,6 @@ class EdgeIndex:
         else:
             self._beam = None
         log.info("index.beam_measured", folder=str(self._folder), beam=self._beam)
-
-    def _sampled(self) -> list[tuple[list[float], str]]:
-        """Vectors near points that are spread over the shard, as far from them as queries are, with their tenants."""
-        chance = Random(0)
-        request = QueryRequest(limit=_SAMPLE, query=Sample.Random, with_payload=["tenant_id"], with_vector=[DENSE])
-        found: list[tuple[list[float], str]] = []
-        for record in self._live().query(request):
-            vector = (record.vector or {}).get(DENSE)
-            if vector is not None:
-                spread = 0.7 / len(vector) ** 0.5
-                moved = [float(value) + chance.gauss(0.0, spread) for value in vector]
-                found.append((moved, str(record.payload.get("tenant_id"))))
-        return found
 
     def _best(self, vector: list[float], tenant: str, params: Any) -> frozenset[str]:
         hits = self._query(dense_query(vector), access_condition(AccessFilter(tenant, None)), _SAMPLE, params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 from qdrant_edge import (
@@ -22,6 +23,8 @@ from qdrant_edge import (
     MultiVectorConfig,
     Point,
     Query,
+    QueryRequest,
+    Sample,
     VectorStorageDatatype,
 )
 from qdrant_edge import SparseVector as EdgeSparseVector
@@ -103,3 +106,17 @@ def to_point(point: IndexPoint) -> Any:
     if point.bridge is not None:
         vectors[BRIDGE] = list(point.bridge)
     return Point(point.id, vectors, payload_of(point))
+
+
+def sampled(shard: Any, count: int) -> list[tuple[list[float], str]]:
+    """Vectors near points that are spread over the shard, as far from them as queries are, with their tenants."""
+    chance = Random(0)
+    request = QueryRequest(limit=count, query=Sample.Random, with_payload=["tenant_id"], with_vector=[DENSE])
+    found: list[tuple[list[float], str]] = []
+    for record in shard.query(request):
+        vector = (record.vector or {}).get(DENSE)
+        if vector is not None:
+            spread = 0.7 / len(vector) ** 0.5
+            moved = [float(value) + chance.gauss(0.0, spread) for value in vector]
+            found.append((moved, str((record.payload or {}).get("tenant_id"))))
+    return found

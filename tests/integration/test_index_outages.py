@@ -25,9 +25,10 @@ from core.types import Scope
 from ingest.accept import Upload
 from ingest.build import Ingest, build_ingest
 from ingest.vectors import passage_vectors
-from retrieval.build import build_retrieval, collection_of
+from retrieval.build import build_retrieval
 from retrieval.index import connection as connections
 from retrieval.live import Retrieval
+from retrieval.opening import collection_of
 from retrieval.reconcile import mend, reconcile
 from retrieval.sampled import sampled_recall
 from retrieval.switch import IndexService, Who

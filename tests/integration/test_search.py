@@ -347,7 +347,7 @@ def test_reconcile_sees_and_mends_what_differs(
     retrieval.index.upsert([stray])
     found = reconcile(database, retrieval, repair=False)
     assert (found.missing, found.orphans, found.clean) == ((lost,), (stray.id,), False)
-    assert "1 missing, 1 orphaned (found)" in str(found)
+    assert "1 missing, 1 orphaned, 0 with a wrong payload (found)" in str(found)
     assert reconcile(database, retrieval, repair=True).repaired
     again = reconcile(database, retrieval, repair=False)
     assert again.clean and again.points == again.chunks == len(HANDBOOK)
