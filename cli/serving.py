@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 import uvicorn
 
+from cli.connections import bounded_protocol
 from cli.output import CommandFailed
 from core.settings import HttpSettings
 
@@ -99,6 +100,7 @@ async def serve(
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(drain_timeout_s + LAST_ANSWERS_S),
         server_header=False,
+        http=bounded_protocol(settings),
     )
     server = _Server(config, on_listening)
     draining: Draining = service.app.state.draining

@@ -70,6 +70,11 @@ class HttpSettings(Section):
     drain_notice_s: float = Field(
         0.0, ge=0, le=120, description="On SIGTERM, how long /readyz says no before new requests are refused."
     )
+    max_connections: int = Field(
+        1_000, ge=8, description="Connections open at once; one that has asked for nothing makes room for the next."
+    )
+    header_timeout_s: float = Field(15.0, gt=0, description="Longest time for the head of a request, in all.")
+    body_silence_s: float = Field(30.0, gt=0, description="Longest silence within the body of a request.")
     requests_per_minute_key: int = Field(
         0, ge=0, description="Requests a minute of one key, over all processes; more are 429. 0 is no limit."
     )
