@@ -41,6 +41,7 @@ from ingest.access import PointAccess
 from ingest.batch import unpacked
 from ingest.catalogue import DocumentCatalogue
 from ingest.collections import Collections
+from ingest.extract.archive import request_budget
 from ingest.keyring import Keyring
 from ingest.pending import groups_to_be, metadata_to_be, narrowed, say_validity, set_metadata
 from ingest.removal import retire_uses
@@ -93,7 +94,7 @@ class IngestService(DocumentCatalogue):
         Raises:
             Forbidden: the key lacks `ingest`.
             InvalidInput: `empty_file`, `invalid_filename`, `invalid_metadata`, ...; nothing was stored.
-            TooLarge: one file passes the limit.
+            TooLarge: one file passes the limit, or the archives together what they may unpack to.
             InvalidInput: `wrong_password`, which does not open a file that needs one; nothing was stored.
             Conflict: `external_id_taken`, by a document that this key cannot see.
         """
@@ -105,12 +106,13 @@ class IngestService(DocumentCatalogue):
             raise TooLarge(
                 f"the files have {total} bytes together, the limit is {limit}", extra={"limit": limit, "actual": total}
             )
+        budget = request_budget()
         with Keyring(self._settings) as keyring:
             checked = [keyring.unlocked(upload) for upload in checked]
             checked = [
                 keyring.unlocked(part, or_as_it_is=part is not upload)
                 for upload in checked
-                for part in unpacked(upload, max_bytes=limit)
+                for part in unpacked(upload, max_bytes=limit, budget=budget)
             ]
         for upload in checked:
             self._blobs.put(upload.data)

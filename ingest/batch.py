@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from core.archives import Budget
 from core.errors import ExtractionFailed, InvalidInput, TooLarge
 from core.names import one_spelling
 from ingest.extract.archive import read_archive
@@ -15,16 +16,20 @@ from ingest.extract.detect import is_batch_archive
 from ingest.upload import MAX_EXTERNAL_ID_CHARS, Upload, checked_upload
 
 
-def unpacked(upload: Upload, *, max_bytes: int) -> list[Upload]:
+def unpacked(upload: Upload, *, max_bytes: int, budget: Budget | None = None) -> list[Upload]:
     """The members of an archive, or the upload itself when it is none, or cannot be taken apart.
 
     `external_id` of a member is ARCHIVE!/PATH, where ARCHIVE is the upload's own, else its file name: the same archive
     again replaces its members one by one, and leaves those alone that have not changed. Empty members are left out.
+    budget: of the request, over all its archives.
+
+    Raises:
+        TooLarge: the archives of the request pass their budget.
     """
     try:
         if not is_batch_archive(upload.data, upload.filename):
             return [upload]
-        members = read_archive(upload.data, upload.encoding)
+        members = read_archive(upload.data, upload.encoding, budget)
     except ExtractionFailed:
         return [upload]
     prefix = upload.external_id or upload.filename

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
 import stat
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
+from core.archives import ArchiveTooLarge, GuardedHeader, open_zip
 from core.errors import AdapterRefused, TooLarge, UnsupportedFormat
 from generation.adapters.manifest import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, refuse_unsafe_files
 
@@ -23,6 +26,7 @@ MAX_TEXT_BYTES = 2**20
 MAX_NAMED = 100
 """Files left out that are named."""
 
+_GZIP = b"\x1f\x8b"
 _WANTED = frozenset({CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE})
 _CHECKPOINT = re.compile(r"checkpoint-[0-9]{1,12}")
 _TRAINERS = re.compile(
@@ -64,7 +68,17 @@ def unpack(data: bytes, folder: Path) -> list[str]:
                 if (part / path.name).exists():
                     raise AdapterRefused(f"the archive holds '{path}' twice", code="adapter_bad_config")
                 _copy(source, part / path.name, size)
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        except ArchiveTooLarge as error:
+            raise TooLarge(f"the archive is not taken: {error}", extra={"limit": MAX_MEMBERS}) from error
+        except (
+            tarfile.TarError,
+            zlib.error,
+            zipfile.BadZipFile,
+            EOFError,
+            OSError,
+            RuntimeError,
+            NotImplementedError,
+        ) as error:
             raise UnsupportedFormat(f"the archive cannot be read: {error}", code="unsupported_archive") from error
         chosen = _the_adapter(list(found))
         for parent, part in found.items():
@@ -102,7 +116,7 @@ def _members(data: bytes) -> Iterator[tuple[str, int, IO[bytes]]]:
 
 
 def _zip_members(data: bytes) -> Iterator[tuple[str, int, IO[bytes]]]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    with open_zip(io.BytesIO(data)) as archive:
         entries = archive.infolist()
         _check_bounds(len(entries), sum(entry.file_size for entry in entries))
         for entry in entries:
@@ -116,7 +130,10 @@ def _zip_members(data: bytes) -> Iterator[tuple[str, int, IO[bytes]]]:
 
 def _tar_members(data: bytes) -> Iterator[tuple[str, int, IO[bytes]]]:
     count = total = 0
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r|*") as archive:
+    stream: Any = io.BytesIO(data)
+    if data.startswith(_GZIP):  # no other compression: their decoders take the memory that a header asks for
+        stream = gzip.GzipFile(fileobj=stream)
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=GuardedHeader) as archive:
         for entry in archive:
             count, total = count + 1, total + entry.size
             _check_bounds(count, total)

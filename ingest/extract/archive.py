@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import io
 import stat
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
-from core.errors import ExtractionFailed
+from core.archives import ArchiveTooLarge, Budget, open_zip
+from core.errors import ExtractionFailed, TooLarge
 from ingest.extract.container import ZIP_ERRORS
 from ingest.extract.tar import TAR_ERRORS, bomb, is_tar, tar_members, unsafe
 
@@ -22,6 +22,7 @@ MAX_ARCHIVE_MEMBERS = 2_000
 MAX_ARCHIVE_BYTES = 512 * 2**20
 MAX_MEMBER_RATIO = 200
 _RATIO_FREE_BYTES = 2**20
+_RATIO_FREE_TOTAL = 64 * 2**20
 _ERRORS: tuple[type[Exception], ...] = (*ZIP_ERRORS, *TAR_ERRORS)
 _JUNK = ("__MACOSX/", "__MACOSX\\")
 
@@ -34,13 +35,22 @@ class Member:
     data: bytes
 
 
-def read_archive(data: bytes, encoding: str | None = None) -> list[Member]:
+def request_budget() -> Budget:
+    """What the archives of one request may unpack to together: as much as one alone, in twice as many files."""
+    return Budget(MAX_ARCHIVE_BYTES, 2 * MAX_ARCHIVE_MEMBERS)
+
+
+def read_archive(data: bytes, encoding: str | None = None, budget: Budget | None = None) -> list[Member]:
     """Unpack an archive in memory. encoding: of the names in a ZIP that do not say so themselves, where it is known.
 
+    budget: what is left of the request's; members are counted before they are kept.
+
     Raises:
+        TooLarge: `too_large`: it is good in itself, and passes the budget.
         ExtractionFailed: `broken_archive`, `encrypted_archive`, `unsafe_archive`, `zip_bomb`, `empty_archive`.
     """
     members: list[Member] = []
+    budget = budget or request_budget()
     left = MAX_ARCHIVE_BYTES
     try:
         unpacked = tar_members(data, MAX_ARCHIVE_BYTES) if is_tar(data) else _zip_members(data, encoding)
@@ -52,7 +62,12 @@ def read_archive(data: bytes, encoding: str | None = None) -> list[Member]:
                 continue
             if len(members) == MAX_ARCHIVE_MEMBERS:
                 raise bomb(f"it holds more than {MAX_ARCHIVE_MEMBERS} files")
+            budget.take(len(content))
             members.append(Member(_label(name, len(members)), content))
+    except ArchiveTooLarge as error:
+        if budget.spent:
+            raise TooLarge(f"{error}; send them one by one", extra={"limit": MAX_ARCHIVE_BYTES}) from error
+        raise bomb(str(error)) from error
     except _ERRORS as error:
         raise ExtractionFailed(f"the archive cannot be read: {error}", code="broken_archive") from error
     if not any(member.data for member in members):
@@ -73,12 +88,15 @@ def refuse_archive(data: bytes) -> NoReturn:
 
 
 def _zip_members(data: bytes, encoding: str | None) -> Iterator[tuple[str, bytes]]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    with open_zip(io.BytesIO(data)) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         if len(entries) > MAX_ARCHIVE_MEMBERS:
             raise bomb(f"it holds {len(entries)} files; {MAX_ARCHIVE_MEMBERS} are taken")
-        if sum(entry.file_size for entry in entries) > MAX_ARCHIVE_BYTES:
+        total = sum(entry.file_size for entry in entries)
+        if total > MAX_ARCHIVE_BYTES:
             raise bomb(f"it unpacks to more than {MAX_ARCHIVE_BYTES} bytes")
+        if total > max(_RATIO_FREE_TOTAL, MAX_MEMBER_RATIO * len(data)):
+            raise bomb(f"it unpacks more than {MAX_MEMBER_RATIO} to 1")
         for entry in entries:
             name = member_name(entry.filename, entry.flag_bits, encoding)
             if entry.flag_bits & 0x1:

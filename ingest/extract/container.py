@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from core.archives import ArchiveTooLarge, open_zip
 from core.errors import ExtractionFailed
 
 MAX_MEMBERS = 20_000
@@ -48,11 +49,13 @@ def open_container(
         ExtractionFailed: `broken`, `encrypted` or `zip_bomb`.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with open_zip(io.BytesIO(data)) as archive:
             _check(archive, what, encrypted)
             yield archive
     except RecursionError:
         raise  # a RuntimeError too, with a code of its own
+    except ArchiveTooLarge as error:
+        raise ExtractionFailed(f"the {what} unpacks to more than this service takes", code="zip_bomb") from error
     except ZIP_ERRORS as error:
         raise ExtractionFailed(f"the {what} container cannot be read: {error}", code=broken) from error
 

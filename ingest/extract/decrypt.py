@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from typing import Any
 
+from core.archives import open_zip
 from core.errors import ExtractionFailed
 from ingest.extract.archive import MAX_ARCHIVE_BYTES, MAX_ARCHIVE_MEMBERS, member_name
 from ingest.extract.container import ZIP_ERRORS
@@ -28,7 +29,7 @@ def may_be_locked(data: bytes) -> bool:
     """Whether it is worth a child process to look: cheap, and true for every file that has a password."""
     if data.startswith(ZIP_MAGIC):
         try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            with open_zip(io.BytesIO(data)) as archive:
                 return any(entry.flag_bits & 1 for entry in archive.infolist())
         except ZIP_ERRORS:
             return False  # broken: its extractor says how

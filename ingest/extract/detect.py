@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import re
-import zipfile
 from enum import StrEnum
 from pathlib import PurePosixPath
 
+from core.archives import open_zip
 from core.errors import ExtractionFailed, UnsupportedFormat
 from ingest.encoding import wide_encoding
 from ingest.extract.container import ZIP_ERRORS
@@ -134,7 +134,7 @@ def _zip_format(data: bytes, filename: str, suffix: str) -> FileFormat:
 def _zip_kind(data: bytes, suffix: str) -> FileFormat:
     """The format by the members; with a broken directory by the name, whose extractor says what is broken."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with open_zip(io.BytesIO(data)) as archive:
             names = archive.namelist()
             declared = ""
             if "mimetype" in names and archive.getinfo("mimetype").file_size < 200:

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+from core.archives import GuardedHeader
 from core.errors import ExtractionFailed
 
 TAR_ERRORS = (tarfile.TarError, gzip.BadGzipFile)
@@ -45,7 +46,7 @@ def tar_members(data: bytes, max_bytes: int) -> Iterator[tuple[str, bytes]]:
         stream = gzip.GzipFile(fileobj=stream)
         limit = min(2 * max_bytes, max(_RATIO_FREE_BYTES, _MAX_RATIO * len(data)))
     counted: Any = _Counted(stream, limit)
-    with tarfile.open(fileobj=counted, mode="r|", tarinfo=_Entry, encoding="utf-8") as archive:
+    with tarfile.open(fileobj=counted, mode="r|", tarinfo=GuardedHeader, encoding="utf-8") as archive:
         for entry in archive:
             if entry.isdir():
                 continue
@@ -71,15 +72,6 @@ def unsafe(name: str) -> ExtractionFailed:
     return ExtractionFailed(
         f"the archive is not taken: '{name}' is a link or a device; pack the files themselves", code="unsafe_archive"
     )
-
-
-class _Entry(tarfile.TarInfo):
-    """A header whose sizes go forward only: with a negative one Python before 3.11.14 reads in a circle for ever."""
-
-    def _block(self, count: int) -> int:
-        if count < 0:
-            raise tarfile.HeaderError("negative size")
-        return int(super()._block(count))  # type: ignore[misc]
 
 
 class _Counted(io.RawIOBase):
