@@ -12,7 +12,7 @@ import typer
 from rich.markdown import Markdown
 
 from cli.client import connect
-from cli.output import EXIT_USAGE, CommandFailed, DataDirOption, JsonOption, console, print_json, print_rows
+from cli.output import EXIT_USAGE, CommandFailed, DataDirOption, JsonOption, console, errors, print_json, print_rows
 
 app = typer.Typer(help="Adapter families and versions: promote, roll back, import.", no_args_is_help=True)
 
@@ -182,6 +182,8 @@ def promote(
         print_json(answer)
     else:
         console.print(f"{family}@{version} serves" + (f" {canary_percent} % as canary" if canary_percent else ""))
+        for warning in answer["warnings"]:
+            errors.print(f"{warning['code']}: {warning['detail']}", markup=False)
 
 
 @app.command("rollback", epilog='Example: tsumugi adapters rollback house --reason "tone too stiff"')

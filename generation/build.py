@@ -16,6 +16,7 @@ from generation.answer import AnswerService, Stamp
 from generation.canary.monitor import CanaryMonitor
 from generation.canary.shadow import ShadowRunner
 from generation.models import CARD_FILE, BaseModelInfo, describe_base, prepare_base, read_card
+from generation.template import require_template
 from retrieval.live import Retrieval
 
 
@@ -49,13 +50,15 @@ def build_base(settings: Settings) -> BaseModelInfo:
     A folder without a card is read whole for its digest, which takes seconds per gigabyte at each start.
 
     Raises:
-        Unavailable: `generator_misconfigured`: the folder holds no model; see also `models.read_card`.
+        Unavailable: `generator_misconfigured`: the folder holds no model, or one without a chat template; see also
+            `models.read_card`.
     """
     folder = settings.generation.base_folder
     if folder is not None:
         if not any(folder.glob("*.safetensors")):
             raise Unavailable(f"no safetensors in {folder}", code="generator_misconfigured", retryable=False)
-        return read_card(folder) if (folder / CARD_FILE).is_file() else describe_base(folder, folder.resolve().name)
+        described = (folder / CARD_FILE).is_file()
+        return require_template(read_card(folder) if described else describe_base(folder, folder.resolve().name))
     return prepare_base(settings.models_dir, starter_folder())
 
 
@@ -112,7 +115,7 @@ def remote_base(settings: Settings) -> BaseModelInfo:
         Unavailable: there is no such folder; `tsumugi models card` writes the card of any model.
     """
     folder = settings.generation.base_folder
-    return read_card(folder) if folder is not None else build_base(settings)
+    return require_template(read_card(folder)) if folder is not None else build_base(settings)
 
 
 def build_engine(settings: Settings, base: BaseModelInfo) -> Engine:

@@ -21,6 +21,7 @@ from api.schemas.adapters import (
     RollbackRequest,
     VersionBody,
 )
+from api.schemas.base import Warned
 from api.schemas.tuning import MergeRequest, TuningRunBody
 from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.services import Services
@@ -186,6 +187,14 @@ def _version_name(family: str, given: str) -> str:
 def _moved(services: Services, caller: Principal, family: str, moved: AliasMove) -> MovedAlias:
     with services.db.read() as session:
         shown = family_bodies(session, [find_family(session, caller, family)])[0]
+    default = services.settings.tuning.default_family
+    warnings = []
+    if family != default:
+        detail = (
+            f"asks that name no model are answered by the family '{default}'; name 'tsumugi:{family}' in `model` or"
+            f" '{family}' in `adapter`, or set `tuning.default_family`"
+        )
+        warnings.append(Warned(code="not_the_default_family", detail=detail))
     return MovedAlias(
         from_version=moved.from_version,
         to=moved.to_version,
@@ -195,6 +204,8 @@ def _moved(services: Services, caller: Principal, family: str, moved: AliasMove)
         champion=shown.champion,
         canary=shown.canary,
         aliases=shown.aliases,
+        answers_plain_asks=family == default,
+        warnings=warnings,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from api.schemas.base import RequestBody, ResponseBody
+from api.schemas.base import RequestBody, ResponseBody, Warned
 
 
 class PromoteRequest(RequestBody):
@@ -62,7 +62,11 @@ class FamilyList(ResponseBody):
 
 
 class MovedAlias(ResponseBody):
-    """What a promote or rollback did. `effective_ms`: from the call to the moment when new requests get the target."""
+    """What a promote or rollback did. `effective_ms`: from the call to the moment when new requests get the target.
+
+    `answers_plain_asks`: whether asks that name no model are answered by this family. Where not, `warnings` says
+    so, and how this family is asked.
+    """
 
     model_config = ConfigDict(from_attributes=True, populate_by_name=True)
 
@@ -74,6 +78,8 @@ class MovedAlias(ResponseBody):
     champion: str | None
     canary: str | None
     aliases: dict[str, Any]
+    answers_plain_asks: bool
+    warnings: list[Warned]
 
 
 class AliasEventBody(ResponseBody):

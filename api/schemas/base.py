@@ -57,3 +57,10 @@ def is_storable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+class Warned(ResponseBody):
+    """Something that was done, and may not be what was meant. `code` is stable: `no_passages`, `other_family`, ..."""
+
+    code: str
+    detail: str

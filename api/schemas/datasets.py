@@ -7,15 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
-from api.schemas.base import RequestBody, ResponseBody
+from api.schemas.base import RequestBody, ResponseBody, Warned
 from tuning.service import FAMILY_PATTERN
-
-
-class DatasetWarning(ResponseBody):
-    """What to know before training on a set, with a stable code: `no_passages`, `no_citations`, `other_family`, ..."""
-
-    code: str
-    detail: str
 
 
 class DatasetChange(RequestBody):
@@ -43,7 +36,7 @@ class DatasetBody(ResponseBody):
     report: dict[str, Any]
     content_sha256: str
     source_sha256: str | None
-    warnings: list[DatasetWarning]
+    warnings: list[Warned]
     created_at: datetime
     retired_at: datetime | None
     retired_reason: str | None

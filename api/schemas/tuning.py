@@ -7,8 +7,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from api.schemas.base import RequestBody, ResponseBody
-from api.schemas.datasets import DatasetWarning
+from api.schemas.base import RequestBody, ResponseBody, Warned
 from api.schemas.jobs import JobBody
 from core.errors import FieldError, InvalidInput
 from tuning.kinds import Method
@@ -60,7 +59,7 @@ class TuningRunBody(ResponseBody):
     requested_by: str | None
     status: str
     progress: dict[str, Any]
-    warnings: list[DatasetWarning]
+    warnings: list[Warned]
     loss_curve: list[dict[str, Any]]
     gate_report: dict[str, Any] | None
     adapter_version: str | None

@@ -30,6 +30,7 @@ from generation.engines.handle import StreamHandle
 from generation.engines.paged.weights import why_unsupported
 from generation.engines.text import Detokenizer, StopFilter
 from generation.models import BaseModelInfo, quiet_transformers
+from generation.template import require_rendering
 
 if TYPE_CHECKING:
     from generation.engines.paged.slot_bank import SlotBank
@@ -86,6 +87,7 @@ class TransformersEngine:
         self._base = base
         self._settings = settings
         self._tokenizer = tokenizer or _load_tokenizer(base)
+        require_rendering(self._tokenizer, base.name)
         self._model = model or _load_model(base, settings, dtype)
         self._stop_ids = _stop_ids(self._model, self._tokenizer)
         self._context = min(settings.context_tokens, int(self._model.config.max_position_embeddings))

@@ -130,3 +130,19 @@ def test_rollback_goes_to_what_has_served_and_the_rest_is_promoted(api: Api, adm
     assert (retired.status_code, retired.json()["code"]) == (409, "adapter_retired")
     assert admin.post(f"{HOUSE}/rollback", json={"to": "v9", "reason": "back"}).status_code == 404
     assert [event["forced"] for event in admin.get(f"{HOUSE}/history").json()["items"]] == [False, False, True, False]
+
+
+def test_promoting_what_plain_asks_do_not_use_says_so(api: Api, admin: TestClient) -> None:
+    api.add_version()
+    api.add_version("sales")
+    house = admin.post(f"{HOUSE}/promote", json={"version": "v1"}).json()
+    assert (house["answers_plain_asks"], house["warnings"]) == (True, [])
+    path = "/v1/admin/adapters/sales"
+    for body in ({"version": "v1", "canary_percent": 10}, {"version": "v1"}):
+        moved = admin.post(f"{path}/promote", json=body).json()
+        assert moved["answers_plain_asks"] is False
+        assert [one["code"] for one in moved["warnings"]] == ["not_the_default_family"]
+        assert "'house'" in moved["warnings"][0]["detail"] and "tsumugi:sales" in moved["warnings"][0]["detail"]
+    assert (stamp(admin), stamp(admin, adapter="sales")) == ("house@v1", "sales@v1")
+    back = admin.post(f"{path}/rollback", json={"reason": "x"}).json()
+    assert back["answers_plain_asks"] is False
