@@ -27,6 +27,11 @@ _LOCAL: Final = "#/"
 _NAMED: Final = frozenset({"properties", "$defs", "definitions", "patternProperties", "dependentSchemas"})
 """Members that hold schemas by names which are no keywords."""
 
+_KINDS: Final[Mapping[str, type]] = {
+    **dict.fromkeys(_NAMED, dict),
+    **dict.fromkeys(("enum", "anyOf", "oneOf", "allOf", "prefixItems"), list),
+}
+
 
 def parse_response_format(value: Mapping[str, Any] | None) -> AnswerFormat | None:
     """The format of an answer; None for free text.
@@ -65,9 +70,13 @@ def check_schema(schema: dict[str, Any]) -> None:
         raise _refused("schema_invalid", "the schema's root must have `type: object`")
     properties, values = 0, 0
     for node in _schemas(schema):
-        properties += len(node["properties"]) if isinstance(node.get("properties"), dict) else 0
-        values += len(node["enum"]) if isinstance(node.get("enum"), list) else 0
-        patterns = [node.get("pattern"), *(node.get("patternProperties") or {})]
+        for keyword, kind in _KINDS.items():
+            if keyword in node and not isinstance(node[keyword], kind):
+                wanted = "a list" if kind is list else "an object"
+                raise _refused("schema_invalid", f"`{keyword}` must be {wanted}")
+        properties += len(node.get("properties", {}))
+        values += len(node.get("enum", []))
+        patterns = [node.get("pattern"), *node.get("patternProperties", {})]
         _bound("pattern", max(len(str(pattern or "")) for pattern in patterns), MAX_PATTERN_CHARS)
         reference = node.get("$ref")
         if reference is not None and not (isinstance(reference, str) and reference.startswith(_LOCAL)):

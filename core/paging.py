@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,8 +13,11 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import ColumnElement, and_, or_
 
 from core.errors import FieldError, InvalidInput
+from core.moments import as_utc
 
 MAX_LIMIT = 200
+_MAX_CURSOR_CHARS = 1_000
+_ORDINAL = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
 
 Row = TypeVar("Row")
 
@@ -40,17 +43,41 @@ def decode_cursor(cursor: str) -> tuple[datetime, str]:
         InvalidInput: it is none of ours.
     """
     try:
+        if len(cursor) > _MAX_CURSOR_CHARS:
+            raise ValueError("too long")
         created_at, row_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         moment = datetime.fromisoformat(created_at)
-        if moment.tzinfo is None or not isinstance(row_id, str):
+        if moment.tzinfo is None or not isinstance(row_id, str) or "\x00" in row_id:
             raise ValueError("not a cursor")
-    except (ValueError, TypeError, binascii.Error) as error:
-        raise InvalidInput(
-            "`cursor` must be the `next_cursor` of an earlier page",
-            code="invalid_cursor",
-            errors=[FieldError("cursor", "not a cursor of this service")],
-        ) from error
-    return moment, row_id
+        row_id.encode("utf-8")  # JSON may hold half of a surrogate pair, which no database takes
+        return as_utc(moment), row_id
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _invalid_cursor() from error
+
+
+def encode_ordinal(generation: int, ordinal: int) -> str:
+    """Cursor within one document: stands after a chunk."""
+    return f"{generation}.{ordinal}"
+
+
+def decode_ordinal(cursor: str) -> tuple[int, int]:
+    """(generation, ordinal) of such a cursor.
+
+    Raises:
+        InvalidInput: it is none of ours.
+    """
+    match = _ORDINAL.fullmatch(cursor)
+    if match is None:
+        raise _invalid_cursor()
+    return int(match[1]), int(match[2])
+
+
+def _invalid_cursor() -> InvalidInput:
+    return InvalidInput(
+        "`cursor` must be the `next_cursor` of an earlier page",
+        code="invalid_cursor",
+        errors=[FieldError("cursor", "not a cursor of this service")],
+    )
 
 
 def after_cursor(created_at: Any, row_id: Any, cursor: str | None) -> ColumnElement[bool] | None:

@@ -8,8 +8,8 @@ from sqlalchemy import select
 
 from core.access import Principal, access_filter, documents_visible
 from core.database import Database
-from core.errors import Conflict, InvalidInput, NotFound
-from core.paging import Page, after_cursor, checked_limit, cut_page
+from core.errors import Conflict, NotFound
+from core.paging import Page, after_cursor, checked_limit, cut_page, decode_ordinal, encode_ordinal
 from core.ports import BlobStore
 from core.repositories.documents import serving_chunk_set, visible_document
 from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration
@@ -89,7 +89,7 @@ class DocumentCatalogue:
             rows = list(session.scalars(query.order_by(ChunkRow.ordinal).limit(checked_limit(limit) + 1)))
         more = len(rows) > limit
         rows = rows[:limit]
-        return Page(rows, f"{rows[-1].generation}.{rows[-1].ordinal}" if more else None)
+        return Page(rows, encode_ordinal(rows[-1].generation, rows[-1].ordinal) if more else None)
 
     def content(self, principal: Principal, document_id: str, *, as_text: bool = False) -> Content:
         """Source bytes, or the extracted text, of the generation that serves (else of the newest).
@@ -121,9 +121,7 @@ class DocumentCatalogue:
 
 
 def _ordinal_behind(cursor: str, generation: int | None) -> int:
-    of_generation, _, ordinal = cursor.partition(".")
-    if not (of_generation.isascii() and of_generation.isdigit() and ordinal.isascii() and ordinal.isdigit()):
-        raise InvalidInput("`cursor` must be the `next_cursor` of an earlier page", code="invalid_cursor")
-    if int(of_generation) != generation:
+    of_generation, ordinal = decode_ordinal(cursor)
+    if of_generation != generation:
         raise Conflict("the document was replaced since the first page; read from the start", code="cursor_outdated")
-    return int(ordinal)
+    return ordinal

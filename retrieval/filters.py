@@ -19,6 +19,7 @@ from sqlalchemy import ColumnElement, exists, select
 from core.access import documents_visible
 from core.database import ReadSession
 from core.errors import FieldError, InvalidInput
+from core.moments import as_utc
 from core.tables.documents import Document, DocumentGroup
 from core.types import AccessFilter, DocumentStatus
 
@@ -154,7 +155,10 @@ def read_moment(text: str) -> Moment | None:
         return None
     if moment is None:
         return None
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    try:
+        moment = as_utc(moment)
+    except ValueError:
+        return None
     return moment, moment
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from datetime import datetime
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
+
+from core.moments import as_utc
 
 MAX_DEPTH: Final = 32
 
@@ -20,6 +23,12 @@ class RequestBody(BaseModel):
     def _clean(cls, value: Any) -> Any:
         refuse_bad_text(value)
         return {name: item for name, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+Moment = Annotated[datetime, AfterValidator(as_utc)]
+"""A time in UTC; without a zone it is taken for UTC."""
+AwareMoment = Annotated[AwareDatetime, AfterValidator(as_utc)]
+"""The same, which must have a zone."""
 
 
 class ResponseBody(BaseModel):

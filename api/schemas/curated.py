@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from api.schemas.base import RequestBody, ResponseBody
+from api.schemas.base import Moment, RequestBody, ResponseBody
 from api.schemas.datasets import UploadedDatasetBody
 from tuning.service import FAMILY_PATTERN
 
@@ -19,7 +19,7 @@ class HarvestRequest(RequestBody):
     family: str | None = Field(
         None, pattern=FAMILY_PATTERN, description="Family of the sets; default: the default one."
     )
-    since: datetime | None = Field(None, description="Only what is newer.")
+    since: Moment | None = Field(None, description="Only what is newer.")
     shapes: list[Literal["messages", "preference", "unpaired"]] = Field(
         ["messages", "preference", "unpaired"], min_length=1
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any, Final, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.schemas.base import RequestBody, ResponseBody, refuse_bad_text
+from api.schemas.base import AwareMoment, RequestBody, ResponseBody, refuse_bad_text
 from api.schemas.jobs import JobBody
 
 SUPERSEDES: Final = "Id or external id of the document whose place it takes."
@@ -64,7 +64,7 @@ class RereadRequest(RequestBody):
     documents: list[str] = Field(default_factory=list, max_length=100, description="Their ids.")
     all: bool = Field(False, description="All that the caller may read, in the order of their ids, instead of some.")
     collection: str | None = Field(None, min_length=1, max_length=100, description="With `all`: only of this one.")
-    read_before: AwareDatetime | None = Field(
+    read_before: AwareMoment | None = Field(
         None, description="With `all`: not those that were queued for reading at this time or later."
     )
     limit: int = Field(50, ge=1, le=200, description="With `all`: how many in this request.")
