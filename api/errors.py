@@ -12,7 +12,7 @@ from typing import Any, Final
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
@@ -246,6 +246,15 @@ def _on_database_error(request: Request, error: Exception) -> Response:
     return response_of(request.scope, unavailable)
 
 
+def _on_integrity_error(request: Request, error: Exception) -> Response:
+    """Two requests at once made what only one may: the other may look again, and finds the first one's."""
+    log.warning("write lost a race", error=repr(error))
+    conflict = core_errors.Conflict(
+        "another request changed the same thing at the same time; try again", retryable=True
+    )
+    return response_of(request.scope, conflict)
+
+
 def install(app: FastAPI) -> None:
     """Register the handlers. What none of them takes is answered by `api.context` as `internal`."""
     app.add_exception_handler(TsumugiError, _on_tsumugi_error)
@@ -253,5 +262,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_error)
     # Locked for longer than the busy timeout, connection lost, or no connection free in the pool.
     app.add_exception_handler(OperationalError, _on_database_error)
+    app.add_exception_handler(IntegrityError, _on_integrity_error)
     app.add_exception_handler(InterfaceError, _on_database_error)
     app.add_exception_handler(PoolTimeout, _on_database_error)

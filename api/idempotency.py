@@ -21,7 +21,7 @@ from sqlalchemy import delete, select
 from starlette.types import Message, Receive
 
 from core.access import Principal
-from core.database import Database
+from core.database import Database, insert_new
 from core.errors import Conflict, InvalidInput
 from core.tables import IdempotencyRecord
 from core.tables.base import utc_now
@@ -92,16 +92,18 @@ class IdempotencyLedger:
                 session.flush()
                 record = None
             if record is None:
-                session.add(
-                    IdempotencyRecord(
-                        key_id=self._key_id,
-                        idempotency_key=self._key,
-                        route=route,
-                        body_sha256=body_sha256,
-                        created_at=now,
-                    )
+                claim = insert_new(
+                    session,
+                    IdempotencyRecord,
+                    key_id=self._key_id,
+                    idempotency_key=self._key,
+                    route=route,
+                    body_sha256=body_sha256,
+                    created_at=now,
                 )
-                return None
+                if claim:
+                    return None
+                record = session.get_one(IdempotencyRecord, (self._key_id, self._key))  # made at the same moment
             if record.route != route or record.body_sha256 != body_sha256:
                 raise Conflict("this Idempotency-Key was used for another request", code="idempotency_conflict")
             if record.status is None:

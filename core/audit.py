@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import select, text, tuple_
 
 from core.database import ReadSession, WriteSession
 from core.errors import NotFound
 from core.paging import Page, after_cursor, checked_limit, cut_page
-from core.tables.base import utc_now
 from core.tables.operations import AuditEntry
 
 SYSTEM = "system"
@@ -63,22 +61,24 @@ def list_entries(
     return cut_page(session.scalars(query).all(), limit)
 
 
-SETTLE_S = 1.0
-"""Younger rows are held back by `list_after`: an earlier transaction may yet commit a row with an older time."""
-
-
 def list_after(session: ReadSession, tenant_id: str, after: str | None, *, limit: int) -> list[AuditEntry]:
     """A tenant's rows behind the row `after`, oldest first; from the first one where it is None.
+
+    No row ever appears before one that was listed. SQLite's writers are alone, so rows commit in the order of their
+    times. PostgreSQL's overlap: there rows go by the number of their transaction, and those that came after one which
+    still runs wait for it.
 
     Raises:
         NotFound: this tenant has no row `after`.
     """
-    settled = utc_now() - timedelta(seconds=SETTLE_S)
-    query = select(AuditEntry).where(AuditEntry.tenant_id == tenant_id, AuditEntry.created_at <= settled)
+    query = select(AuditEntry).where(AuditEntry.tenant_id == tenant_id)
+    if session.get_bind().dialect.name == "postgresql":
+        query = query.where(AuditEntry.position < text("pg_snapshot_xmin(pg_current_snapshot())::text::bigint"))
+    place = tuple_(AuditEntry.position, AuditEntry.created_at, AuditEntry.id)
     if after is not None:
         known = session.scalar(select(AuditEntry).where(AuditEntry.id == after, AuditEntry.tenant_id == tenant_id))
         if known is None:
             raise NotFound(f"no audit row {after!r}")
-        behind = and_(AuditEntry.created_at == known.created_at, AuditEntry.id > known.id)
-        query = query.where(or_(AuditEntry.created_at > known.created_at, behind))
-    return list(session.scalars(query.order_by(AuditEntry.created_at, AuditEntry.id).limit(limit)))
+        query = query.where(place > (known.position, known.created_at, known.id))
+    ordered = query.order_by(AuditEntry.position, AuditEntry.created_at, AuditEntry.id)
+    return list(session.scalars(ordered.limit(limit)))

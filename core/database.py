@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.orm import Session
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.orm import DeclarativeBase, Session
 
 from core.settings import DatabaseSettings, Settings
 
@@ -108,6 +110,16 @@ def lock_name(session: WriteSession, name: str) -> None:
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
+
+
+def insert_new(session: WriteSession, table: type[DeclarativeBase], **values: Any) -> bool:
+    """Add a row unless there is one with its key, and say whether it was added; waits for another that is adding it.
+
+    What looks first and adds afterwards finds nothing, and fails, when two do so at once.
+    """
+    insert = postgres_insert if session.get_bind().dialect.name == "postgresql" else sqlite_insert
+    adding = insert(table).values(**values).on_conflict_do_nothing().returning(*table.__mapper__.primary_key)
+    return session.execute(adding).first() is not None
 
 
 def _postgres_engine(url: str, held: DatabaseSettings) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, Index, create_engine, event, text
 from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateIndex, DropIndex
 
 from core.database import Database
+from core.tables import Base
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -25,6 +28,8 @@ _POSTGRES_LOCK = 7_305_146_009
 """Any fixed number: the advisory lock that keeps two starting processes from migrating at once."""
 
 _STARTING_LOCK = _POSTGRES_LOCK + 1
+_INDEX_LOCK = _POSTGRES_LOCK + 2
+_ASK_AGAIN_S = 0.1
 
 
 _LARGE = (
@@ -44,15 +49,76 @@ _LARGE = (
 
 
 def upgrade(db: Database, revision: str = "head") -> None:
-    """Run the missing migrations, alone, in one transaction."""
+    """Run the missing migrations, alone, in one transaction; PostgreSQL's large indexes come after it, concurrently."""
     with connected(db) as connection:
         before = MigrationContext.configure(connection).get_current_revision()
         command.upgrade(_config(connection), revision)
         after = MigrationContext.configure(connection).get_current_revision()
+        if not db.is_sqlite and revision == "head":
+            _forget_foreign_positions(connection)
         if db.is_sqlite and after is not None:
             _plan_as_for_many_rows(connection)
+    if not db.is_sqlite and revision == "head":
+        build_large_indexes(db)
     if before != after:
         log.info("database.migrated", revision_before=before, revision=after)
+
+
+LARGE_INDEXES = (
+    "ix_audit_tenant_position",
+    "ix_jobs_kind_status",
+    "ix_jobs_turn",
+)
+"""Indexes of tables that grow without end. Their migrations make them on SQLite only: under PostgreSQL making one in a
+transaction would stop all writing until it is whole."""
+
+
+def build_large_indexes(db: Database) -> list[str]:
+    """Make those that PostgreSQL lacks, or holds half made, while others read and write; the names of those made."""
+    made = []
+    with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("SET statement_timeout = 0")
+        _take_lock(connection, _INDEX_LOCK)
+        try:
+            valid = {name: bool(usable) for name, usable in connection.execute(text(_INDEXES_HELD))}
+            for index in _large_indexes():
+                if valid.get(str(index.name)):
+                    continue
+                if index.name in valid:  # the process that made it was killed
+                    connection.execute(DropIndex(index))
+                connection.execute(CreateIndex(index))
+                made.append(str(index.name))
+        finally:
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _INDEX_LOCK})
+            connection.exec_driver_sql("RESET statement_timeout")
+    if made:
+        log.info("database.indexes_made", names=made)
+    return made
+
+
+def _forget_foreign_positions(connection: Connection) -> None:
+    """Audit rows that were brought from another server count transactions of that one: they come before ours."""
+    connection.exec_driver_sql(
+        "UPDATE audit SET position = 0 WHERE position <> 0 AND"
+        " (SELECT max(position) FROM audit) > pg_current_xact_id()::text::bigint"
+    )
+
+
+_INDEXES_HELD = """
+    SELECT relname, indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+    WHERE pg_table_is_visible(indrelid)
+"""
+
+
+def _large_indexes() -> list[Index]:
+    """As the tables have them, to be made concurrently."""
+    found = []
+    for table in Base.metadata.sorted_tables:
+        for index in sorted(table.indexes, key=lambda one: str(one.name)):
+            if index.name in LARGE_INDEXES:
+                index.dialect_options["postgresql"]["concurrently"] = True
+                found.append(index)
+    return found
 
 
 def _plan_as_for_many_rows(connection: Connection) -> None:
@@ -104,13 +170,25 @@ def start_alone(db: Database) -> Iterator[None]:
         return
     with db.engine.connect() as connection:
         # A session lock: the block commits transactions of its own, and it goes with the connection if we die.
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _STARTING_LOCK})
-        connection.commit()
+        _take_lock(connection, _STARTING_LOCK)
         try:
             yield
         finally:
             connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _STARTING_LOCK})
             connection.commit()
+
+
+def _take_lock(connection: Connection, key: int) -> None:
+    """Wait for an advisory lock of this session, in no transaction.
+
+    By asking again: a statement that waits has a snapshot, and whoever makes an index concurrently, holding this
+    lock, waits until no older snapshot is left.
+    """
+    pause = threading.Event()
+    while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
+        connection.rollback()
+        pause.wait(_ASK_AGAIN_S)
+    connection.commit()
 
 
 def migrations_dir() -> Path:
@@ -133,6 +211,9 @@ def connected(db: Database) -> Iterator[Connection]:
     """A connection in one write transaction, with the migration lock held."""
     if not db.is_sqlite:
         with db.engine.begin() as connection:
+            # The limits of requests are none for this: a table may be large, and another process may be at it.
+            for limit in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+                connection.exec_driver_sql(f"SET LOCAL {limit} = 0")
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _POSTGRES_LOCK})
             yield connection
         return

@@ -6,7 +6,7 @@ import re
 
 from sqlalchemy import select
 
-from core.database import ReadSession, WriteSession
+from core.database import ReadSession, WriteSession, lock_name
 from core.errors import Conflict, FieldError, InvalidInput, NotFound
 from core.tables.documents import Collection
 from core.tables.tenancy import Tenant
@@ -30,6 +30,7 @@ def create_tenant(session: WriteSession, name: str) -> Tenant:
             code="invalid_tenant_name",
             errors=[FieldError("name", "not a tenant name")],
         )
+    lock_name(session, f"tenant:{name}")
     if session.scalars(select(Tenant.id).where(Tenant.name == name)).first() is not None:
         raise Conflict(f"there is already a tenant '{name}'", code="tenant_exists")
     tenant = Tenant(name=name)

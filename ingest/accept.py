@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from core import audit
 from core.access import Principal, access_filter, documents_visible, stored_groups
 from core.database import Database, WriteSession
-from core.errors import Conflict, TooLarge
+from core.errors import Conflict, NotFound, TooLarge
 from core.jobs import JobStore
 from core.ports import BlobStore
 from core.repositories.documents import (
@@ -29,6 +29,7 @@ from core.repositories.documents import (
     follow_jobs,
     groups_of,
     hold_blobs,
+    lock_document,
     set_groups,
     visible_document,
 )
@@ -135,6 +136,10 @@ class IngestService(DocumentCatalogue):
         """
         principal.require(Scope.INGEST)
         with self._db.write() as session:
+            visible_document(session, access_filter(principal), document_id)  # before anything is cancelled
+            document = lock_document(session, document_id)
+            if document is None:
+                raise NotFound(f"no document '{document_id}'")
             for job_id in session.scalars(
                 select(Job.id).where(
                     Job.subject_id == document_id,
@@ -143,9 +148,7 @@ class IngestService(DocumentCatalogue):
                     Job.status == JobStatus.QUEUED.value,
                 )
             ).all():
-                visible_document(session, access_filter(principal), document_id)  # before anything is cancelled
                 self._jobs.request_cancel(job_id, principal.tenant_id, session=session)
-            document = visible_document(session, access_filter(principal), document_id)
             if document.status != DocumentStatus.DELETING.value:
                 document.status = DocumentStatus.DELETING.value
                 document.error = None
@@ -201,9 +204,10 @@ class IngestService(DocumentCatalogue):
         visible = documents_visible(access_filter(principal))
         if upload.external_id is not None:
             found = session.scalars(
-                select(Document).where(*here, Document.external_id == upload.external_id).with_for_update()
+                select(Document).where(*here, Document.external_id == upload.external_id)
             ).one_or_none()
-            if found is None:
+            found = None if found is None else lock_document(session, found.id)
+            if found is None or found.external_id != upload.external_id or found.collection_id != collection.id:
                 return None
             if session.scalars(select(Document.id).where(Document.id == found.id, visible)).one_or_none() is None:
                 raise Conflict(
@@ -233,7 +237,9 @@ class IngestService(DocumentCatalogue):
             )
             .order_by(Document.created_at, Document.id)
         ).all()
-        return next((twin for twin in twins if groups_of(session, twin.id) == groups), None)
+        twin = next((twin for twin in twins if groups_of(session, twin.id) == groups), None)
+        locked = None if twin is None else lock_document(session, twin.id)
+        return None if locked is None or locked.status == DocumentStatus.DELETING.value else locked
 
     def _create(
         self, session: WriteSession, principal: Principal, collection: Collection, upload: Upload, digest: str

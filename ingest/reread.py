@@ -16,10 +16,10 @@ from sqlalchemy import Select, select
 from core import audit
 from core.access import Principal, access_filter, documents_visible
 from core.database import Database, WriteSession
-from core.errors import Conflict
+from core.errors import Conflict, NotFound
 from core.jobs import JobStore
 from core.paging import Page
-from core.repositories.documents import visible_document
+from core.repositories.documents import lock_document, visible_document
 from core.tables.base import utc_now
 from core.tables.documents import Collection, Document, DocumentGeneration
 from core.tables.jobs import Job
@@ -90,7 +90,9 @@ class Rereading:
         return Page(done, ids[limit - 1] if len(ids) > limit else None)
 
     def _one(self, session: WriteSession, principal: Principal, document_id: str, request_id: str | None) -> Reread:
-        document = session.get_one(Document, document_id, with_for_update=True, populate_existing=True)
+        document = lock_document(session, document_id)
+        if document is None:
+            raise NotFound(f"no document '{document_id}'")
         newest = session.get_one(DocumentGeneration, (document.id, document.latest_generation))
         job = session.scalars(
             select(Job)

@@ -18,9 +18,9 @@ from sqlalchemy.exc import IntegrityError
 from core import audit
 from core.access import PUBLIC_GROUP, Principal, access_filter, documents_visible, stored_groups
 from core.database import Database, WriteSession
-from core.errors import Conflict, FieldError, Forbidden, InvalidInput, Unavailable
+from core.errors import Conflict, FieldError, Forbidden, InvalidInput, NotFound, Unavailable
 from core.jobs import JobStore
-from core.repositories.documents import collection_to_fill, groups_of, set_groups, visible_document
+from core.repositories.documents import collection_to_fill, groups_of, lock_document, set_groups, visible_document
 from core.tables.base import utc_now
 from core.tables.documents import Document
 from core.tables.jobs import Job
@@ -102,7 +102,9 @@ class DocumentUpdates:
         request_id: str | None,
     ) -> tuple[Document, bool]:
         visible_document(session, access_filter(principal), document_id)
-        document = session.get_one(Document, document_id, with_for_update=True, populate_existing=True)
+        document = lock_document(session, document_id)
+        if document is None:
+            raise NotFound(f"no document '{document_id}'")
         if document.status == DocumentStatus.DELETING.value:
             raise Conflict(f"document '{document_id}' is being deleted", code="document_deleting")
         pending = session.scalars(

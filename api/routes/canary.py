@@ -13,7 +13,7 @@ from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.services import Services
 from core.access import Principal
 from core.audit import record
-from core.database import ReadSession
+from core.database import ReadSession, insert_new
 from core.errors import FieldError, InvalidInput
 from core.paging import after_cursor, cut_page
 from core.tables import AdapterAlias, AdapterVersion, CanaryTrial, FamilyPolicy
@@ -48,10 +48,8 @@ def set_policy(family: str, body: PolicyBody, request: Request, caller: Caller, 
     now = utc_now()
     with services.db.write() as session:
         found = find_family(session, caller, family)
-        row = session.get(FamilyPolicy, found.id)
-        if row is None:
-            row = FamilyPolicy(family_id=found.id, tenant_id=caller.tenant_id)
-            session.add(row)
+        insert_new(session, FamilyPolicy, family_id=found.id, tenant_id=caller.tenant_id, policy={}, updated_at=now)
+        row = session.get_one(FamilyPolicy, found.id, with_for_update=True)
         before = row.policy or {}
         row.policy, row.updated_at = policy.model_dump(mode="json"), now
         record(

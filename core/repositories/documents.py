@@ -59,6 +59,25 @@ def visible_document(session: Session, access: AccessFilter, document_id: str) -
     return document
 
 
+def lock_document(session: WriteSession, document_id: str) -> Document | None:
+    """Lock a document after the jobs that work on it, and read it anew; None where it is gone.
+
+    A worker holds its job's row when it comes to the document's. Whoever takes them the other way round, and then
+    cancels, retries or changes such a job, waits for a worker that waits for him.
+    """
+    if session.get_bind().dialect.name == "sqlite":  # its writers are alone
+        return session.get(Document, document_id, populate_existing=True)
+    of_it = select(Job.id).where(Job.subject_id == document_id).order_by(Job.id)
+    while True:
+        point = session.begin_nested()
+        locked = set(session.scalars(of_it.with_for_update()))
+        document = session.get(Document, document_id, with_for_update=True, populate_existing=True)
+        if locked.issuperset(session.scalars(of_it)):
+            point.commit()
+            return document
+        point.rollback()  # a job was made between the two: let go of all, as going back means only that
+
+
 def groups_of(session: Session, document_id: str) -> tuple[str, ...]:
     """Groups as stored, sorted."""
     return tuple(

@@ -18,6 +18,8 @@ class Job(Base):
     __table_args__ = (
         Index("ix_jobs_status_heartbeat", "status", "heartbeat_at"),
         Index("ix_jobs_tenant_created", "tenant_id", "created_at"),
+        Index("ix_jobs_turn", "task", "status", "tenant_id", "priority", "created_at", "id"),
+        Index("ix_jobs_kind_status", "kind", "status"),
     )
 
     id: Mapped[str] = id_column("job")

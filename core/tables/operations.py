@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, String, Text, text
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.tables.base import Base, created_column, id_column
@@ -15,6 +15,7 @@ class AuditEntry(Base):
     """Something that changed or removed state on request. Written in the same transaction as the change."""
 
     __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_tenant_position", "tenant_id", "position", "created_at", "id"),)
 
     id: Mapped[str] = id_column("aud")
     tenant_id: Mapped[str] = mapped_column(String(48), index=True)
@@ -25,6 +26,8 @@ class AuditEntry(Base):
     object_id: Mapped[str | None] = mapped_column(String(120), default=None)
     detail: Mapped[dict[str, Any]] = mapped_column(default=dict)
     request_id: Mapped[str | None] = mapped_column(String(64), default=None)
+    position: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    """Number of the transaction that wrote it, where writers overlap (PostgreSQL sets it); 0 elsewhere."""
     created_at: Mapped[datetime] = created_column()
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import delete, insert, select
 
 from core.access import Principal
 from core.audit import record
-from core.database import Database, ReadSession, WriteSession
+from core.database import Database, ReadSession, WriteSession, lock_name
 from core.errors import Conflict, InvalidInput, NotFound
 from core.jobs import JobStore
 from core.jobs.store import FINAL
@@ -93,6 +93,7 @@ class EvaluationService:
         principal.require(Scope.ADMIN)
         checked = parse_questions(questions)
         with self._db.write() as session:
+            lock_name(session, f"evaluation-set:{principal.tenant_id}:{name}")
             if _set_of(session, principal, name) is not None:
                 raise Conflict(f"there is already a set '{name}'; delete it first", code="evaluation_set_exists")
             row = EvaluationSet(

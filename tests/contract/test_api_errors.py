@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy.exc import IntegrityError
 
 from core.errors import Unavailable
 from core.settings import Settings
@@ -241,3 +242,13 @@ def test_every_answer_carries_the_security_headers(admin: TestClient) -> None:
         assert headers["x-content-type-options"] == "nosniff"
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "access-control-allow-origin" not in headers
+
+
+def test_a_write_that_lost_a_race_is_a_conflict(api: Api, admin: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(*_arguments: object, **_named: object) -> None:
+        raise IntegrityError("INSERT", {}, Exception("UNIQUE constraint failed: collections.name"))
+
+    monkeypatch.setattr(api.services.ingest.collections, "create", lose)
+    answer = admin.post("/v1/collections", json={"name": "a"})
+    assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (409, "conflict", True)
+    assert "collections.name" not in answer.text, "the database's words are its own"
