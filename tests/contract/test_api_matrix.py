@@ -141,6 +141,8 @@ MATRIX: dict[str, Row] = {
     "POST /v1/admin/index/switch": _ADMIN,
     "POST /v1/admin/index/rollback": _ADMIN,
     "DELETE /v1/admin/index/{version}": _ADMIN,
+    "GET /v1/admin/dictionary": _ADMIN,
+    "PUT /v1/admin/dictionary": _ADMIN,
     "POST /v1/admin/evaluation-sets": _ADMIN,
     "GET /v1/admin/evaluation-sets": _ADMIN,
     "GET /v1/admin/evaluation-sets/{set_id}": _ADMIN,
