@@ -90,6 +90,7 @@ def prepare_files(
     count_tokens: Callable[[str], int],
     size: RunSize,
     step: Callable[[float], None] = lambda _fraction: None,
+    look: Callable[[], None] = lambda: None,
     left_out: Sequence[dict[str, Any]] = (),
     audience: Sequence[str] | None = None,
     trained: Sequence[SourceRow] = (),
@@ -97,16 +98,16 @@ def prepare_files(
 ) -> Preparation:
     """Write training rows, held-out rows and evaluation items below `folder`.
 
-    search: None where this tenant has no index; rows then get no negatives. step: called with the share done; it may
-    raise to stop. trained: rows that `parent` and its ancestors were trained on; a share of them is shown again,
-    and none of them is held out.
+    search: None where this tenant has no index; rows then get no negatives. step: called with the share done, and look
+    in between; they may raise to stop. trained: rows that `parent` and its ancestors were trained on; a share of them
+    is shown again, and none of them is held out.
 
     Raises:
         DatasetRejected: too few rows are left (`too_few_rows`), or they cannot be split (`cannot_hold_out`).
     """
     again = replayed(source, trained, recipe.data.replay_share, SEED)
-    fitting, skipped = _fitting([as_answered(row) for row in [*source, *again]], recipe, count_tokens)
-    fitting, leaking = _without_leaks(fitting, probe_items(size))
+    fitting, skipped = _fitting([as_answered(row) for row in [*source, *again]], recipe, count_tokens, look)
+    fitting, leaking = _without_leaks(fitting, probe_items(size), look)
     skipped += leaking
     if len(fitting) < MIN_TRAIN_ROWS * 2:
         raise DatasetRejected(
@@ -115,7 +116,7 @@ def prepare_files(
             extra={"skipped": skipped[:20]},
         )
     contents = [in_house_words(row.content) for row in fitting]
-    train_at, held_at = _split(fitting, trained)
+    train_at, held_at = _split(fitting, trained, look)
     made = make_refusals([contents[at] for at in train_at], recipe.data.refusal_share, random.Random(SEED))
     asked = make_refusals([contents[at] for at in held_at], 0.5, random.Random(SEED))[: size.refused]
     negatives = Negatives(search, tenant_id, size)
@@ -179,14 +180,16 @@ def prepare_files(
     )
 
 
-def _split(fitting: Sequence[SourceRow], trained: Sequence[SourceRow]) -> tuple[list[int], list[int]]:
+def _split(
+    fitting: Sequence[SourceRow], trained: Sequence[SourceRow], look: Callable[[], None]
+) -> tuple[list[int], list[int]]:
     """Training and held-out positions in `fitting`; what an old row, shown again or not, was about is not held out."""
     old = {row.digest for row in trained}
     present = {row.digest for row in fitting}
     rest = [row for row in trained if row.digest not in present]
     known = [at for at, row in enumerate(fitting) if row.digest in old]
     contents = [row.content for row in [*fitting, *rest]]
-    train, held = split(contents, seed=SEED, trained=[*known, *range(len(fitting), len(contents))])
+    train, held = split(contents, seed=SEED, trained=[*known, *range(len(fitting), len(contents))], look=look)
     return [at for at in train if at < len(fitting)], held
 
 
@@ -224,11 +227,12 @@ def token_counter(base_path: Path) -> Callable[[str], int]:
 
 
 def _fitting(
-    source: Sequence[SourceRow], recipe: Recipe, count_tokens: Callable[[str], int]
+    source: Sequence[SourceRow], recipe: Recipe, count_tokens: Callable[[str], int], look: Callable[[], None]
 ) -> tuple[list[SourceRow], list[dict[str, Any]]]:
     """Rows that can be trained on by themselves, and those that cannot with the reason."""
     fitting, skipped = [], []
     for row in source:
+        look()
         if any(turn["role"] == "tool" or "tool_calls" in turn for turn in row.content["messages"]):
             detail = "calls tools; the service's prompt has none, so it would be trained otherwise than served"
             skipped.append(
@@ -251,12 +255,14 @@ def _fitting(
 
 
 def _without_leaks(
-    source: Sequence[SourceRow], probes: Sequence[EvaluationItem]
+    source: Sequence[SourceRow], probes: Sequence[EvaluationItem], look: Callable[[], None]
 ) -> tuple[list[SourceRow], list[dict[str, Any]]]:
     """Rows that nearly repeat a shipped question with its passages would be judged on what they were trained on."""
     asked = [item.prompt[-1].content for item in probes]
     shown = [render_row(row.content, [], random.Random(0)).row.prompt[-1].content for row in source]
-    leaks = {two - len(asked): one for one, two, _ in near_pairs([*asked, *shown]) if one < len(asked) <= two}
+    leaks = {
+        two - len(asked): one for one, two, _ in near_pairs([*asked, *shown], look=look) if one < len(asked) <= two
+    }
     kept = [row for at, row in enumerate(source) if at not in leaks]
     left_out = [
         {

@@ -150,6 +150,7 @@ class TuningRunner:
             count_tokens=token_counter(base.path),
             size=self._size,
             step=step,
+            look=lease.check,
             left_out=[*withheld, *no_more],
             audience=audience,
             trained=trained,

@@ -83,7 +83,7 @@ class SchedulesService:
     def update(
         self, principal: Principal, schedule_id: str, changes: Mapping[str, Any], *, request_id: str | None = None
     ) -> ScheduleView:
-        """Change some fields; `next_at` is worked out anew.
+        """Change some fields, and of `conditions` and `request` some members; `next_at` is worked out anew.
 
         Raises:
             NotFound, InvalidInput: as for `get` and `create`.
@@ -91,7 +91,7 @@ class SchedulesService:
         principal.require(Scope.TUNE)
         with self._db.write() as session:
             schedule = _find(session, principal.tenant_id, schedule_id)
-            _apply(schedule, _parse(_body(schedule) | dict(changes)), utc_now())
+            _apply(schedule, _parse(_changed(_body(schedule), changes)), utc_now())
             _record(session, principal, schedule, "schedule.update", request_id)
         return _view(schedule)
 
@@ -282,6 +282,18 @@ def _body(schedule: Schedule) -> dict[str, Any]:
         "request": schedule.request,
         "enabled": schedule.enabled,
     }
+
+
+def _changed(body: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Body with the changes laid over it, one level deep: what a condition is not named with stays as it was."""
+    merged = dict(body)
+    for name, value in changes.items():
+        before = merged.get(name)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            merged[name] = {**before, **value}
+        else:
+            merged[name] = value
+    return merged
 
 
 def _apply(schedule: Schedule, asked: ScheduleRequest, now: datetime) -> None:

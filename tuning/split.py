@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from core.errors import DatasetRejected
@@ -27,18 +27,22 @@ NEARLY_THE_SAME = 0.9
 
 
 def split(
-    contents: Sequence[Mapping[str, Any]], *, seed: int, trained: Collection[int] = ()
+    contents: Sequence[Mapping[str, Any]],
+    *,
+    seed: int,
+    trained: Collection[int] = (),
+    look: Callable[[], None] = lambda: None,
 ) -> tuple[list[int], list[int]]:
     """Positions of rows to train on and to hold out, each ascending; about 15 % held out, languages in turn.
 
     trained: positions of rows that an earlier version was trained on: neither they nor what hangs together with them is
-    held out.
+    held out. look: called now and then; it may raise to stop.
 
     Raises:
         DatasetRejected: `cannot_hold_out`: nearly all rows hang together by their questions or passages.
     """
     known = set(trained)
-    groups = [group for group in _groups(contents) if known.isdisjoint(group)]
+    groups = [group for group in _groups(contents, look) if known.isdisjoint(group)]
     queues: dict[str, list[list[int]]] = defaultdict(list)
     for group in sorted(groups, key=lambda group: _rank(contents, group, seed)):
         queues[language_of(answer_of(contents[group[0]])).value].append(group)
@@ -67,7 +71,7 @@ def _keys(content: Mapping[str, Any]) -> list[str]:
     return [hashlib.sha256(text.encode()).hexdigest() for text in folded]
 
 
-def _groups(contents: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+def _groups(contents: Sequence[Mapping[str, Any]], look: Callable[[], None]) -> list[list[int]]:
     """Connected rows, by union and find over their keys."""
     parent = list(range(len(contents)))
 
@@ -82,7 +86,7 @@ def _groups(contents: Sequence[Mapping[str, Any]]) -> list[list[int]]:
         for key in _keys(content):
             parent[root(position)] = root(first.setdefault(key, position))
     whole = ["\n".join((question_of(content), answer_of(content))) for content in contents]
-    for one, two, _similarity in near_pairs(whole, threshold=NEARLY_THE_SAME):
+    for one, two, _similarity in near_pairs(whole, threshold=NEARLY_THE_SAME, look=look):
         parent[root(two)] = root(one)
     groups: dict[int, list[int]] = defaultdict(list)
     for position in range(len(contents)):

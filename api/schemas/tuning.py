@@ -81,7 +81,10 @@ class NewSchedule(RequestBody, ScheduleRequest):
 
 
 class ScheduleChange(RequestBody):
-    """Fields of a schedule to change; those left out stay."""
+    """Fields of a schedule to change; those left out stay, also those of `conditions` and `request`.
+
+    A condition that may be null is lifted by null.
+    """
 
     family: str | None = Field(None, pattern=FAMILY_PATTERN)
     cron: str | None = Field(None, max_length=120)
@@ -91,8 +94,9 @@ class ScheduleChange(RequestBody):
     enabled: bool | None = None
 
     def changes(self) -> dict[str, Any]:
-        """What was given, as JSON values; a field given as null counts as left out."""
-        return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+        """What was given, as JSON values; a field given as null counts as left out, but not a member of one."""
+        given = self.model_dump(mode="json", exclude_unset=True)
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class ScheduleBody(ResponseBody):

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from core.errors import Cancelled
 from tests.unit.test_tuning_prepare import prepared, shelves
+from tuning.datasets import near
 from tuning.datasets.near import near_pairs
 from tuning.datasets.quality import quality_report
 from tuning.datasets.secrets import find_private
@@ -132,3 +134,46 @@ def test_a_row_that_repeats_an_evaluation_item_is_left_out_with_its_name(tmp_pat
     found = prepared(tmp_path, [*shelves(40), leak])
     assert [entry["code"] for entry in found.skipped] == ["evaluation_leak"]
     assert "the evaluation's own item" in found.skipped[0]["detail"] and found.train_rows + found.held_out_rows == 40
+
+
+def template_rows(count: int) -> list[str]:
+    """Rows of one template: any two share some seven in ten of their 5-grams, and none is a copy."""
+    common = "申請書は所属長の承認を受けたうえで経理部へ提出し、控えを五年間保管してください。"
+    slots = ((n * 7919 % 99991, n * 104729 % 99989, n * 1299709 % 99971) for n in range(count))
+    return [f"{common}番号{number:05d}、担当{who:05d}、期限{until:05d}" for number, who, until in slots]
+
+
+def test_rows_of_one_template_are_compared_with_a_bounded_number_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared, exact = 0, near._jaccard
+
+    def counted(one: Any, two: Any) -> float:
+        nonlocal compared
+        compared += 1
+        return exact(one, two)
+
+    monkeypatch.setattr(near, "_jaccard", counted)
+    monkeypatch.setattr(near, "_CROWD", 32)  # as with many more rows
+    texts = template_rows(600)
+    texts += [texts[3] + "。", texts[590] + "。"]  # copies, of a row from before and from after the crowd
+    pairs = near_pairs(texts, threshold=0.9)
+    assert {(3, 600), (590, 601)} <= {(one, two) for one, two, _ in pairs}
+    assert compared <= 2 * near._COMPARED * len(texts)
+    looked: list[int] = []
+    held = near._worth_comparing
+    monkeypatch.setattr(near, "_worth_comparing", lambda s, p, c, t: looked.append(len(c)) or held(s, p, c, t))
+    near_pairs(texts, threshold=0.9)
+    assert max(looked) <= 200, "an index that is full takes no more of what resembles what it holds"
+
+
+def test_the_search_for_copies_can_be_stopped_at_every_row() -> None:
+    seen = 0
+
+    def stop_at_ten() -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 10:
+            raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        near_pairs(template_rows(200), look=stop_at_ten)
+    assert seen == 10

@@ -10,6 +10,7 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import select
 
+from api.schemas.tuning import ScheduleChange
 from core.access import Principal
 from core.blobs import FolderBlobStore
 from core.database import Database
@@ -440,3 +441,23 @@ def test_a_schedule_whose_set_is_gone_says_so(bench: Bench) -> None:
     bench.make_due(schedule.id, NOW)
     (judged,) = bench.schedules.run_due(NOW)
     assert (outcome(judged)["reason"], outcome(judged)["code"]) == ("refused", "dataset_not_found")
+
+
+def test_a_change_of_one_condition_leaves_the_others(bench: Bench) -> None:
+    night = {"start": "22:00", "end": "06:00"}
+    schedule = bench.schedule(
+        conditions={"min_new_rows": 20, "cool_down_hours": 24, "quiet_hours": night}, request={"method": "dpo"}
+    )
+
+    def change(**body: object) -> ScheduleView:
+        return bench.schedules.update(bench.principal, schedule.id, ScheduleChange.model_validate(body).changes())
+
+    changed = change(conditions={"min_new_rows": 5}, request={"start_from": "champion"})
+    assert (changed.conditions["min_new_rows"], changed.conditions["cool_down_hours"]) == (5, 24)
+    assert changed.conditions["quiet_hours"] == {"start": "22:00:00", "end": "06:00:00"}
+    assert (changed.request["method"], changed.request["start_from"]) == ("dpo", "champion")
+    lifted = change(conditions={"quiet_hours": None}, cron=None)
+    assert lifted.conditions["quiet_hours"] is None and lifted.conditions["min_new_rows"] == 5
+    assert lifted.cron == schedule.cron
+    with pytest.raises(InvalidInput):
+        bench.schedules.update(bench.principal, schedule.id, {"conditions": {"min_new_rows": -1}})

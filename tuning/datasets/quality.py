@@ -11,7 +11,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -34,17 +34,20 @@ _LIST = re.compile(r"(?m)^[^\S\n]{0,40}(?:[-*・●]|\d{1,9}[.)．])\s{0,40}\S")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
-def quality_report(rows: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, Any]:
+def quality_report(
+    rows: Sequence[tuple[int, Mapping[str, Any]]], look: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Flags of a set.
 
-    rows: (line, canonical row). Returns {"rows", "flagged_rows", "counts": {code: n}, "flags": {code: [{"line",
-    "reason", ...}]}, "lengths", "languages"}; lengths are characters of what a row teaches.
+    rows: (line, canonical row). look: called now and then; it may raise to stop. Returns {"rows", "flagged_rows",
+    "counts": {code: n}, "flags": {code: [{"line", "reason", ...}]}, "lengths", "languages"}; lengths are characters of
+    what a row teaches.
     """
     flags: dict[str, list[dict[str, Any]]] = defaultdict(list)
     answers = [taught(content) for _, content in rows]
     questions = [asked(content) for _, content in rows]
     lines = [line for line, _ in rows]
-    _duplicates(lines, questions, answers, flags)
+    _duplicates(lines, questions, answers, flags, look)
     _contradictions(lines, questions, answers, flags)
     _private(lines, rows, flags)
     languages = [language_of(answer) for answer in answers]
@@ -79,7 +82,11 @@ def asked(content: Mapping[str, Any]) -> str:
 
 
 def _duplicates(
-    lines: Sequence[int], questions: Sequence[str], answers: Sequence[str], flags: dict[str, list[dict[str, Any]]]
+    lines: Sequence[int],
+    questions: Sequence[str],
+    answers: Sequence[str],
+    flags: dict[str, list[dict[str, Any]]],
+    look: Callable[[], None],
 ) -> None:
     whole = [f"{question}\n{answer}" for question, answer in zip(questions, answers, strict=True)]
     first: dict[str, int] = {}
@@ -93,7 +100,7 @@ def _duplicates(
             )
         first.setdefault(key, at)
     told: set[int] = set()
-    for one, two, similarity in near_pairs(whole):
+    for one, two, similarity in near_pairs(whole, look=look):
         if one in exact or two in exact or two in told:
             continue
         told.add(two)
