@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import httpx
 
-from cli.data_dir import read_service_note
+from cli.data_dir import running_service
 from cli.output import EXIT_UNREACHABLE, EXIT_USAGE, CommandFailed
 from core.settings import load_settings
 
@@ -186,7 +186,7 @@ def connect(data_dir: Path | None = None) -> Client:
     settings = load_settings(**({"data_dir": data_dir} if data_dir is not None else {}))
     url = os.environ.get("TSUMUGI_URL")
     if not url:
-        note = read_service_note(settings.data_dir)
+        note = running_service(settings.data_dir)
         if note is None:
             raise CommandFailed(
                 f"no service found: {settings.data_dir} names none and TSUMUGI_URL is not set; start one: tsumugi up",

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cli.output import EXIT_USAGE, CommandFailed
 from core.errors import DataDirBusy
 
 LOCK_NAME = "lock"
@@ -34,13 +35,16 @@ class ServiceNote:
 def exclusive(data_dir: Path, purpose: str, *, until_exit: bool = False) -> Iterator[None]:
     """Own a data dir for the length of the block, or until this process is gone: its threads may outlive the block.
 
+    What is written meanwhile is for the owner alone, whatever the umask; so is the folder, also one that was there.
+
     Raises:
         DataDirBusy: another process owns it; `extra` holds its `pid` and `purpose` where known.
+        CommandFailed: it cannot be written.
     """
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    held = False
-    descriptor = os.open(data_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    mask = os.umask(0o077)
+    held, descriptor = False, -1
     try:
+        descriptor = _opened(data_dir)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -59,7 +63,20 @@ def exclusive(data_dir: Path, purpose: str, *, until_exit: bool = False) -> Iter
             os.ftruncate(descriptor, 0)
     finally:
         if not held:
-            os.close(descriptor)
+            os.umask(mask)
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _opened(data_dir: Path) -> int:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(data_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+        if data_dir.stat().st_uid == os.geteuid():
+            data_dir.chmod(0o700)
+    except OSError as error:
+        raise CommandFailed(f"{data_dir} cannot be written: {error.strerror}", exit_code=EXIT_USAGE) from error
+    return descriptor
 
 
 def _read_holder(descriptor: int) -> dict[str, object]:
@@ -79,11 +96,34 @@ def write_service_note(data_dir: Path, url: str) -> None:
 
 
 def read_service_note(data_dir: Path) -> ServiceNote | None:
-    """The note of the service that last ran there and did not stop cleanly, or still runs."""
+    """The note of the service that last ran there and did not stop cleanly, or still runs; see `running_service`."""
     try:
         return ServiceNote(**json.loads((data_dir / SERVICE_NAME).read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
+
+
+def running_service(data_dir: Path) -> ServiceNote | None:
+    """The note of the service that runs there now.
+
+    None unless the process that it names lives and holds the data dir: after a crash anybody may listen on the port of
+    the note, and would be sent the admin key.
+    """
+    note = read_service_note(data_dir)
+    if note is None:
+        return None
+    try:
+        descriptor = os.open(data_dir / LOCK_NAME, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return note if _read_holder(descriptor).get("pid") == note.pid else None
+    else:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def remove_service_note(data_dir: Path) -> None:

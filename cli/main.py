@@ -98,7 +98,7 @@ def main() -> NoReturn:
         sys.exit(EXIT_USAGE)
     except TsumugiError as error:
         errors.print(f"{error.detail} ({error.code})", markup=False, soft_wrap=True)
-        sys.exit(EXIT_FAILED)
+        sys.exit(EXIT_USAGE if error.code == "invalid_settings" else EXIT_FAILED)
     sys.exit(0)
 
 

@@ -14,7 +14,7 @@ import httpx
 import psutil
 
 from cli.client import Client
-from cli.data_dir import read_service_note
+from cli.data_dir import running_service
 from cli.redis_child import socket_dir
 from core.errors import Unavailable
 
@@ -116,7 +116,7 @@ class ServiceProcess:
             return ""
 
     def _is_ready(self) -> bool:
-        note = read_service_note(self.data_dir)
+        note = running_service(self.data_dir)
         if note is None or note.pid != self.pid:  # none yet, or that of a predecessor that was killed
             return False
         self.url = note.url

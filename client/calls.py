@@ -146,6 +146,8 @@ def upload(
 ) -> Call[Uploaded]:
     """Take a document in. The same `external_id` replaces; the same bytes again change nothing.
 
+    A ZIP or TAR becomes a document per file: the first, with the others as its `others`.
+
     encoding: what its text is in (`cp932`, `euc-jp` ...) [default: judged]. password: opens an encrypted PDF, Office
     file or ZIP; the service stores the file without it.
 
@@ -173,7 +175,7 @@ def upload(
     return Call(
         "POST",
         "/v1/documents",
-        lambda taken: Uploaded.parse(taken["items"][0]),
+        Uploaded.parse_all,
         data=form,
         files=[("file", (name, data))],
         headers=_idempotent(),

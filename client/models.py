@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 
@@ -176,6 +176,19 @@ class Uploaded:
     document: Document
     job: Job | None
     unchanged: bool
+    others: tuple[Uploaded, ...] = ()
+    """The further files of an archive."""
+
+    @property
+    def all(self) -> tuple[Uploaded, ...]:
+        """Every document that came of the upload, in order."""
+        return (self, *self.others)
+
+    @classmethod
+    def parse_all(cls, body: Mapping[str, Any]) -> Uploaded:
+        """Read the answer to an upload."""
+        first, *others = map(cls.parse, body["items"])
+        return replace(first, others=tuple(others))
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Uploaded:

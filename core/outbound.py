@@ -19,6 +19,10 @@ from core.errors import InvalidInput, Unavailable
 
 Resolve = Callable[[str, int], list[str]]
 TIMEOUT_S: Final = 5.0
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+"""An IPv4 address stands in its last 32 bits, which a gateway of the own network calls."""
+_TUNNELS: Final = tuple(map(ipaddress.IPv6Network, ("::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "fec0::/10")))
+"""IPv4-compatible, local NAT64, Teredo, 6to4, site-local: they lead where an address inside them says, or nowhere."""
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -63,9 +67,13 @@ def judged_address(url: str, *, allow_private: bool = False, resolver: Resolve =
 
 def _is_public(address: str) -> bool:
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(parsed, "ipv4_mapped", None) or getattr(parsed, "sixtofour", None)
-    if mapped is not None:
-        parsed = mapped
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            parsed = parsed.ipv4_mapped
+        elif parsed in _NAT64:
+            parsed = ipaddress.IPv4Address(int(parsed) & 0xFFFF_FFFF)
+        elif parsed.is_site_local or any(parsed in network for network in _TUNNELS):
+            return False
     return parsed.is_global and not parsed.is_multicast
 
 

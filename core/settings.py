@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from core.settings_base import Section
+from core.settings_names import in_one_line, refuse_unknown
 from core.settings_qdrant import QdrantSettings
 from core.types import Language, Scope
 
@@ -477,6 +478,14 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Build the settings; keyword arguments win over variables and file. Paths are made absolute."""
-    settings = Settings(**overrides)
+    """Build the settings; keyword arguments win over variables and file. Paths are made absolute.
+
+    Raises:
+        InvalidInput: `invalid_settings`: one does not exist, with the nearest that does, or its value is not taken.
+    """
+    refuse_unknown(Settings, os.environ, Path("tsumugi.toml"))
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        raise in_one_line(error, Settings) from error
     return settings.model_copy(update={"data_dir": settings.data_dir.expanduser().resolve()})

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cli.client import Client
-from cli.data_dir import exclusive, read_service_note
+from cli.data_dir import exclusive, running_service
 from cli.output import CommandFailed, DataDirOption, JsonOption, console, errors, print_json
 from core.errors import DataDirBusy
 from core.settings import Settings, load_settings
@@ -127,7 +127,7 @@ def _owning(settings: Settings) -> Iterator[bool]:
 
 def _service(settings: Settings) -> Client | None:
     """A client of the service that runs on the data dir; None while it starts, or where its key file was moved."""
-    note = read_service_note(settings.data_dir)
+    note = running_service(settings.data_dir)
     if note is None or not settings.admin_key_file.is_file():
         return None
     return Client(note.url, settings.admin_key_file.read_text(encoding="ascii").strip())

@@ -182,6 +182,14 @@ def test_tokens_of_the_issuer_are_taken_and_forged_ones_are_not(api: Api) -> Non
         ("https://login.example/keys", "::1"),
         ("https://login.example/keys", "::ffff:192.168.0.1"),
         ("https://login.example/keys", "100.64.0.1"),
+        ("https://login.example/keys", "64:ff9b::7f00:1"),
+        ("https://login.example/keys", "64:ff9b::10.0.0.1"),
+        ("https://login.example/keys", "64:ff9b:1::a00:1"),
+        ("https://login.example/keys", "fec0::1"),
+        ("https://login.example/keys", "2002:7f00:1::1"),
+        ("https://login.example/keys", "2002:5db8:d822::1"),
+        ("https://login.example/keys", "::10.0.0.1"),
+        ("https://login.example/keys", "2001:0:5db8:d822::1"),
         ("https://user:word@login.example/keys", "93.184.216.34"),
         ("file:///etc/passwd", "93.184.216.34"),
         ("https://[bad", "93.184.216.34"),
@@ -240,9 +248,23 @@ def test_pages_of_other_origins_get_nothing_unless_listed(build: Build) -> None:
     with build(cors_origins=["https://intranet.example"]).client() as client:
         allowed = client.options("/v1/ask", headers={**ask, "Access-Control-Request-Headers": "authorization"})
         assert allowed.headers["access-control-allow-origin"] == "https://intranet.example"
+        for method in ("PUT", "PATCH", "DELETE"):
+            asked = client.options("/v1/ask", headers={**ask, "Access-Control-Request-Method": method})
+            assert asked.status_code == 200 and method in asked.headers["access-control-allow-methods"]
         other = client.get("/v1/documents", headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
         assert "access-control-allow-credentials" not in allowed.headers
+
+
+def test_a_slash_too_many_is_not_found_and_leads_nowhere(api: Api) -> None:
+    with api.client({"Host": "evil.example"}) as client:
+        answer = client.get("/v1/documents/", follow_redirects=False)
+    assert answer.status_code == 404 and "location" not in answer.headers
+
+
+def test_public_addresses_are_taken_in_every_spelling() -> None:
+    for address in ("93.184.216.34", "2606:4700::1111", "::ffff:93.184.216.34", "64:ff9b::5db8:d822"):
+        assert judged_address("https://a.example/", resolver=lambda _h, _p, found=address: [found]) == address
 
 
 def test_the_page_of_routes_runs_no_script_and_names_every_route(api: Api) -> None:

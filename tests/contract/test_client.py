@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import io
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +215,12 @@ def test_a_long_wait_is_the_callers_to_decide(told: str, sent: int) -> None:
         client.ask("x")
     assert len(seen) == sent
     assert refused.value.retry_after_s == float(told) and refused.value.retryable
+
+
+def test_an_upload_of_an_archive_gives_every_document(tsumugi: Tsumugi) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for number in range(3):
+            archive.writestr(f"{number}.txt", f"text {number}")
+    taken = tsumugi.upload(packed.getvalue(), filename="three.zip")
+    assert [one.document.filename for one in taken.all] == ["0.txt", "1.txt", "2.txt"]
