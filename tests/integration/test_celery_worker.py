@@ -150,13 +150,13 @@ def test_transient_errors_are_retried_until_the_budget_is_spent(
 
     def work(lease: JobLease) -> None:
         calls.append(time.monotonic())
-        raise Unavailable("the embedder is being loaded")
+        raise ExtractionFailed("the reader died", retryable=True)  # what is away spends nothing: test_environment
 
     with service(database, settings, redis_url, work) as (jobs, _worker):
         (job,) = make_jobs(jobs, database, tenant)
         ended = jobs.wait(job.id, tenant.id, 20.0)
     assert ended.status == JobStatus.FAILED
-    assert ended.error == {"code": "unavailable", "detail": "the embedder is being loaded", "retryable": True}
+    assert ended.error == {"code": "extraction_failed", "detail": "the reader died", "retryable": True}
     assert len(calls) == settings.ingest.max_attempts == ended.failures
     assert [entry["reason"] for entry in ended.attempts_log] == ["transient_error"] * 4
     gaps = [later - earlier for earlier, later in itertools.pairwise(calls)]
