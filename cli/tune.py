@@ -75,6 +75,8 @@ def upload(
     console.print(f"{found['id']}: {found['row_count']} rows, {found['invalid_count']} invalid ({found['format']})")
     for row in found.get("report", {}).get("invalid", [])[:20]:
         errors.print(f"  line {row['line']}: {row['detail']} ({row['code']})", markup=False)
+    for member, one in found.get("report", {}).get("untrained", {}).items():
+        errors.print(f"  {member} ({one['rows']} rows): {one['detail']}", markup=False)
     _warn(found)
 
 

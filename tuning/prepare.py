@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.errors import DatasetRejected
+from core.errors import DatasetRejected, FieldError
 from tuning.chain import Parent, common_audience, replayed
 from tuning.datasets.near import near_pairs
 from tuning.items import EvaluationItem, write_lines
@@ -110,11 +110,7 @@ def prepare_files(
     fitting, leaking = _without_leaks(fitting, probe_items(size), look)
     skipped += leaking
     if len(fitting) < MIN_TRAIN_ROWS * 2:
-        raise DatasetRejected(
-            f"{len(fitting)} of {len(source)} rows can be used; the others are too long or hold special tokens",
-            code="too_few_rows",
-            extra={"skipped": skipped[:20]},
-        )
+        raise _too_few(len(fitting), len(source) + len(again) + len(left_out), [*left_out, *skipped])
     contents = [in_house_words(row.content) for row in fitting]
     train_at, held_at = _split(fitting, trained, look)
     made = make_refusals([contents[at] for at in train_at], recipe.data.refusal_share, random.Random(SEED))
@@ -191,6 +187,21 @@ def _split(
     contents = [row.content for row in [*fitting, *rest]]
     train, held = split(contents, seed=SEED, trained=[*known, *range(len(fitting), len(contents))], look=look)
     return [at for at in train if at < len(fitting)], held
+
+
+def _too_few(usable: int, rows: int, skipped: Sequence[dict[str, Any]]) -> DatasetRejected:
+    """The error that says why rows were left out: how many for each reason, and the first of them in words."""
+    counts = Counter(str(one["code"]) for one in skipped)
+    detail = f"{usable} of {rows} rows can be used, {MIN_TRAIN_ROWS * 2} are needed"
+    if skipped:
+        reasons = ", ".join(f"{count} {code}" for code, count in counts.most_common())
+        detail += f"; left out: {reasons}; first: line {skipped[0]['line']}: {skipped[0]['detail']}"
+    return DatasetRejected(
+        detail,
+        code="too_few_rows",
+        errors=[FieldError(f"line {one['line']}", str(one["detail"]), str(one["code"])) for one in skipped[:20]],
+        extra={"skipped": list(skipped[:20]), "reasons": dict(counts)},
+    )
 
 
 def _row_chars(row: TrainRow) -> int:

@@ -21,6 +21,7 @@ MAX_PASSAGES = 20
 
 _ROLES = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "prompter": "user",
@@ -39,7 +40,7 @@ _ROLES = {
 }
 _CALL_ROLES = frozenset({"function_call", "tool_call"})
 """Roles under which ShareGPT files write a call as the turn's text."""
-_TURN_KEYS = ("messages", "conversations", "conversation", "utterances")
+TURN_KEYS = ("messages", "conversations", "conversation", "utterances")
 _ROLE_KEYS = ("role", "from", "name")
 _TEXT_KEYS = ("content", "value", "text")
 Json = Mapping[str, Any]
@@ -73,7 +74,7 @@ class RowRefused(Exception):
 def detect(row: Json) -> DatasetFormat | None:
     """Format of a row by its keys; None when it is of no known shape."""
     keys = set(row)
-    turns = keys & set(_TURN_KEYS)
+    turns = keys & set(TURN_KEYS)
     if {"chosen", "rejected"} <= keys:
         return DatasetFormat.PREFERENCE
     if keys & {"label", "kto_tag"} and (turns or "completion" in keys):
@@ -143,7 +144,7 @@ def _passages(value: Any) -> list[dict[str, str]]:
     return result
 
 
-def _turn(item: Any, field: str) -> dict[str, Any]:
+def _turn(item: Any, field: str, *, last: bool = False) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise RowRefused("wrong_turn", f"'{field}' is not an object with a role and a text")
     role_key = next((key for key in _ROLE_KEYS if isinstance(item.get(key), str)), None)
@@ -155,7 +156,12 @@ def _turn(item: Any, field: str) -> dict[str, Any]:
     if given not in _ROLES:
         raise RowRefused("unknown_role", f"'{field}.{role_key}' is {str(item[role_key])[:40]!r}")
     role = _ROLES[given]
-    text = _text(item.get(text_key) if text_key else None, f"{field}.{text_key}", optional=bool(calls))
+    given_text = _joined(item.get(text_key) if text_key else None, f"{field}.{text_key}")
+    text = _text(given_text, f"{field}.{text_key}", optional=bool(calls) or role == "system")
+    if item.get("weight") == 0 and role == "assistant" and last:
+        raise RowRefused(
+            "not_to_be_trained", f"'{field}' has the weight 0, and it is the answer that would be trained on"
+        )
     if given in _CALL_ROLES and not calls:
         calls, text = _written_calls(text, field), ""
     turn: dict[str, Any] = {"role": role, "content": text}
@@ -164,6 +170,32 @@ def _turn(item: Any, field: str) -> dict[str, Any]:
             raise RowRefused("wrong_turn", f"'{field}': only the assistant calls tools")
         turn["tool_calls"] = _calls(calls, field)
     return turn
+
+
+def _joined(value: Any, field: str) -> Any:
+    """A content of text parts as one string; what else a content may be is left to `_text`."""
+    if not isinstance(value, list):
+        return value
+    texts = []
+    for part in value:
+        given = part if isinstance(part, str) else None
+        if isinstance(part, dict) and part.get("type", "text") in {"text", "input_text", "output_text"}:
+            given = part.get("text")
+        if not isinstance(given, str):
+            kind = str(part.get("type"))[:40] if isinstance(part, dict) else type(part).__name__
+            raise RowRefused("not_text", f"'{field}' has a part that is not text: {kind}")
+        texts.append(given)
+    return "\n".join(texts)
+
+
+def _one_system(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """System turns at the head as one; empty ones say nothing and go."""
+    head = 0
+    while head < len(turns) and turns[head]["role"] == "system":
+        head += 1
+    texts = [turn["content"] for turn in turns[:head] if turn["content"]]
+    rest = [turn for turn in turns[head:] if turn["role"] != "system" or turn["content"]]
+    return [*([{"role": "system", "content": "\n\n".join(texts)}] if texts else []), *rest]
 
 
 def _written_calls(text: str, field: str) -> list[Any]:
@@ -198,7 +230,7 @@ def _calls(calls: Any, field: str) -> list[dict[str, Any]]:
 
 def _turns(row: Json, *, last: str) -> list[dict[str, Any]]:
     """Turns of a row: an optional system turn, then user and assistant by turns, ending with `last`."""
-    key = next(key for key in _TURN_KEYS if key in row)
+    key = next(key for key in TURN_KEYS if key in row)
     items = row[key]
     if not isinstance(items, list):
         raise RowRefused("wrong_turn", f"'{key}' is not a list")
@@ -206,9 +238,10 @@ def _turns(row: Json, *, last: str) -> list[dict[str, Any]]:
         raise RowRefused("empty_text", f"'{key}' is empty")
     if len(items) > MAX_TURNS:
         raise RowRefused("too_long", f"'{key}' has {len(items)} turns; at most {MAX_TURNS} are taken")
-    turns = [_turn(item, f"{key}[{number}]") for number, item in enumerate(items)]
+    turns = [_turn(item, f"{key}[{number}]", last=number == len(items) - 1) for number, item in enumerate(items)]
+    turns = _one_system(turns)
     system = _text(row.get("system"), "system", optional=True)
-    if system and turns[0]["role"] != "system":
+    if system and not (turns and turns[0]["role"] == "system"):
         turns.insert(0, {"role": "system", "content": system})
     return _ordered(turns, key, last=last)
 
@@ -256,7 +289,7 @@ def _messages(row: Json) -> dict[str, Any]:
 
 def _prompt(row: Json) -> list[dict[str, Any]]:
     """Everything before the answer: turns, or `prompt` as turns or text, or Alpaca's `instruction`."""
-    if any(key in row for key in _TURN_KEYS):
+    if any(key in row for key in TURN_KEYS):
         return _turns(row, last="user")
     if isinstance(row.get("prompt"), list):
         return _turns({"messages": row["prompt"], "system": row.get("system")}, last="user")

@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from core.errors import DatasetRejected, FieldError
 from core.language import language_of
 from tuning.datasets.decode import decode
 from tuning.datasets.formats import DatasetFormat, RowRefused, canonical, detect
+from tuning.datasets.untrained import members_of, untrained
 
 MAX_ROWS = 200_000
 _SPACE = " \t\r\n"
@@ -48,6 +49,8 @@ class ParsedDataset:
     duplicates: list[tuple[int, int]] = field(default_factory=list)
     """(line, line of the first row with the same content)"""
     languages: dict[str, int] = field(default_factory=dict)
+    untrained: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """`untrained.untrained` of the valid rows."""
 
 
 def row_digest(content: dict[str, Any]) -> str:
@@ -66,6 +69,7 @@ def parse(data: bytes) -> ParsedDataset:
     text, encoding = decode(data)
     invalid: list[InvalidRow] = []
     rows: list[ParsedRow] = []
+    members: list[tuple[int, set[str]]] = []
     shape: DatasetFormat | None = None
     others: list[tuple[int, DatasetFormat]] = []
     for line, item in _items(text):
@@ -92,6 +96,7 @@ def parse(data: bytes) -> ParsedDataset:
             invalid.append(InvalidRow(line, refused.code, refused.detail))
         else:
             rows.append(ParsedRow(line, content, row_digest(content)))
+            members.append((line, members_of(item, shape, content)))
     if shape is not None and others:
         raise DatasetRejected(
             f"the file mixes formats: it starts as '{shape}', line {others[0][0]} is '{others[0][1]}'; "
@@ -106,7 +111,7 @@ def parse(data: bytes) -> ParsedDataset:
             code="unknown_format" if known_none else "no_valid_rows",
             errors=[FieldError(f"line {row.line}", row.detail, row.code) for row in invalid[:50]],
         )
-    return _finish(shape, encoding, rows, invalid)
+    return replace(_finish(shape, encoding, rows, invalid), untrained=untrained(members))
 
 
 def _finish(shape: DatasetFormat, encoding: str, rows: list[ParsedRow], invalid: list[InvalidRow]) -> ParsedDataset:

@@ -356,5 +356,6 @@ def _report(parsed: ParsedDataset) -> dict[str, Any]:
         "invalid_lines": dict(lines),
         "duplicates": [{"line": line, "of": first} for line, first in parsed.duplicates],
         **fitness(row.content for row in parsed.rows),
+        "untrained": parsed.untrained,
         "tool_count": sum(any("tool_calls" in turn for turn in row.content["messages"]) for row in parsed.rows),
     }

@@ -37,7 +37,7 @@ class DatasetView:
     invalid_count: int
     report: dict[str, Any]
     """{encoding, languages, invalid: [{line, code, detail}], invalid_lines: {code: [line]}, duplicates: [{line, of}],
-    grounded_count, cited_count}"""
+    grounded_count, cited_count, untrained: {member: {rows, lines, detail}}}"""
     warnings: list[dict[str, str]]
     """[{code, detail}]: what makes a version trained on this set alone fail the gate."""
     created_at: datetime
