@@ -6,12 +6,14 @@ scope before it reads one byte of the body, so that a stranger cannot make this 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import structlog
 from fastapi import Depends, Request, Response, Security
 from fastapi.concurrency import run_in_threadpool
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import select
@@ -20,7 +22,7 @@ from api.idempotency import run_idempotent
 from api.quotas import Quotas, RateLimited
 from api.services import Services
 from core.access import Principal
-from core.errors import Forbidden, NotFound, Unauthenticated
+from core.errors import FieldError, Forbidden, InvalidInput, NotFound, Unauthenticated
 from core.tables import Tenant
 from core.tenants import DEFAULT_TENANT
 from core.types import Scope
@@ -71,6 +73,8 @@ class GuardedRoute(APIRoute):
         guard = self.guard
         template = self.path
         handle = super().get_route_handler()
+        parameters = (self.openapi_extra or {}).get("parameters", [])
+        known = frozenset([*_query_names(self.dependant), *(one["name"] for one in parameters if one["in"] == "query")])
 
         async def guarded(request: Request) -> Response:
             request.scope["state"]["route_template"] = template
@@ -82,6 +86,7 @@ class GuardedRoute(APIRoute):
             if guard.operator:
                 await run_in_threadpool(require_operator, principal, services)
             _refuse_odd_path(request)
+            _refuse_unknown_query(request, known)
             return await run_idempotent(request, principal, template, services.db, handle)
 
         return guarded
@@ -140,6 +145,27 @@ def _refuse_odd_path(request: Request) -> None:
         text = str(value)
         if "\x00" in text or any("\ud800" <= char <= "\udfff" for char in text):
             raise NotFound("no such object")
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    """Parameters that a route and what it depends on read from the query."""
+    for field in dependant.query_params:
+        yield field.alias
+    for needed in dependant.dependencies:
+        yield from _query_names(needed)
+
+
+def _refuse_unknown_query(request: Request, known: frozenset[str]) -> None:
+    """A misspelt filter is an error, like a misspelt field of a body: without it the answer would be of everything."""
+    unknown = sorted({name for name in request.query_params if name not in known})
+    if unknown:
+        near = get_close_matches(unknown[0], known, n=1)
+        told = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(known)) or 'none'}"
+        raise InvalidInput(
+            f"unknown query parameter '{unknown[0][:100]}'; {told}",
+            code="invalid_request",
+            errors=[FieldError(f"query.{name[:100]}", "unknown parameter", "invalid_request") for name in unknown[:20]],
+        )
 
 
 def current_principal(request: Request) -> Principal:

@@ -25,6 +25,16 @@ from core.types import Scope
 router = APIRouter(route_class=GuardedRoute, prefix="/v1/datasets", tags=["datasets"])
 
 _UPLOAD_BODY = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": "With a raw body.",
+        }
+        for name in ("name", "family")
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -41,7 +51,7 @@ _UPLOAD_BODY = {
             },
             "application/jsonl": {"schema": {"type": "string", "format": "binary"}},
         },
-    }
+    },
 }
 
 

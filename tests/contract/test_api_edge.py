@@ -287,6 +287,7 @@ def test_no_secret_reaches_a_log(api: Api) -> None:
     for secret in (api.admin, forged, unknown, f"{api.admin}x", "Basic dXNlcjpwYXNzd29yZA=="):
         with api.client({"Authorization": f"Bearer {secret}"}) as client:
             client.post(f"/v1/ask?api_key={secret}", json={"question": "How?"})
+            client.post("/v1/ask", json={"question": "How?"})
             client.get(f"/v1/documents/{secret}")
             made = client.post("/v1/admin/keys", json={"name": "n", "scopes": ["query"]})
             if made.status_code == 201:

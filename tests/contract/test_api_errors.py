@@ -252,3 +252,22 @@ def test_a_write_that_lost_a_race_is_a_conflict(api: Api, admin: TestClient, mon
     answer = admin.post("/v1/collections", json={"name": "a"})
     assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (409, "conflict", True)
     assert "collections.name" not in answer.text, "the database's words are its own"
+
+
+def test_a_query_parameter_that_does_not_exist_is_an_error(api: Api) -> None:
+    with api.client() as client:
+        for path, near in (("/v1/jobs?error_code=broken_pdf", "code"), ("/v1/documents?colection=a", "collection")):
+            answer = client.get(path)
+            assert answer.status_code == 422 and answer.json()["code"] == "invalid_request", path
+            assert near in answer.json()["detail"]
+            assert answer.json()["errors"][0]["field"].startswith("query.")
+        assert client.post("/v1/search?limit=3", json={"query": "a"}).status_code == 422
+        assert client.get("/v1/jobs?status=failed&code=a&limit=5").status_code == 200
+
+
+def test_fields_of_a_raw_upload_may_stand_in_the_query(api: Api) -> None:
+    row = b'{"instruction": "a question", "output": "an answer"}\n'
+    with api.client() as client:
+        taken = client.post("/v1/datasets?name=mine", content=row, headers={"Content-Type": "application/jsonl"})
+        assert taken.status_code in {200, 201}, taken.text
+        assert client.post("/v1/datasets?nam=mine", content=row).status_code == 422
