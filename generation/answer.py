@@ -43,6 +43,9 @@ from generation.citations import cite
 from generation.condense import LONGEST_CHAIN, leans_back, rewritten_query, search_query
 from generation.curated import find_curated, similar_examples
 from generation.deliberation import Deliberation, Plan
+from generation.evidence.compose import ComposedAnswer
+from generation.evidence.parameters import EvidenceParameters, shipped_parameters
+from generation.evidence.stage import EVIDENCE_PASSAGES, Evidence, gather
 from generation.fitting import fitted
 from generation.json_answers import PROMPT_SUFFIX, cite_json, format_hint
 from generation.orders import without_orders
@@ -79,7 +82,10 @@ class AnswerService:
         *,
         stamp: Stamp,
         beside: Beside | None = None,
+        parameters: EvidenceParameters | None = None,
     ) -> None:
+        """parameters: of the evidence stage; default are the shipped ones."""
+        self._parameters = parameters or shipped_parameters()
         self._db = db
         self._search = search
         self._engine = engine
@@ -112,20 +118,19 @@ class AnswerService:
                 pause = serving_pause(session, utc_now())
             examples = similar_examples(session, principal, question, options.examples) if options.examples else []
         query = self._query(principal, question, options)
+        quotes = self._quotes(options)
+        number = self._settings.retrieval.passages
         found = self._search.search(
-            query, access, self._settings.retrieval.passages, expand_tokens=options.expand_tokens
+            query, access, max(number, EVIDENCE_PASSAGES), expand_tokens=options.expand_tokens
         )
-        passages = tuple(found.passages)
+        evidence = gather(query, found.passages, self._parameters)
+        passages = (
+            tuple(line.passage for line in evidence.lines) if quotes else in_order_of_evidence(found, evidence)[:number]
+        )
         retrieved = time.perf_counter()
         observe_stage("retrieve", retrieved - begun)
         tracing.record("retrieve", retrieved - begun, passages=len(passages))
-        override = self._settings.retrieval.refusal_threshold
-        threshold = found.refusal_threshold if override is None else override
-        reason = None
-        if not found.passages:
-            reason = NO_PASSAGES
-        elif max(passage.relevance for passage in found.passages) < threshold:
-            reason = BELOW_THRESHOLD
+        reason = self._refusal(found, evidence, quotes=quotes)
         handle: GenerationHandle | None = None
         request = None
         shots = tuple(
@@ -148,6 +153,8 @@ class AnswerService:
                 handle = Deliberation(self._engine, plan, lambda text: _support(text, passages, question, options))
             else:
                 handle = self._engine.submit(request)
+            if quotes:
+                handle = ComposedAnswer(handle, question, evidence, self._parameters)
         return AnswerStream(
             AnswerDraft(
                 principal=principal,
@@ -156,6 +163,7 @@ class AnswerService:
                 route=route,
                 request=request,
                 passages=passages,
+                evidence=evidence,
                 refusal_reason=reason,
                 provenance=self._provenance(adapter, found, options) | ({"curated": curated.id} if curated else {}),
                 timings_ms={"retrieve": elapsed_ms(begun, retrieved)},
@@ -166,6 +174,27 @@ class AnswerService:
             self._db,
             self._beside,
         )
+
+    def _quotes(self, options: AskOptions) -> bool:
+        """Whether the answer is the best line unless the model's words are borne out by it.
+
+        A small model reads worse than the line says; a large one is given the passages and believed as far as its
+        citations are verified. What has a form of its own (JSON, reasoning, the best of several) is the model's.
+        """
+        composed = self._settings.generation.compose
+        if options.answer_format is not None or options.reasoning or options.best_of > 1:
+            return False
+        return composed == "evidence" or (composed == "auto" and self._settings.generation.engine == "transformers")
+
+    def _refusal(self, found: SearchResult, evidence: Evidence, *, quotes: bool) -> str | None:
+        """Why nothing is answered, before the model is asked."""
+        if not found.passages:
+            return NO_PASSAGES
+        override = self._settings.retrieval.refusal_threshold
+        if override is None and quotes:
+            return BELOW_THRESHOLD if evidence.confidence < self._parameters.hopeless else None
+        threshold = found.refusal_threshold if override is None else override
+        return BELOW_THRESHOLD if max(passage.relevance for passage in found.passages) < threshold else None
 
     def _query(self, principal: Principal, question: str, options: AskOptions) -> str:
         """What is searched for: the question, with what it leaves to the conversation."""
@@ -277,6 +306,13 @@ class AnswerService:
             return {}
         count = sum(without_orders(passage.text).left_out for passage in found.passages)
         return {"orders_left_out": count} if count else {}
+
+
+def in_order_of_evidence(found: SearchResult, evidence: Evidence) -> tuple[Passage, ...]:
+    """The passages that hold the best lines first, then the others as they were found."""
+    first = list(dict.fromkeys(line.passage.chunk_id for line in evidence.lines))
+    place = {chunk_id: at for at, chunk_id in enumerate(first)}
+    return tuple(sorted(found.passages, key=lambda passage: place.get(passage.chunk_id, len(first))))
 
 
 def _support(answer: str, passages: Sequence[Passage], question: str, options: AskOptions) -> float:

@@ -24,8 +24,14 @@ from generation.canary.shadow import ShadowRequest
 from generation.citations import cite
 from generation.curated import Curated
 from generation.deliberation import Deliberation
+from generation.evidence.compose import AnsweredBy, ComposedAnswer, lines_as_json
+from generation.evidence.stage import Evidence
 from generation.json_answers import cite_json
 from generation.prompt import is_not_found, not_found_text
+
+
+NEAREST = 3
+"""Lines offered with a refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class AnswerDraft:
     request: GenerationRequest | None
     """What was submitted; None where the model was not asked."""
     passages: tuple[Passage, ...]
+    evidence: Evidence
     refusal_reason: str | None
     provenance: dict[str, Any]
     timings_ms: dict[str, float]
@@ -107,8 +114,19 @@ class AnswerStream:
         draft = self.draft
         result = self._handle.result() if self._handle is not None else None
         reason = draft.refusal_reason
-        if reason is None and draft.curated is None and is_not_found(answer):
+        verdict = self._handle.verdict if isinstance(self._handle, ComposedAnswer) else None
+        if verdict is not None:
+            reason = NOT_IN_PASSAGES if verdict.answered_by is AnsweredBy.NOBODY else None
+        elif reason is None and draft.curated is None and is_not_found(answer):
             reason = NOT_IN_PASSAGES
+        confidence = None if draft.curated else verdict.confidence if verdict else draft.evidence.confidence
+        provenance = draft.provenance
+        if verdict is not None:
+            provenance = provenance | {
+                "answered_by": verdict.answered_by.value,
+                # What the adapter itself did: figures on adapters must not take the line's merits for theirs.
+                "model": {"refused": verdict.model_refused, "supported": verdict.model_supported},
+            }
         ended = time.perf_counter()
         timings = dict(draft.timings_ms)
         timings["generate"] = round(elapsed_ms(draft.begun, ended) - timings["retrieve"], 3)
@@ -118,8 +136,8 @@ class AnswerStream:
             answer=answer,
             refused=reason is not None,
             refusal_reason=reason,
-            citations=() if reason else self._citations(answer),
-            provenance=draft.provenance,
+            citations=() if reason else verdict.citations if verdict else self._citations(answer),
+            provenance=provenance,
             usage={
                 "prompt_tokens": result.prompt_tokens if result else 0,
                 "completion_tokens": result.completion_tokens if result else 0,
@@ -129,6 +147,10 @@ class AnswerStream:
             finish_reason=result.finish_reason if result else "stop",
             passages=draft.passages,
             reasoning="".join(self._thoughts) or None,
+            confidence=None if confidence is None else round(confidence, 4),
+            evidence=() if reason else tuple(lines_as_json(draft.evidence.lines)),
+            alternatives=() if reason else tuple(lines_as_json(draft.evidence.alternatives)),
+            nearest=tuple(lines_as_json(draft.evidence.lines[:NEAREST])) if reason else (),
         )
         if draft.request is not None:
             adapter = draft.provenance["adapter"]

@@ -87,6 +87,14 @@ class AnswerRecord:
     finish_reason: str = "stop"
     passages: tuple[Passage, ...] = field(default=(), repr=False)
     reasoning: str | None = None
+    confidence: float | None = None
+    """Calibrated probability that the answer is right; None where nothing was calibrated (curated, JSON)."""
+    evidence: tuple[dict[str, Any], ...] = ()
+    """The units that the answer stands on, best first."""
+    alternatives: tuple[dict[str, Any], ...] = ()
+    """What other rows or editions say."""
+    nearest: tuple[dict[str, Any], ...] = ()
+    """Lines offered with a refusal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from core.settings import IngestSettings
+from core.table_text import CELL_SEPARATOR
 from core.types import Block, BlockKind, Chunk, ExtractedDocument
 from ingest.sentences import (
     Splitter,
@@ -31,7 +32,6 @@ _PASSAGE_SHARE = 15 / 16
 """Share of the budget that is the passage's own; the rest is for title and heading, which are embedded with it."""
 _WIDE_SHARE = 0.3
 _MAX_HEADING_CHARS = 400
-_MAX_HEADER_ROW_CHARS = 160
 _SLICE_CHARS = 50_000
 _SPACES = " \n\t\r\u3000"
 
@@ -189,6 +189,14 @@ class _Cutter:
         for title in titles:
             open_pieces.extend(self._pieces(title, 1.0))
         for block in body:
+            if block.kind is BlockKind.TABLE and self._is_of_rows(block):
+                if not _only_titles(open_pieces, titles):
+                    close()
+                for part in self._rows(block):
+                    first = open_pieces[0] if open_pieces else part[0]
+                    spans.append(_Span(first.start, part[-1].end, first.page, heading))
+                    open_pieces.clear()
+                continue
             weight = self._weight(block.start, block.end)
             if self._stays_whole(block, weight):
                 if open_pieces and _total(open_pieces) + weight > 1.0 and not _only_titles(open_pieces, titles):
@@ -197,12 +205,9 @@ class _Cutter:
                 continue
             if not _only_titles(open_pieces, titles):
                 close()
-            parts = self._balanced(self._pieces(block, 1.0))
-            header = self._header_row(block)
-            for index, part in enumerate(parts):
-                under = heading if index == 0 or header is None else _joined(filter(None, (heading, header)))
+            for part in self._balanced(self._pieces(block, 1.0)):
                 first = open_pieces[0] if open_pieces else part[0]
-                spans.append(_Span(first.start, part[-1].end, first.page, under))
+                spans.append(_Span(first.start, part[-1].end, first.page, heading))
                 open_pieces.clear()
         close()
         return spans
@@ -239,12 +244,14 @@ class _Cutter:
         count = max(1, math.ceil(_total(pieces)))
         return _groups(pieces, min(1.0, max(_total(pieces) / count * 1.1, *(piece.weight for piece in pieces))))
 
-    def _header_row(self, block: Block) -> str | None:
-        """First row of a table, to stand in the heading of those chunks that hold only later rows."""
-        if block.kind is not BlockKind.TABLE:
-            return None
-        row = self._text[block.start : block.end].split("\n", 1)[0].strip()
-        return row[:_MAX_HEADER_ROW_CHARS] or None
+    def _is_of_rows(self, block: Block) -> bool:
+        """Whether a table has rows of several cells: each is a passage of its own. Forms are read as a whole."""
+        lines = self._text[block.start : block.end].split("\n")
+        return sum(CELL_SEPARATOR in line for line in lines) * 2 >= len(lines)
+
+    def _rows(self, block: Block) -> list[list[_Piece]]:
+        """Rows that share a passage: one, or as many as the budget for rows holds."""
+        return _groups(self._pieces(block, 1.0), self._settings.chunk_rows)
 
     def _weight(self, start: int, end: int) -> float:
         self._look()
