@@ -238,6 +238,12 @@ class AnswerStream:
                         for passage in record.passages
                     ],
                     groups=sorted(groups),
+                    confidence=record.confidence,
+                    evidence={
+                        "lines": list(record.evidence),
+                        "alternatives": list(record.alternatives),
+                        "nearest": list(record.nearest),
+                    },
                     provenance={**record.provenance, "adapter_digest": adapter.digest if adapter else None},
                     usage=record.usage,
                     timings_ms=record.timings_ms,

@@ -55,6 +55,22 @@ class CitationBody(ResponseBody):
     verified: bool
 
 
+class EvidenceBody(ResponseBody):
+    """A line of a document that may answer. `text` is its words as an answer, `quote` the document's [start, end)."""
+
+    text: str
+    kind: str
+    document_id: str
+    generation: int
+    filename: str
+    page: int | None
+    heading: str | None
+    start: int
+    end: int
+    quote: str
+    probability: float
+
+
 class AnswerBody(ResponseBody):
     """A finished answer."""
 
@@ -68,6 +84,12 @@ class AnswerBody(ResponseBody):
     timings_ms: dict[str, Any]
     finish_reason: str = "stop"
     reasoning: str | None = None
+    confidence: float | None = Field(
+        None, description="Calibrated probability that the answer is right; null where nothing was calibrated."
+    )
+    evidence: list[EvidenceBody] = Field([], description="The lines that the answer stands on, best first.")
+    alternatives: list[EvidenceBody] = Field([], description="What other rows or editions say.")
+    nearest: list[EvidenceBody] = Field([], description="With a refusal: the lines that came nearest.")
 
 
 class SearchBody(RequestBody):

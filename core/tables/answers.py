@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, Text
+from sqlalchemy import JSON, ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.tables.base import Base, created_column, id_column
@@ -30,6 +30,9 @@ class Answer(Base):
     """What the model read: [{chunk_id, document_id, generation, score, relevance}] in prompt order."""
     groups: Mapped[list[Any] | None] = mapped_column(default=None)
     """Union of the access groups of the passages: a training row made of this answer inherits them."""
+    confidence: Mapped[float | None] = mapped_column(default=None)
+    evidence: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
+    """{"lines", "alternatives", "nearest"}: units as the asker saw them."""
     provenance: Mapped[dict[str, Any]] = mapped_column(default=dict)
     usage: Mapped[dict[str, Any]] = mapped_column(default=dict)
     timings_ms: Mapped[dict[str, Any]] = mapped_column(default=dict)

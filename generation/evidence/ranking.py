@@ -33,16 +33,14 @@ FEATURES = (
 class _Text:
     folded: str
     terms: frozenset[str]
+    """Those of the question's that stand in it."""
+    size: int
+    """How many terms of more than one character it has."""
     identifiers: frozenset[str]
     numbers: frozenset[str]
 
 
-def _read(text: str) -> _Text:
-    folded = normalise(text)
-    return _Text(folded, frozenset(tokenize(text)), identifiers_in(folded), numbers_in(folded))
-
-
-_NOTHING = _Text("", frozenset(), frozenset(), frozenset())
+_NOTHING = _Text("", frozenset(), 0, frozenset(), frozenset())
 
 
 class Pool:
@@ -52,16 +50,19 @@ class Pool:
         self.question = question
         self.passages = passages
         self.units = units_of(passages)
-        self._texts = [_read(unit.text) for unit in self.units]
-        cache: dict[str, _Text] = {}
+        cache: dict[str, _Text] = {"": _NOTHING}
+        terms = question.terms.keys()
 
         def read(text: str) -> _Text:
-            if not text:
-                return _NOTHING
             if text not in cache:
-                cache[text] = _read(text)
+                folded = normalise(text)
+                own = frozenset(tokenize(text))
+                size = sum(len(term) > 1 for term in own)
+                cache[text] = _Text(folded, own.intersection(terms), size, identifiers_in(folded), numbers_in(folded))
             return cache[text]
 
+        self._read = read
+        self._texts = [read(unit.text) for unit in self.units]
         self._heading = [read(unit.heading) for unit in self.units]
         self._lead = [read(unit.lead) for unit in self.units]
         self._before = [read(unit.before) for unit in self.units]
@@ -77,7 +78,7 @@ class Pool:
     def _idf(self) -> dict[str, float]:
         counts: Counter[str] = Counter()
         for text, heading, file in zip(self._texts, self._heading, self._file, strict=True):
-            counts.update((text.terms | heading.terms | file.terms) & self.question.terms.keys())
+            counts.update(text.terms | heading.terms | file.terms)
         n = len(self.units) + 1
         return {
             term: weight * math.log((n + 1) / (counts[term] + 0.5)) for term, weight in self.question.terms.items()
@@ -85,19 +86,17 @@ class Pool:
 
     def share(self, terms: frozenset[str]) -> float:
         """Share of the question's weight that some terms cover."""
-        return sum(weight for term, weight in self.weights.items() if term in terms) / self.total
+        return sum(self.weights[term] for term in terms) / self.total
 
     def _hits(self, at: int) -> list[bool]:
         """For each cell whether its value stands in the question: what names the row."""
         hits = []
         for _, value in self._cells[at]:
-            mine = [t for t in value.terms if t in self.question.terms]
             strong = bool(value.identifiers & self.question.identifiers) or bool(
                 value.numbers and value.numbers <= self.question.numbers
             )
-            own = sum(self.question.terms.get(t, 0.0) for t in mine)
-            full = sum(1.0 for t in value.terms if len(t) > 1) or 1.0
-            hits.append(strong or (len(mine) >= 1 and own >= 0.6 * min(full, 3.0)))
+            own = sum(self.question.terms[term] for term in value.terms)
+            hits.append(strong or (bool(value.terms) and own >= 0.6 * min(max(value.size, 1), 3)))
         return hits
 
     def features(self) -> NDArray[np.float64]:
@@ -133,7 +132,7 @@ class Pool:
         near = text.terms | heading.terms | lead.terms
         everything = near | file.terms | before.terms
         passage = self._passage[unit.passage]
-        named = {t for p in self._files for t in p.terms} & self.weights.keys()
+        named = {term for file in self._files for term in file.terms}
         missing = [weight for term, weight in self.weights.items() if term not in everything]
         here = question.identifiers & text.identifiers
         beside = question.identifiers & (heading.identifiers | lead.identifiers | file.identifiers)
@@ -173,7 +172,7 @@ class Pool:
 
     def _clause_values(self, candidate: Candidate, whole: Mapping[str, float]) -> dict[str, float]:
         assert candidate.clause is not None
-        part = _read(candidate.unit.text[slice(*candidate.clause)])
+        part = self._read(candidate.unit.text[slice(*candidate.clause)])
         wanted = [kind for kind in self.question.wanted if kind is not Wanted.YES_NO]
         held = [kind for kind in wanted if holds(kind, part.folded)]
         cover = self.share(part.terms)
