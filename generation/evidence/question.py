@@ -10,7 +10,8 @@ from enum import StrEnum
 from core.language import language_of
 from core.types import Language
 from retrieval.kinds import TermKind, kind_of
-from retrieval.lexical import normalise, tokenize
+from core.text_folding import fold as normalise
+from retrieval.lexical import tokenize
 
 _WEIGHT = {
     TermKind.WORD: 1.6,

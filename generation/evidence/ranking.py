@@ -19,7 +19,8 @@ from generation.evidence.question import Question, Wanted, identifiers_in, numbe
 from generation.evidence.ranges import fit, measures_in, ranges_in
 from generation.evidence.units import Unit, UnitKind, units_of
 from generation.evidence.values import holds
-from retrieval.lexical import normalise, tokenize
+from core.text_folding import fold as normalise
+from retrieval.lexical import tokenize
 
 FEATURES = (
     "all_cover", "unit_cover", "near_cover", "beside_cover", "rare_missing", "identifiers_here", "identifiers_near", "identifiers_missing",

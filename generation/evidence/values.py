@@ -32,7 +32,7 @@ VALUE: dict[Wanted, re.Pattern[str]] = {
     Wanted.REASON: re.compile(r"ため|ので|から|により|によって|による|起因|原因|理由|because|due to|owing to|so that|as a result|caused|since|in order to"),
     Wanted.LIST: re.compile(r"[、,・/／;；].{1,40}[、,・/／;；]|①"),
 }
-"""Patterns over folded text (`retrieval.lexical.normalise`)."""
+"""Patterns over folded text (`core.text_folding.fold`)."""
 
 
 def holds(wanted: Wanted, folded: str) -> bool:
