@@ -158,9 +158,6 @@ class IngestSettings(Section):
         1200, ge=64, description="Character cap of a chunk, for scripts the tokenizer does not know."
     )
     chunk_chars_cjk: int = Field(400, ge=32, description="The same cap for text that is mostly Japanese.")
-    chunk_rows: float = Field(
-        0.0, ge=0, le=1, description="Share of a passage that rows of a table may fill together; 0: a passage a row."
-    )
     max_attempts: int = Field(4, ge=1, description="Attempts of a job for transient errors before it fails for good.")
     max_crashes: int = Field(8, ge=1, description="Attempts of a job that ended by a dying worker, before it fails.")
 

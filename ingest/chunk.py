@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from core.settings import IngestSettings
-from core.table_text import CELL_SEPARATOR
 from core.types import Block, BlockKind, Chunk, ExtractedDocument
 from ingest.sentences import (
     Splitter,
@@ -189,14 +188,6 @@ class _Cutter:
         for title in titles:
             open_pieces.extend(self._pieces(title, 1.0))
         for block in body:
-            if block.kind is BlockKind.TABLE and self._is_of_rows(block):
-                if not _only_titles(open_pieces, titles):
-                    close()
-                for part in self._rows(block):
-                    first = open_pieces[0] if open_pieces else part[0]
-                    spans.append(_Span(first.start, part[-1].end, first.page, heading))
-                    open_pieces.clear()
-                continue
             weight = self._weight(block.start, block.end)
             if self._stays_whole(block, weight):
                 if open_pieces and _total(open_pieces) + weight > 1.0 and not _only_titles(open_pieces, titles):
@@ -243,15 +234,6 @@ class _Cutter:
         """Group the pieces of a too long block into chunks of similar size, rather than full ones and a crumb."""
         count = max(1, math.ceil(_total(pieces)))
         return _groups(pieces, min(1.0, max(_total(pieces) / count * 1.1, *(piece.weight for piece in pieces))))
-
-    def _is_of_rows(self, block: Block) -> bool:
-        """Whether a table has rows of several cells: each is a passage of its own. Forms are read as a whole."""
-        lines = self._text[block.start : block.end].split("\n")
-        return sum(CELL_SEPARATOR in line for line in lines) * 2 >= len(lines)
-
-    def _rows(self, block: Block) -> list[list[_Piece]]:
-        """Rows that share a passage: one, or as many as the budget for rows holds."""
-        return _groups(self._pieces(block, 1.0), self._settings.chunk_rows)
 
     def _weight(self, start: int, end: int) -> float:
         self._look()

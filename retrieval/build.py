@@ -38,7 +38,7 @@ from retrieval.search import Searcher
 
 log = structlog.stdlib.get_logger(__name__)
 
-CHUNKER_REVISION = "sentences-2"
+CHUNKER_REVISION = "sentences-3"
 """Names how chunks are cut; change it with any change of `ingest.chunk` that moves their borders."""
 
 
