@@ -1,43 +1,105 @@
-"""Answers that the units could give: a unit as it stands, or one cell of a row beside what names the row."""
+"""Answers that the units could give: a unit, a part of it, a few together, or one cell of a row beside what names the row."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
 
 from generation.evidence.units import Unit, UnitKind
 
-_MAX_CELLS = 24
-_MAX_KEYS = 4
 MAX_KEY_CHARS = 40
+_MAX_CELLS = 40
+_MAX_KEYS = 4
+_MAX_BLOCK_CHARS = 260
+_CLAUSE_END = re.compile(r"[;；、]|,(?=\s)|　(?=\S)|(?<=\S) (?=[①-⑳])|(?<=[0-9a-zA-Zａ-ｚ）)]) (?=[A-Z]：)")
+_MIN_CLAUSE_CHARS = 5
+_SPACES = re.compile(r"\s+")
+_WIDE_BREAK = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])\s*\n\s*")
+
+
+class Form(StrEnum):
+    """How much of a unit a candidate gives."""
+
+    UNIT = "unit"
+    CLAUSE = "clause"
+    PAIR = "pair"
+    BLOCK = "block"
+    CELL = "cell"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A unit, or its cell number `cell`. keys: cells that name the row."""
+    """units[first : last + 1] of a pool, or a part of one. text: what of the document answers, without its place."""
 
-    unit: Unit
+    form: Form
+    first: int
+    last: int
+    text: str
     cell: int | None = None
     keys: tuple[int, ...] = ()
-    clause: tuple[int, int] | None = None
-    """Offsets in the unit of the part that answers, where the whole says more."""
+    """Cells that name the row of `cell`."""
 
 
-def candidates_of(units: Sequence[Unit], matched: Sequence[Sequence[bool]]) -> Iterator[Candidate]:
-    """All candidates. matched: for each unit and cell whether its value stands in the question."""
-    for unit, hits in zip(units, matched, strict=True):
-        yield Candidate(unit)
-        if unit.kind in {UnitKind.SENTENCE, UnitKind.ITEM}:
-            for clause in clauses_of(unit.text):
-                yield Candidate(unit, clause=clause)
-        if unit.kind is UnitKind.ROW and 1 < len(unit.cells) <= _MAX_CELLS:
-            label = _label(unit)
-            for at, cell in enumerate(unit.cells):
-                if not cell.header:
-                    continue
-                keys = [key for key in range(len(unit.cells)) if key != at and (hits[key] or key == label)]
-                yield Candidate(unit, at, tuple(keys[:_MAX_KEYS]))
+def candidates_of(units: Sequence[Unit], named: Sequence[Sequence[bool]]) -> Iterator[Candidate]:
+    """All candidates. named: for each unit and cell whether its value stands in the question."""
+    for at, unit in enumerate(units):
+        yield Candidate(Form.UNIT, at, at, unit.text)
+        if unit.kind is UnitKind.ROW:
+            yield from _cells(at, unit, named[at])
+            continue
+        for start, end in clauses_of(unit.text):
+            yield Candidate(Form.CLAUSE, at, at, unit.text[start:end].strip())
+        following = units[at + 1] if at + 1 < len(units) else None
+        if following is not None and _together(unit, following):
+            yield Candidate(Form.PAIR, at, at + 1, f"{unit.text}{_gap(unit)}{following.text}")
+        block = _block(units, at)
+        if block > at + 1:
+            text = "".join(f"{one.text}{_gap(one)}" for one in units[at : block + 1]).strip()
+            if len(text) <= _MAX_BLOCK_CHARS:
+                yield Candidate(Form.BLOCK, at, block, text)
+
+
+def _together(unit: Unit, following: Unit) -> bool:
+    """Whether two neighbours can be one answer: sentences of a paragraph, or an item with what it announces."""
+    if unit.passage != following.passage or UnitKind.ROW in {unit.kind, following.kind}:
+        return False
+    return unit.group == following.group or (unit.kind is not UnitKind.HEADING and following.kind is not UnitKind.HEADING)
+
+
+def _block(units: Sequence[Unit], at: int) -> int:
+    """Last unit of the paragraph or list that begins with this unit; `at` itself where it does not begin one."""
+    unit = units[at]
+    if at and units[at - 1].passage == unit.passage and _same_block(units[at - 1], unit):
+        return at
+    last = at
+    while last + 1 < len(units) and units[last + 1].passage == unit.passage and _same_block(unit, units[last + 1]):
+        last += 1
+    return last
+
+
+def _same_block(one: Unit, other: Unit) -> bool:
+    if UnitKind.HEADING in {one.kind, other.kind} or UnitKind.ROW in {one.kind, other.kind}:
+        return False
+    return one.group == other.group or (one.kind is other.kind is UnitKind.ITEM and one.lead == other.lead)
+
+
+def _gap(unit: Unit) -> str:
+    return "" if unit.text.endswith(("。", "！", "？")) else " "
+
+
+def _cells(at: int, unit: Unit, named: Sequence[bool]) -> Iterator[Candidate]:
+    if not 1 < len(unit.cells) <= _MAX_CELLS:
+        return
+    label = _label(unit)
+    for number, cell in enumerate(unit.cells):
+        if not cell.header:
+            continue
+        keys = [key for key in range(len(unit.cells)) if key != number and (named[key] or key == label)][:_MAX_KEYS]
+        shown = [*(unit.cells[key].value for key in keys), f"{cell.header}: {cell.value}"]
+        yield Candidate(Form.CELL, at, at, " ".join(shown), number, tuple(keys))
 
 
 def _label(unit: Unit) -> int | None:
@@ -48,33 +110,20 @@ def _label(unit: Unit) -> int | None:
     return None
 
 
-def shown(candidate: Candidate) -> str:
-    """The candidate as an answer: the unit's text, or `key key header: value`."""
-    unit = candidate.unit
-    if candidate.clause is not None:
-        return with_heading(unit, unit.text[slice(*candidate.clause)])
-    if candidate.cell is None:
-        return with_heading(unit, unit.text)
-    cell = unit.cells[candidate.cell]
-    keys = " ".join(unit.cells[key].value for key in candidate.keys)
-    return f"{keys} {cell.header}: {cell.value}".strip()
-
-
-def with_heading(unit: Unit, text: str) -> str:
-    """The text behind the last heading above it, where it does not say it itself."""
-    tail = unit.heading.rsplit(" > ", 1)[-1].strip()
-    if not tail or len(tail) > MAX_KEY_CHARS or tail in text or unit.kind is UnitKind.HEADING:
-        return text
-    return f"{tail}: {text}"
-
-
-_CLAUSE_END = re.compile(r"[;；、]|,(?=\s)|　(?=\S)")
-_MIN_CLAUSE_CHARS = 6
-
-
 def clauses_of(text: str) -> list[tuple[int, int]]:
     """Parts of a sentence between commas and semicolons; [] where there is only one."""
     edges = [0, *(match.end() for match in _CLAUSE_END.finditer(text)), len(text)]
-    parts = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b - a >= _MIN_CLAUSE_CHARS]
-    trimmed = [(a, b - 1 if text[b - 1] in ";；、,　" else b) for a, b in parts]
-    return trimmed if len(trimmed) > 1 else []
+    parts = [(a, b - 1 if text[b - 1] in ";；、,　" else b) for a, b in pairwise(edges) if b - a >= _MIN_CLAUSE_CHARS]
+    return parts if len(edges) > 2 else []
+
+
+def shown(candidate: Candidate, unit: Unit) -> str:
+    """The candidate as an answer: behind the headings above it, where it does not say them itself; on one line."""
+    text = _SPACES.sub(" ", _WIDE_BREAK.sub("", candidate.text))
+    if unit.kind is UnitKind.HEADING or candidate.form is Form.CELL:
+        return text
+    path = [part.strip() for part in unit.heading.split(" > ")]
+    tail = [part for part in path[-2:] if part and len(part) <= MAX_KEY_CHARS and part not in text]
+    if len(tail) == 2 and not any(c.isdigit() for c in tail[0]):
+        tail = tail[1:]
+    return f"{' '.join(tail)}: {text}" if tail else text

@@ -1,6 +1,6 @@
 """Which candidate answers the question: features of each, and a linear model over them.
 
-The model's weights are data (`weights.json`), fitted by `generation.evidence.fit` and by `tsumugi calibrate`.
+The model's weights are data (`parameters.json`), fitted by `tsumugi calibrate`.
 """
 
 from __future__ import annotations
@@ -9,25 +9,34 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.editions import EditionFit, edition_fit
+from core.question_edition import question_edition
+from core.text_folding import fold
 from core.types import Passage
-from generation.evidence.candidates import Candidate, candidates_of
+from generation.evidence.candidates import Candidate, Form, candidates_of
 from generation.evidence.question import Question, Wanted, identifiers_in, numbers_in, read_question
 from generation.evidence.ranges import fit, measures_in, ranges_in
 from generation.evidence.units import Unit, UnitKind, units_of
-from generation.evidence.values import holds
-from core.text_folding import fold as normalise
+from generation.evidence.values import VERDICT, count, holds
 from retrieval.lexical import tokenize
 
 FEATURES = (
-    "all_cover", "unit_cover", "near_cover", "beside_cover", "rare_missing", "identifiers_here", "identifiers_near", "identifiers_missing",
-    "numbers_here", "numbers_missing", "rank", "score", "wanted_here", "wanted_missing", "length", "sentence_end", "is_heading",
-    "is_row", "is_item", "answers_question_above", "cell", "cell_header_cover", "cell_value_cover", "cell_wanted", "cell_wanted_missing", "cell_label",
-    "whole_row_cells", "key_cover", "extra_identifiers", "document_cover", "is_question", "yes_no_sentence", "long_unit", "best_in_passage", "header_best", "passage_cover", "around_cover", "clause", "clause_cover", "clause_wanted", "clause_lost", "range_fit", "other_document", "row_range_missing",
+    # where it stands
+    "all_cover", "near_cover", "beside_cover", "around_cover", "passage_cover", "document_cover", "heading_cover", "other_document", "rare_missing",
+    "identifiers_near", "identifiers_missing", "numbers_missing", "rank", "score", "best_in_passage", "is_heading", "is_row", "is_item", "is_question",
+    "answers_question_above", "range_fit", "range_missed", "edition_named", "edition_differs", "edition_newest", "edition_older", "edition_over",
+    # what it says
+    "text_cover", "wanted_here", "wanted_missing", "identifiers_here", "identifiers_other", "numbers_here", "length", "long", "sentence_end", "many_values", "verdict",
+    # how much of it
+    "clause", "clause_lost", "pair", "pair_gain", "block", "block_gain", "row_cells", "cell", "cell_header", "cell_header_best", "cell_header_number", "cell_value",
+    "cell_wanted", "cell_unwanted", "cell_first", "cell_keys", "cell_named",
 )  # fmt: skip
+_LONG_CHARS = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,40 +50,49 @@ class _Text:
     numbers: frozenset[str]
 
 
-_NOTHING = _Text("", frozenset(), 0, frozenset(), frozenset())
-
-
 class Pool:
-    """Units of the passages of one question with their texts read once."""
+    """Units of the passages of one question, their texts read once, and the candidates they make."""
 
-    def __init__(self, question: Question, passages: Sequence[Passage]) -> None:
+    def __init__(self, question: Question, passages: Sequence[Passage], today: date) -> None:
         self.question = question
         self.passages = passages
         self.units = units_of(passages)
-        cache: dict[str, _Text] = {"": _NOTHING}
-        terms = question.terms.keys()
-
-        def read(text: str) -> _Text:
-            if text not in cache:
-                folded = normalise(text)
-                own = frozenset(tokenize(text))
-                size = sum(len(term) > 1 for term in own)
-                cache[text] = _Text(folded, own.intersection(terms), size, identifiers_in(folded), numbers_in(folded))
-            return cache[text]
-
-        self._read = read
+        self._cache: dict[str, _Text] = {}
+        read = self._read
         self._texts = [read(unit.text) for unit in self.units]
         self._heading = [read(unit.heading) for unit in self.units]
         self._lead = [read(unit.lead) for unit in self.units]
         self._before = [read(unit.before) for unit in self.units]
         self._after = [read(unit.after) for unit in self.units]
-        self._passage = [read(f"{p.heading or ''}\n{p.text}") for p in passages]
-        self._file = [read(_name(passages[unit.passage].filename)) for unit in self.units]
-        self._files = list(dict.fromkeys(self._file))
+        self._passage = [read(f"{passage.heading or ''}\n{passage.text}") for passage in passages]
+        files = [read(_name(passage.filename)) for passage in passages]
+        self._file = [files[unit.passage] for unit in self.units]
+        self._file_terms = frozenset(term for file in files for term in file.terms)
         self._cells = [[(read(cell.header), read(cell.value)) for cell in unit.cells] for unit in self.units]
         self.weights = self._idf()
         self.total = sum(self.weights.values()) or 1.0
-        self.candidates = list(candidates_of(self.units, [self._hits(at) for at in range(len(self.units))]))
+        self._editions = _edition_fits(question, passages, today)
+        self.wanted = [kind for kind in question.wanted if kind is not Wanted.YES_NO]
+        self.candidates = list(candidates_of(self.units, [self._named(at) for at in range(len(self.units))]))
+
+    def unit_of(self, candidate: Candidate) -> Unit:
+        """The unit that a candidate begins with."""
+        return self.units[candidate.first]
+
+    def _read(self, text: str) -> _Text:
+        known = self._cache.get(text)
+        if known is None:
+            folded = fold(text)
+            own = frozenset(tokenize(text))
+            known = _Text(
+                folded,
+                own.intersection(self.question.terms),
+                sum(len(term) > 1 for term in own),
+                identifiers_in(folded) if self.question.identifiers else frozenset(),
+                numbers_in(folded) if self.question.numbers else frozenset(),
+            )
+            self._cache[text] = known
+        return known
 
     def _idf(self) -> dict[str, float]:
         counts: Counter[str] = Counter()
@@ -86,138 +104,158 @@ class Pool:
         }
 
     def share(self, terms: frozenset[str]) -> float:
-        """Share of the question's weight that some terms cover."""
+        """Share of the question's weight that some of its terms carry."""
         return sum(self.weights[term] for term in terms) / self.total
 
-    def _hits(self, at: int) -> list[bool]:
+    def _named(self, at: int) -> list[bool]:
         """For each cell whether its value stands in the question: what names the row."""
-        hits = []
+        named = []
         for _, value in self._cells[at]:
             strong = bool(value.identifiers & self.question.identifiers) or bool(
                 value.numbers and value.numbers <= self.question.numbers
             )
             own = sum(self.question.terms[term] for term in value.terms)
-            hits.append(strong or (bool(value.terms) and own >= 0.6 * min(max(value.size, 1), 3)))
-        return hits
+            named.append(strong or (bool(value.terms) and own >= 0.6 * min(max(value.size, 1), 3)))
+        return named
 
     def features(self) -> NDArray[np.float64]:
         """(candidates, FEATURES)."""
-        shares = [self._unit_shares(at) for at in range(len(self.units))]
+        units = [self._unit_values(at) for at in range(len(self.units))]
         best = [0.0] * len(self.passages)
-        for unit, share in zip(self.units, shares, strict=True):
-            best[unit.passage] = max(best[unit.passage], share["near_cover"])
+        for unit, values in zip(self.units, units, strict=True):
+            best[unit.passage] = max(best[unit.passage], values["near_cover"])
+        top = max((passage.score for passage in self.passages), default=1.0) or 1.0
         measures = measures_in(self.question.folded)
-        ranges = [fit(measures, ranges_in(t.folded)) if measures else 0.0 for t in self._texts]
-        some_range = max(ranges, default=0.0) > 0
-        top_score = max((passage.score for passage in self.passages), default=1.0) or 1.0
-        place = {id(unit): at for at, unit in enumerate(self.units)}
-        rows = []
-        for candidate in self.candidates:
-            at = place[id(candidate.unit)]
-            values = dict(shares[at])
-            passage = self.passages[candidate.unit.passage]
-            values["rank"] = 1.0 / (1 + candidate.unit.passage)
-            values["score"] = passage.score / top_score
-            values["best_in_passage"] = float(values["near_cover"] >= best[candidate.unit.passage] - 1e-9)
-            values["range_fit"] = ranges[at]
-            values["row_range_missing"] = float(some_range and ranges[at] <= 0)
-            values |= self._cell_values(candidate, at)
-            if candidate.clause is not None:
-                values |= self._clause_values(candidate, values)
-            rows.append([values.get(name, 0.0) for name in FEATURES])
-        return np.array(rows, dtype=np.float64).reshape(len(rows), len(FEATURES))
+        fits = [fit(measures, ranges_in(text.folded)) if measures else 0.0 for text in self._texts]
+        some = max(fits, default=0.0) > 0
+        for at, (unit, values) in enumerate(zip(self.units, units, strict=True)):
+            values["rank"] = 1.0 / (1 + unit.passage)
+            values["score"] = self.passages[unit.passage].score / top
+            values["best_in_passage"] = float(values["near_cover"] >= best[unit.passage] - 1e-9)
+            values["range_fit"] = fits[at]
+            values["range_missed"] = float(some and fits[at] <= 0)
+        table = np.zeros((len(self.candidates), len(FEATURES)))
+        for row, candidate in enumerate(self.candidates):
+            values = units[candidate.first] | self._text_values(candidate, units)
+            table[row] = [values.get(name, 0.0) for name in FEATURES]
+        return table
 
-    def _unit_shares(self, at: int) -> dict[str, float]:
+    def _unit_values(self, at: int) -> dict[str, float]:
         question, unit, text = self.question, self.units[at], self._texts[at]
-        heading, lead, file, before = self._heading[at], self._lead[at], self._file[at], self._before[at]
+        heading, lead, file = self._heading[at], self._lead[at], self._file[at]
+        passage, edition = self._passage[unit.passage], self._editions[unit.passage]
         near = text.terms | heading.terms | lead.terms
-        everything = near | file.terms | before.terms
-        passage = self._passage[unit.passage]
-        named = {term for file in self._files for term in file.terms}
-        missing = [weight for term, weight in self.weights.items() if term not in everything]
-        here = question.identifiers & text.identifiers
-        beside = question.identifiers & (heading.identifiers | lead.identifiers | file.identifiers)
-        asked = len(question.identifiers) or 1
-        numbers = len(question.numbers) or 1
-        all_numbers = text.numbers | heading.numbers | lead.numbers | file.numbers
-        wanted = [kind for kind in question.wanted if kind not in {Wanted.YES_NO}]
-        held = [kind for kind in wanted if holds(kind, text.folded)]
-        return {
+        everything = near | file.terms | self._before[at].terms | passage.terms
+        values = {
             "all_cover": self.share(everything),
-            "unit_cover": self.share(text.terms),
             "near_cover": self.share(near),
             "beside_cover": self.share(near | file.terms),
+            "around_cover": self.share(near | self._before[at].terms | self._after[at].terms),
             "passage_cover": self.share(passage.terms | file.terms),
-            "around_cover": self.share(near | before.terms | self._after[at].terms),
-            "other_document": self.share(frozenset(named - everything - passage.terms)),
             "document_cover": self.share(file.terms),
-            "rare_missing": max(missing, default=0.0) / self.total,
-            "identifiers_here": len(here) / asked if question.identifiers else 0.0,
-            "identifiers_near": len(beside - here) / asked if question.identifiers else 0.0,
-            "identifiers_missing": len(question.identifiers - here - beside) / asked if question.identifiers else 0.0,
-            "extra_identifiers": float(bool(text.identifiers - question.identifiers)) if question.identifiers else 0.0,
-            "numbers_here": len(question.numbers & text.numbers) / numbers if question.numbers else 0.0,
-            "numbers_missing": len(question.numbers - all_numbers) / numbers if question.numbers else 0.0,
-            "wanted_here": len(held) / len(wanted) if wanted else 0.0,
-            "wanted_missing": float(bool(wanted) and not held),
-            "length": math.log1p(len(unit.text)) / 6,
-            "long_unit": float(len(unit.text) > 160),
-            "sentence_end": float(unit.text.rstrip().endswith(("。", ".", "！", "!"))),
+            "heading_cover": self.share(heading.terms),
+            "other_document": self.share(self._file_terms - everything),
+            "rare_missing": max((w for t, w in self.weights.items() if t not in everything), default=0.0) / self.total,
             "is_heading": float(unit.kind is UnitKind.HEADING),
             "is_row": float(unit.kind is UnitKind.ROW),
             "is_item": float(unit.kind is UnitKind.ITEM),
             "is_question": float(unit.text.rstrip().endswith(("?", "？", "ですか。", "ますか。", "か"))),
             "answers_question_above": self.share(lead.terms),
-            "yes_no_sentence": float(Wanted.YES_NO in question.wanted and unit.kind is not UnitKind.ROW),
+            "edition_named": float(edition.named),
+            "edition_differs": float(edition.differs),
+            "edition_newest": float(edition.newest > 0 and edition.named == 0),
+            "edition_older": float(edition.newest < 0 and edition.named == 0),
+            "edition_over": float(edition.expired and edition.named == 0),
         }
+        if question.identifiers:
+            beside = question.identifiers & (heading.identifiers | lead.identifiers | file.identifiers)
+            values["identifiers_near"] = len(beside - text.identifiers) / len(question.identifiers)
+            missing = question.identifiers - text.identifiers - beside
+            values["identifiers_missing"] = len(missing) / len(question.identifiers)
+        if question.numbers:
+            told = text.numbers | heading.numbers | lead.numbers | file.numbers
+            values["numbers_missing"] = len(question.numbers - told) / len(question.numbers)
+        return values
 
-    def _clause_values(self, candidate: Candidate, whole: Mapping[str, float]) -> dict[str, float]:
-        assert candidate.clause is not None
-        part = self._read(candidate.unit.text[slice(*candidate.clause)])
-        wanted = [kind for kind in self.question.wanted if kind is not Wanted.YES_NO]
-        held = [kind for kind in wanted if holds(kind, part.folded)]
-        cover = self.share(part.terms)
-        return {
-            "clause": 1.0,
-            "clause_cover": cover,
-            "clause_lost": max(0.0, whole["unit_cover"] - cover),
-            "clause_wanted": len(held) / len(wanted) if wanted else 0.0,
-            "length": math.log1p(len(part.folded)) / 6,
+    def _text_values(self, candidate: Candidate, units: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        question, unit, at = self.question, self.units[candidate.first], candidate.first
+        text = self._texts[at] if candidate.form is Form.UNIT else self._read(candidate.text)
+        held = [kind for kind in self.wanted if holds(kind, text.folded)]
+        cover = self.share(text.terms)
+        values = {
+            "text_cover": cover,
+            "wanted_here": len(held) / len(self.wanted) if self.wanted else 0.0,
+            "wanted_missing": float(bool(self.wanted) and not held),
+            "length": math.log1p(len(text.folded)) / 6,
+            "long": float(len(text.folded) > _LONG_CHARS),
+            "sentence_end": float(candidate.text.endswith(("。", ".", "！", "!"))),
+            "many_values": min(max((count(kind, text.folded) for kind in held), default=1), 5) / 5,
+            "verdict": float(Wanted.YES_NO in question.wanted and VERDICT.search(text.folded) is not None),
         }
+        if question.identifiers:
+            values["identifiers_here"] = len(question.identifiers & text.identifiers) / len(question.identifiers)
+            values["identifiers_other"] = float(bool(text.identifiers - question.identifiers))
+        if question.numbers:
+            values["numbers_here"] = len(question.numbers & text.numbers) / len(question.numbers)
+        whole = self._texts[at]
+        match candidate.form:
+            case Form.CLAUSE:
+                values |= {"clause": 1.0, "clause_lost": self.share(whole.terms - text.terms)}
+            case Form.PAIR | Form.BLOCK:
+                values |= {candidate.form.value: 1.0, f"{candidate.form.value}_gain": self.share(text.terms - whole.terms)}
+            case Form.CELL:
+                values |= self._cell_values(candidate)
+            case Form.UNIT if unit.kind is UnitKind.ROW:
+                values["row_cells"] = min(len(unit.cells), 12) / 12
+        return values
 
-    def _cell_values(self, candidate: Candidate, at: int) -> dict[str, float]:
-        unit, question = candidate.unit, self.question
-        if candidate.cell is None:
-            return {"whole_row_cells": min(len(unit.cells), 12) / 12 if unit.kind is UnitKind.ROW else 0.0}
+    def _cell_values(self, candidate: Candidate) -> dict[str, float]:
+        assert candidate.cell is not None
+        at, question = candidate.first, self.question
         header, value = self._cells[at][candidate.cell]
-        wanted = [kind for kind in question.wanted if kind is not Wanted.YES_NO]
         both = f"{value.folded} {header.folded}"
-        held = [kind for kind in wanted if holds(kind, value.folded) or holds(kind, both)]
-        others: set[str] = set()
-        for key in candidate.keys:
-            others |= self._cells[at][key][1].terms
-        covers = [self.share(h.terms) for h, _ in self._cells[at]]
-        own = self.share(header.terms)
+        held = [kind for kind in self.wanted if holds(kind, value.folded) or holds(kind, both)]
+        keys = frozenset(term for key in candidate.keys for term in self._cells[at][key][1].terms)
+        cover = self.share(header.terms)
+        best = max(self.share(other.terms) for other, _ in self._cells[at])
+        numbers = question.numbers & header.numbers
         return {
             "cell": 1.0,
-            "cell_header_cover": own,
-            "header_best": float(own > 0 and own >= max(covers) - 1e-9),
-            "cell_value_cover": self.share(value.terms),
-            "cell_wanted": len(held) / len(wanted) if wanted else 0.0,
-            "cell_wanted_missing": float(bool(wanted) and not held),
-            "cell_label": float(candidate.cell == 0),
-            "key_cover": self.share(frozenset(others)),
+            "cell_header": cover,
+            "cell_header_best": float(cover > 0 and cover >= best - 1e-9),
+            "cell_header_number": float(bool(numbers)),
+            "cell_value": self.share(value.terms - header.terms),
+            "cell_wanted": len(held) / len(self.wanted) if self.wanted else 0.0,
+            "cell_unwanted": float(bool(self.wanted) and not held),
+            "cell_first": float(candidate.cell == 0),
+            "cell_keys": self.share(keys),
+            "cell_named": self.share(keys | header.terms | self._heading[at].terms | self._file[at].terms),
         }
+
+
+def _edition_fits(question: Question, passages: Sequence[Passage], today: date) -> list[EditionFit]:
+    """How the edition of each passage's document fits; the others found are its siblings."""
+    asked = question_edition(question.text, today)
+    known = {passage.document_id: passage.edition for passage in passages if passage.edition is not None}
+    fits = {
+        key: edition_fit(
+            asked,
+            edition,
+            today,
+            [other for other in known.values() if edition.family is not None and other.family == edition.family],
+        )
+        for key, edition in known.items()
+    }
+    return [fits.get(passage.document_id, EditionFit()) for passage in passages]
 
 
 def _name(filename: str) -> str:
-    stem = filename.rsplit(".", 1)[0]
-    return stem.replace("_", " ")
+    return filename.rsplit(".", 1)[0].replace("_", " ")
 
 
-def pool_of(question: str, passages: Sequence[Passage]) -> Pool:
+def pool_of(question: str, passages: Sequence[Passage], today: date) -> Pool:
     """Read a question and its passages."""
-    return Pool(read_question(question), passages)
+    return Pool(read_question(question), passages, today)
 
 
 def scores(features: NDArray[np.float64], weights: Mapping[str, float]) -> NDArray[np.float64]:

@@ -6,8 +6,9 @@ Everything is read from the passage's own text, so that a unit's offsets are tho
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from core.table_text import CELL_SEPARATOR, HEADER_SEPARATOR, RowCell, read_row
@@ -15,14 +16,19 @@ from core.types import Passage
 
 _MAX_LABEL_CHARS = 40
 _ITEM = re.compile(
-    r"[ \t\u3000]{0,8}(?:[-*•・●○■□◆◇▪‣–]|[0-9０-９]{1,3}[.)．）]|[(（][0-9０-９a-zA-Zァ-ンｱ-ﾝ一二三四五六七八九十]{1,3}[)）]|[①-⑳])[ \t\u3000]?"
+    r"[ \t\u3000]{0,8}(?:[-*•・●○■□◆◇▪‣–]|[0-9０-９]{1,3}[.)．）](?![0-9])|[(（][0-9０-９a-zA-Zァ-ンｱ-ﾝ一二三四五六七八九十]{1,3}[)）]"
+    r"|[①-⑳]|[一二三四五六七八九十]{1,3}[ \t\u3000])[ \t\u3000]?"
 )
-_ASKS = re.compile(r"[ \t\u3000]{0,8}(?:[QＱ問][0-9０-９]{0,3}[.．:：、)）\s]|.{2,200}[?？]$)", re.IGNORECASE)
-_ANSWER_MARK = re.compile(r"[ \t\u3000]{0,8}[AＡ答][0-9０-９]{0,3}[.．:：、)）][ \t\u3000]{0,4}")
+_ASKS = re.compile(r"[ \t\u3000]{0,8}[QＱ問][0-9０-９]{0,3}[.．:：、)）\s]", re.IGNORECASE)
+_MARK_ONLY = re.compile(r"[ \t\u3000]{0,8}[QＱAＡ問答]?[0-9０-９]{0,3}[.．:：、)）]?[ \t\u3000]{0,4}\Z", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[。！？｡!?]['\"」』）)]{0,3}|\.['\")]{0,3}(?=\s)")
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(])(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|cf|etc|No|Nos|Fig|Sec|Vol|pp|Inc|Ltd|Co|Corp|approx|e\.g|i\.e|a\.m|p\.m)\.$"
+    r"(?:^|[\s(])(?:[A-Z]|[QA]?[0-9]{1,3}|[0-9]{1,2}\.[0-9]{1,2}|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|cf|etc|No|Nos|Fig|Sec|Vol|pp|Inc|Ltd|Co|Corp|approx|e\.g|i\.e"
+    r"|a\.m|p\.m)\.$"
 )
+_ENDED = ("。", "．", ".", "！", "？", "!", "?", ":", "：", "」", "）", ")")
+_FULL_LINE = 36
+"""Columns, a wide character counting two, from which a line may have been broken by a margin."""
 
 
 class UnitKind(StrEnum):
@@ -49,68 +55,15 @@ class Unit:
     """What it hangs on: the line above a list, the question of an answer; '' where it stands alone."""
     before: str
     after: str
-    cells: tuple[RowCell, ...] = ()
+    group: int
+    """Units of one paragraph share it, within their passage."""
+    cells: tuple[RowCell, ...] = field(default=())
     """Of a row: offsets into `text`."""
 
 
 def units_of(passages: Sequence[Passage]) -> list[Unit]:
     """Units of all passages, in the order of the passages and of their text."""
     return [unit for number, passage in enumerate(passages) for unit in _units(number, passage)]
-
-
-def _units(number: int, passage: Passage) -> Iterator[Unit]:
-    heading = passage.heading or ""
-    titles = frozenset(part.strip() for part in heading.split(" > "))
-    spans = list(_spans(passage.text))
-    texts = [passage.text[start:end] for start, end, _ in spans]
-    lead = ""
-    for at, (start, end, kind) in enumerate(spans):
-        text = texts[at]
-        if kind is not UnitKind.ROW and " ".join(text.split()) in titles:
-            kind = UnitKind.HEADING
-        if kind is UnitKind.SENTENCE:
-            if at and kind_is_lead(texts[at - 1], spans[at - 1][2]):
-                lead = texts[at - 1]
-            elif at and spans[at - 1][2] is not UnitKind.SENTENCE:
-                lead = ""
-        yield Unit(
-            passage=number,
-            start=passage.start + start,
-            end=passage.start + end,
-            text=text,
-            kind=kind,
-            heading=heading,
-            lead=lead if kind in {UnitKind.ITEM, UnitKind.SENTENCE} else "",
-            before=texts[at - 1] if at else "",
-            after=texts[at + 1] if at + 1 < len(texts) else "",
-            cells=tuple(read_row(text)) if kind is UnitKind.ROW else (),
-        )
-        if kind is UnitKind.HEADING or (kind is UnitKind.SENTENCE and kind_is_lead(text, kind)):
-            lead = text
-
-
-def kind_is_lead(text: str, kind: UnitKind) -> bool:
-    """Whether what follows a line hangs on it: a question, or a line that announces a list."""
-    return kind is not UnitKind.ROW and (text.rstrip().endswith((":", "：")) or bool(_ASKS.match(text)))
-
-
-def _spans(text: str) -> Iterator[tuple[int, int, UnitKind]]:
-    """(start, end, kind) of the units of a passage, white space and list marks at their ends left out."""
-    position = 0
-    for line in text.split("\n"):
-        start = position
-        position += len(line) + 1
-        if not line.strip():
-            continue
-        if is_row(line):
-            yield (*_trimmed(text, start, start + len(line)), UnitKind.ROW)
-            continue
-        mark = _ITEM.match(line) or _ANSWER_MARK.match(line)
-        kind = UnitKind.ITEM if _ITEM.match(line) else UnitKind.SENTENCE
-        for from_, to in _sentences(line):
-            first, last = _trimmed(text, start + from_, start + to)
-            if first < last and (mark is None or last > start + mark.end()):
-                yield first, last, kind
 
 
 def is_row(line: str) -> bool:
@@ -121,18 +74,97 @@ def is_row(line: str) -> bool:
     return bool(separator and value.strip()) and 0 < len(label.strip()) <= _MAX_LABEL_CHARS and "。" not in label
 
 
-def _sentences(line: str) -> Iterator[tuple[int, int]]:
-    start = 0
-    for match in _SENTENCE_END.finditer(line):
-        if match.group()[0] == "." and _ABBREVIATION.search(line, max(0, match.start() - 8), match.end()):
+def _units(number: int, passage: Passage) -> Iterator[Unit]:
+    heading = passage.heading or ""
+    titles = "".join(heading.split())
+    spans = list(_spans(passage.text))
+    texts = [passage.text[start:end] for start, end, _, _ in spans]
+    lead = ""
+    for at, (start, end, kind, group) in enumerate(spans):
+        text = texts[at]
+        alone = (at == 0 or spans[at - 1][3] != group) and (at + 1 == len(spans) or spans[at + 1][3] != group)
+        if kind is not UnitKind.ROW and alone and titles and "".join(text.split()) in titles:
+            kind = UnitKind.HEADING
+        announces = kind is UnitKind.HEADING or _announces(text, kind)
+        yield Unit(
+            passage=number,
+            start=passage.start + start,
+            end=passage.start + end,
+            text=text,
+            kind=kind,
+            heading=heading,
+            lead="" if announces or kind is UnitKind.ROW else lead,
+            before=texts[at - 1] if at else "",
+            after=texts[at + 1] if at + 1 < len(texts) else "",
+            group=group,
+            cells=tuple(read_row(text)) if kind is UnitKind.ROW else (),
+        )
+        if announces:
+            lead = text
+        elif kind is UnitKind.SENTENCE and lead and not _ASKS.match(lead) and spans[at - 1][2] is UnitKind.ITEM:
+            lead = ""
+
+
+def _announces(text: str, kind: UnitKind) -> bool:
+    """Whether what follows a line hangs on it: a question, or a line that announces a list."""
+    return kind is not UnitKind.ROW and (text.rstrip().endswith((":", "：")) or bool(_ASKS.match(text)))
+
+
+def _spans(text: str) -> Iterator[tuple[int, int, UnitKind, int]]:
+    """(start, end, kind, paragraph) of the units of a passage, without white space at their ends."""
+    for group, (start, end, kind) in enumerate(_paragraphs(text)):
+        if kind is UnitKind.ROW:
+            yield (*_trimmed(text, start, end), kind, group)
             continue
-        following = line[match.end() : match.end() + 1]
+        for from_, to in _sentences(text[start:end]):
+            first, last = _trimmed(text, start + from_, start + to)
+            if first < last and not _MARK_ONLY.match(text[first:last]):
+                yield first, last, kind, group
+
+
+def _paragraphs(text: str) -> Iterator[tuple[int, int, UnitKind]]:
+    """Rows, items and stretches of running text; a line broken at a margin goes on in the next."""
+    open_: tuple[int, int, UnitKind] | None = None
+    position = 0
+    for line in text.split("\n"):
+        start, end = position, position + len(line)
+        position = end + 1
+        if not line.strip():
+            if open_:
+                yield open_
+            open_ = None
+            continue
+        kind = UnitKind.ROW if is_row(line) else UnitKind.ITEM if _ITEM.match(line) else UnitKind.SENTENCE
+        if open_ and kind is UnitKind.SENTENCE and _goes_on(text[open_[0] : open_[1]]):
+            open_ = (open_[0], end, open_[2])
+            continue
+        if open_:
+            yield open_
+        open_ = None if kind is UnitKind.ROW else (start, end, kind)
+        if kind is UnitKind.ROW:
+            yield start, end, kind
+    if open_:
+        yield open_
+
+
+def _goes_on(text: str) -> bool:
+    last = text.rsplit("\n", 1)[-1].strip()
+    wide = sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in last[:80])
+    return wide >= _FULL_LINE and not last.endswith(_ENDED)
+
+
+def _sentences(text: str) -> Iterator[tuple[int, int]]:
+    start = 0
+    for match in _SENTENCE_END.finditer(text):
+        if match.group()[0] == "." and _ABBREVIATION.search(text, max(0, match.start() - 8), match.end()):
+            continue
+        following = text[match.end() : match.end() + 1]
         if following and following in "とっなのをはがもにへで、，,」』）)":
             continue
         yield start, match.end()
         start = match.end()
-    if start < len(line):
-        yield start, len(line)
+    if start < len(text):
+        yield start, len(text)
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:

@@ -39,3 +39,15 @@ def holds(wanted: Wanted, folded: str) -> bool:
     """Whether a folded text holds a value of a kind; kinds without a pattern are held by any text."""
     pattern = VALUE.get(wanted)
     return pattern is None or pattern.search(folded) is not None
+
+
+def count(wanted: Wanted, folded: str) -> int:
+    """How many values of a kind a folded text holds."""
+    pattern = VALUE.get(wanted)
+    return 0 if pattern is None else sum(1 for _ in pattern.finditer(folded))
+
+
+VERDICT = re.compile(
+    r"でき|可能|不可|禁止|不要|必要|対象|除く|除き|限る|限り|ません|ない|なし|あり|許可|承諾|支給|無給|有給|\b(?:not|no|must|may|only|allowed|required|permitted|except|excluded|included|never|none)\b"
+)
+"""Words that say yes or no to something."""
