@@ -46,6 +46,8 @@ class Candidate:
 def candidates_of(units: Sequence[Unit], named: Sequence[Sequence[bool]]) -> Iterator[Candidate]:
     """All candidates. named: for each unit and cell whether its value stands in the question."""
     for at, unit in enumerate(units):
+        if unit.kind is UnitKind.HEADING or unit.asks:
+            continue  # shown above what stands under it, and no answer by itself
         yield Candidate(Form.UNIT, at, at, unit.text)
         if unit.kind is UnitKind.ROW:
             yield from _cells(at, unit, named[at])
@@ -64,7 +66,7 @@ def candidates_of(units: Sequence[Unit], named: Sequence[Sequence[bool]]) -> Ite
 
 def _together(unit: Unit, following: Unit) -> bool:
     """Whether two neighbours can be one answer: sentences of a paragraph, or an item with what it announces."""
-    if unit.passage != following.passage or UnitKind.ROW in {unit.kind, following.kind}:
+    if unit.passage != following.passage or UnitKind.ROW in {unit.kind, following.kind} or following.asks:
         return False
     return unit.group == following.group or (unit.kind is not UnitKind.HEADING and following.kind is not UnitKind.HEADING)
 
@@ -81,7 +83,7 @@ def _block(units: Sequence[Unit], at: int) -> int:
 
 
 def _same_block(one: Unit, other: Unit) -> bool:
-    if UnitKind.HEADING in {one.kind, other.kind} or UnitKind.ROW in {one.kind, other.kind}:
+    if UnitKind.HEADING in {one.kind, other.kind} or UnitKind.ROW in {one.kind, other.kind} or one.asks or other.asks:
         return False
     return one.group == other.group or (one.kind is other.kind is UnitKind.ITEM and one.lead == other.lead)
 

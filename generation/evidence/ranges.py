@@ -62,6 +62,9 @@ def measures_in(folded: str) -> list[tuple[float, str]]:
 def fit(measures: list[tuple[float, str]], ranges: list[Range]) -> float:
     """1 where a measure lies in a range of its unit, -1 where ranges of its unit leave it out, 0 where none is told."""
     verdicts = [
-        one.holds(value) for value, unit in measures for one in ranges if one.unit == unit or (one.unit and unit.startswith(one.unit))
+        one.holds(value)
+        for value, unit in measures
+        for one in ranges
+        if one.unit in {"", unit} or unit.startswith(one.unit)
     ]
     return 0.0 if not verdicts else 1.0 if any(verdicts) else -1.0

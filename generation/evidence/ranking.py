@@ -34,7 +34,7 @@ FEATURES = (
     "text_cover", "wanted_here", "wanted_missing", "identifiers_here", "identifiers_other", "numbers_here", "length", "long", "sentence_end", "many_values", "verdict",
     # how much of it
     "clause", "clause_lost", "pair", "pair_gain", "block", "block_gain", "row_cells", "cell", "cell_header", "cell_header_best", "cell_header_number", "cell_value",
-    "cell_wanted", "cell_unwanted", "cell_first", "cell_keys", "cell_named",
+    "cell_wanted", "cell_unwanted", "cell_first", "cell_keys", "cell_named", "cell_header_other_number", "rarest_here", "rare_two_here", "list_block", "list_short", "row_whole_of_asked",
 )  # fmt: skip
 _LONG_CHARS = 160
 
@@ -71,6 +71,9 @@ class Pool:
         self._cells = [[(read(cell.header), read(cell.value)) for cell in unit.cells] for unit in self.units]
         self.weights = self._idf()
         self.total = sum(self.weights.values()) or 1.0
+        heavy = sorted(self.weights, key=lambda term: -self.weights[term])
+        self._rarest = frozenset(heavy[:1])
+        self._rare_two = frozenset(heavy[:4])
         self._editions = _edition_fits(question, passages, today)
         self.wanted = [kind for kind in question.wanted if kind is not Wanted.YES_NO]
         self.candidates = list(candidates_of(self.units, [self._named(at) for at in range(len(self.units))]))
@@ -156,6 +159,8 @@ class Pool:
             "heading_cover": self.share(heading.terms),
             "other_document": self.share(self._file_terms - everything),
             "rare_missing": max((w for t, w in self.weights.items() if t not in everything), default=0.0) / self.total,
+            "rarest_here": float(self._rarest <= near),
+            "rare_two_here": len(self._rare_two & near) / 4,
             "is_heading": float(unit.kind is UnitKind.HEADING),
             "is_row": float(unit.kind is UnitKind.ROW),
             "is_item": float(unit.kind is UnitKind.ITEM),
@@ -202,11 +207,17 @@ class Pool:
             case Form.CLAUSE:
                 values |= {"clause": 1.0, "clause_lost": self.share(whole.terms - text.terms)}
             case Form.PAIR | Form.BLOCK:
+                values["list_block"] = float(candidate.form is Form.BLOCK and Wanted.LIST in question.wanted)
                 values |= {candidate.form.value: 1.0, f"{candidate.form.value}_gain": self.share(text.terms - whole.terms)}
             case Form.CELL:
                 values |= self._cell_values(candidate)
             case Form.UNIT if unit.kind is UnitKind.ROW:
                 values["row_cells"] = min(len(unit.cells), 12) / 12
+                values["row_whole_of_asked"] = float(
+                    len(unit.cells) > 2 and any(self.share(header.terms) > 0 for header, _ in self._cells[at])
+                )
+            case _:
+                values["list_short"] = float(unit.kind is UnitKind.ITEM and Wanted.LIST in question.wanted)
         return values
 
     def _cell_values(self, candidate: Candidate) -> dict[str, float]:
@@ -218,12 +229,13 @@ class Pool:
         keys = frozenset(term for key in candidate.keys for term in self._cells[at][key][1].terms)
         cover = self.share(header.terms)
         best = max(self.share(other.terms) for other, _ in self._cells[at])
-        numbers = question.numbers & header.numbers
+        others = [h.numbers for h, _ in self._cells[at] if h.numbers and h.numbers <= question.numbers]
         return {
             "cell": 1.0,
             "cell_header": cover,
             "cell_header_best": float(cover > 0 and cover >= best - 1e-9),
-            "cell_header_number": float(bool(numbers)),
+            "cell_header_number": float(bool(header.numbers) and header.numbers <= question.numbers),
+            "cell_header_other_number": float(bool(others) and not (header.numbers and header.numbers in others)),
             "cell_value": self.share(value.terms - header.terms),
             "cell_wanted": len(held) / len(self.wanted) if self.wanted else 0.0,
             "cell_unwanted": float(bool(self.wanted) and not held),

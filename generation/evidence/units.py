@@ -55,6 +55,8 @@ class Unit:
     """What it hangs on: the line above a list, the question of an answer; '' where it stands alone."""
     before: str
     after: str
+    asks: bool
+    """It is a question: what answers it stands behind it."""
     group: int
     """Units of one paragraph share it, within their passage."""
     cells: tuple[RowCell, ...] = field(default=())
@@ -96,6 +98,7 @@ def _units(number: int, passage: Passage) -> Iterator[Unit]:
             lead="" if announces or kind is UnitKind.ROW else lead,
             before=texts[at - 1] if at else "",
             after=texts[at + 1] if at + 1 < len(texts) else "",
+            asks=bool(_ASKS.match(text)) or text.rstrip().endswith(("?", "？", "ですか。", "ますか。", "ませんか。", "でしょうか。")),
             group=group,
             cells=tuple(read_row(text)) if kind is UnitKind.ROW else (),
         )
