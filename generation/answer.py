@@ -119,14 +119,21 @@ class AnswerService:
             examples = similar_examples(session, principal, question, options.examples) if options.examples else []
         query = self._query(principal, question, options)
         quotes = self._quotes(options)
-        number = self._settings.retrieval.passages
         found = self._search.search(
-            query, access, max(number, EVIDENCE_PASSAGES), expand_tokens=options.expand_tokens
+            query,
+            access,
+            max(self._settings.retrieval.passages, EVIDENCE_PASSAGES),
+            expand_tokens=options.expand_tokens,
         )
-        evidence = gather(query, found.passages, self._parameters)
-        passages = (
-            tuple(line.passage for line in evidence.lines) if quotes else in_order_of_evidence(found, evidence)[:number]
+        evidence = gather(
+            query,
+            found.passages,
+            self._parameters,
+            today=utc_now().date(),
+            siblings=found.siblings,
+            similarity=found.compare,
         )
+        passages = self._shown(found, evidence, quotes=quotes)
         retrieved = time.perf_counter()
         observe_stage("retrieve", retrieved - begun)
         tracing.record("retrieve", retrieved - begun, passages=len(passages))
@@ -154,7 +161,9 @@ class AnswerService:
             else:
                 handle = self._engine.submit(request)
             if quotes:
-                handle = ComposedAnswer(handle, question, evidence, self._parameters)
+                handle = ComposedAnswer(
+                    handle, question, evidence, passages, self._parameters, styled=adapter is not None
+                )
         return AnswerStream(
             AnswerDraft(
                 principal=principal,
@@ -185,6 +194,15 @@ class AnswerService:
         if options.answer_format is not None or options.reasoning or options.best_of > 1:
             return False
         return composed == "evidence" or (composed == "auto" and self._settings.generation.engine == "transformers")
+
+    def _shown(self, found: SearchResult, evidence: Evidence, *, quotes: bool) -> tuple[Passage, ...]:
+        """What the model reads: the best lines; whole passages where it is large, or where they are running text."""
+        number = self._settings.retrieval.passages
+        if not quotes:
+            return _in_order_of_evidence(found, evidence)[:number]
+        if evidence.lines and evidence.lines[0].prose:
+            return tuple(found.passages[:number])
+        return tuple(line.passage for line in evidence.lines)
 
     def _refusal(self, found: SearchResult, evidence: Evidence, *, quotes: bool) -> str | None:
         """Why nothing is answered, before the model is asked."""
@@ -308,7 +326,7 @@ class AnswerService:
         return {"orders_left_out": count} if count else {}
 
 
-def in_order_of_evidence(found: SearchResult, evidence: Evidence) -> tuple[Passage, ...]:
+def _in_order_of_evidence(found: SearchResult, evidence: Evidence) -> tuple[Passage, ...]:
     """The passages that hold the best lines first, then the others as they were found."""
     first = list(dict.fromkeys(line.passage.chunk_id for line in evidence.lines))
     place = {chunk_id: at for at, chunk_id in enumerate(first)}

@@ -29,7 +29,6 @@ from generation.evidence.stage import Evidence
 from generation.json_answers import cite_json
 from generation.prompt import is_not_found, not_found_text
 
-
 NEAREST = 3
 """Lines offered with a refusal."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from core.access import Principal
+from core.editions import DocumentEdition
 from core.types import AccessFilter, AnswerFormat, Citation, Message, Passage
 from generation.adapters.routing import Route
 from generation.canary.shadow import ShadowRequest
@@ -45,6 +46,16 @@ class SearchResult(Protocol):
     @property
     def embedder(self) -> str:
         """Name of that version's embedder."""
+        ...
+
+    @property
+    def siblings(self) -> Mapping[str, Sequence[DocumentEdition]]:
+        """{document id: other editions of it that the caller may read}."""
+        ...
+
+    @property
+    def compare(self) -> Callable[[str, Sequence[str]], Sequence[float]] | None:
+        """(question, texts) -> cosine of each, across languages; None where nothing can tell."""
         ...
 
 

@@ -122,9 +122,7 @@ def find_support(claim: str, source: str, *, question: str = "") -> tuple[int, i
 
     if needle and sum(token.weight for token in needle):
         places = [
-            _widen(source, start, end)
-            for start, end in _occurrences(needle, hay)
-            if not _cuts_word(source, start, end)
+            _widen(source, start, end) for start, end in _occurrences(needle, hay) if not _cuts_word(source, start, end)
         ]
         if places:
             start, end = max(places, key=lambda place: affinity(*place))

@@ -19,6 +19,7 @@ from api.services import Services
 from core import keys, log
 from core.blobs import FolderBlobStore
 from core.database import Database
+from core.editions import DocumentEdition
 from core.jobs import JobStore
 from core.settings import Settings
 from core.tables import AdapterFamily, AdapterVersion, Tenant
@@ -58,6 +59,8 @@ class FoundPassages:
     index_version: str = ""
     embedder: str = ""
     timings_ms: dict[str, float] = field(default_factory=lambda: {"total": 1.0})
+    siblings: dict[str, Sequence[DocumentEdition]] = field(default_factory=dict)
+    compare: None = None
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Answers that the units could give: a unit, a part of it, a few together, or one cell of a row beside what names the row."""
+"""Answers that the units could give: a unit, a part of it, a few together, or a cell beside what names its row."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def _together(unit: Unit, following: Unit) -> bool:
     """Whether two neighbours can be one answer: sentences of a paragraph, or an item with what it announces."""
     if unit.passage != following.passage or UnitKind.ROW in {unit.kind, following.kind} or following.asks:
         return False
-    return unit.group == following.group or (unit.kind is not UnitKind.HEADING and following.kind is not UnitKind.HEADING)
+    return unit.group == following.group or (
+        unit.kind is not UnitKind.HEADING and following.kind is not UnitKind.HEADING
+    )
 
 
 def _block(units: Sequence[Unit], at: int) -> int:

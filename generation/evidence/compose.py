@@ -1,17 +1,21 @@
-"""What is said: the model's words where the evidence bears them out, else the line itself, else that nothing was found."""
+"""What is said: the model's words where the evidence bears them out, else the line itself, else a refusal."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from core.ports import GenerationHandle
-from core.types import Citation, GenerationResult
+from core.types import Citation, GenerationResult, Passage
 from generation.citations import cite
 from generation.evidence.parameters import EvidenceParameters
 from generation.evidence.stage import Evidence, Line
 from generation.prompt import is_not_found, not_found_text
+
+_LONG_PROSE = 96
+"""Columns from which a sentence is better said in the model's words."""
 
 
 class AnsweredBy(StrEnum):
@@ -35,15 +39,25 @@ class Verdict:
 
 
 class ComposedAnswer:
-    """A `GenerationHandle` that hears the model to the end before it says anything: what is said cannot be taken back."""
+    """A `GenerationHandle` that hears the model to the end before it speaks: what is said cannot be taken back."""
 
     def __init__(
-        self, handle: GenerationHandle, question: str, evidence: Evidence, parameters: EvidenceParameters
+        self,
+        handle: GenerationHandle,
+        question: str,
+        evidence: Evidence,
+        passages: Sequence[Passage],
+        parameters: EvidenceParameters,
+        *,
+        styled: bool,
     ) -> None:
+        """passages: what the model reads. styled: an adapter is in force, whose way of saying things is wanted."""
         self._handle = handle
         self._question = question
         self._evidence = evidence
+        self._passages = passages
         self._parameters = parameters
+        self._styled = styled
         self.verdict: Verdict | None = None
 
     def __iter__(self) -> Iterator[str]:
@@ -51,7 +65,9 @@ class ComposedAnswer:
         if self._handle.result().finish_reason == "cancelled":
             yield text
             return
-        self.verdict = decide(text, self._question, self._evidence, self._parameters)
+        self.verdict = decide(
+            text, self._question, self._evidence, self._passages, self._parameters, styled=self._styled
+        )
         yield self.verdict.text
 
     def cancel(self) -> None:
@@ -64,22 +80,47 @@ class ComposedAnswer:
         return result if self.verdict is None else replace(result, text=self.verdict.text)
 
 
-def decide(text: str, question: str, evidence: Evidence, parameters: EvidenceParameters) -> Verdict:
-    """Choose between the model's words and the best line, or refuse."""
-    passages = [line.passage for line in evidence.lines]
+def decide(
+    text: str,
+    question: str,
+    evidence: Evidence,
+    passages: Sequence[Passage],
+    parameters: EvidenceParameters,
+    *,
+    styled: bool,
+) -> Verdict:
+    """Choose between the model's words and the best line, or refuse. Arguments as of `ComposedAnswer`.
+
+    Over rows, forms and headed rules the line is right far more often than what a small model makes of it (0.78 against
+    0.48 of 196 office questions on which both stand on one line); over long running text the model says it shorter and
+    as rightly (docs/adr/0021). An adapter's words are taken wherever the evidence bears them out.
+    """
     refused = is_not_found(text) or not text
     citations = () if refused else tuple(cite(text, passages, question=question))
     supported = bool(citations) and all(citation.verified for citation in citations)
-    agreed = supported and any(citation.index == 1 for citation in citations)
-    confidence = parameters.heard(evidence.confidence, agreed=agreed, supported=supported, refused=refused)
+    agreed = supported and any(_overlaps(citation, line) for citation in citations for line in evidence.lines[:1])
+    confidence = parameters.after_hearing(evidence.confidence, agreed=agreed, refused=refused)
     if confidence < parameters.refuse or not evidence.lines:
         return Verdict(not_found_text(question), AnsweredBy.NOBODY, confidence, (), refused, supported)
+    best = evidence.lines[0]
     sure = confidence >= parameters.verify and not _untold(evidence)
-    if agreed:
+    borne_out = supported and any(_overlaps(citation, line) for citation in citations for line in evidence.lines)
+    if (styled and borne_out) or (agreed and best.prose and _width(best.passage.text) >= _LONG_PROSE):
         marked = tuple(replace(citation, verified=citation.verified and sure) for citation in citations)
         return Verdict(text, AnsweredBy.MODEL, confidence, marked, refused, supported)
-    answer, cited = quoted(evidence.lines[0], verified=sure)
+    answer, cited = quoted(best, verified=sure)
     return Verdict(answer, AnsweredBy.LINE, confidence, (cited,), refused, supported)
+
+
+def _overlaps(citation: Citation, line: Line) -> bool:
+    place = line.passage
+    same = (citation.document_id, citation.generation) == (place.document_id, place.generation)
+    return same and citation.start < place.end and place.start < citation.end
+
+
+def _width(text: str) -> int:
+    """Columns of a text: a wide character counts two."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def quoted(line: Line, *, verified: bool) -> tuple[str, Citation]:

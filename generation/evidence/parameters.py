@@ -1,4 +1,4 @@
-"""Weights of the evidence stage as data: the shipped ones, or those that a calibration put in their place."""
+"""Weights of the evidence stage as data: the shipped ones, or others in the same form."""
 
 from __future__ import annotations
 
@@ -12,46 +12,52 @@ from typing import Any
 
 SHIPPED = "parameters.json"
 CONFIDENCE_FEATURES = (
-    "top", "margin", "prob", "all_cover", "beside_cover", "near_cover", "unit_cover", "identifiers_missing", "numbers_missing", "wanted_missing",
-    "other_document", "rare_missing", "score", "relevance", "cross", "cell", "is_heading", "row_range_missing", "passage_cover", "length", "nid",
+    "top", "margin", "prob", "all_cover", "beside_cover", "near_cover", "text_cover", "identifiers_missing",
+    "numbers_missing", "wanted_missing", "other_document", "rare_missing", "score", "relevance", "foreign",
+    "similar", "cell", "cell_named", "cell_header", "range_missed", "passage_cover", "length", "asks_identifier",
+    "edition_differs", "edition_older", "heading_cover", "many_values",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class EvidenceParameters:
-    """ranking, confidence: weight by feature. Below `refuse` a question is refused, below `verify` nothing is verified."""
+class Weights:
+    """Of candidates in the question's own language, or of those in others: weight by feature."""
 
     ranking: Mapping[str, float]
     confidence: Mapping[str, float]
-    heard_weights: Mapping[str, float]
-    """What the model's answer adds to the log-odds: `agreed`, `supported`, `refused`."""
-    hopeless: float
-    """Below this the model is not even asked."""
-    refuse: float
-    verify: float
 
     def confidence_of(self, signals: Mapping[str, float]) -> float:
         """Probability that the best line is a right answer."""
-        total = self.confidence.get("bias", 0.0)
-        total += sum(self.confidence.get(name, 0.0) * value for name, value in signals.items())
-        return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total))))
+        return _logistic(_weighed(self.confidence, signals))
 
-    def heard(self, confidence: float, *, agreed: bool, supported: bool, refused: bool) -> float:
-        """The confidence once the model has been heard."""
-        odds = math.log(max(confidence, 1e-9) / max(1 - confidence, 1e-9))
-        weights = self.heard_weights
-        odds += weights.get("bias", 0.0)
-        odds += weights.get("agreed", 0.0) * agreed + weights.get("supported", 0.0) * supported
-        odds += weights.get("refused", 0.0) * refused
-        return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, odds))))
+
+@dataclass(frozen=True, slots=True)
+class EvidenceParameters:
+    """own, foreign: see `Weights`. heard: what the model's answer adds to the log-odds.
+
+    Below `hopeless` the model is not even asked, below `refuse` a question is refused, below `verify` nothing is
+    verified.
+    """
+
+    own: Weights
+    foreign: Weights
+    heard: Mapping[str, float]
+    hopeless: float
+    refuse: float
+    verify: float
+
+    def after_hearing(self, confidence: float, *, agreed: bool, refused: bool) -> float:
+        """The confidence once the model has answered. agreed: its words stand in the best line."""
+        odds = math.log(max(confidence, 1e-4) / max(1 - confidence, 1e-4))
+        return _logistic(_weighed(self.heard, {"odds": odds, "agreed": float(agreed), "refused": float(refused)}))
 
 
 def parse_parameters(stored: Mapping[str, Any]) -> EvidenceParameters:
-    """From the stored form: {"ranking": {...}, "confidence": {"bias", ...}, "refuse", "verify"}."""
+    """From the stored form: {"own", "foreign": {"ranking", "confidence"}, "heard", "hopeless", "refuse", "verify"}."""
     return EvidenceParameters(
-        ranking={str(name): float(weight) for name, weight in stored["ranking"].items()},
-        confidence={str(name): float(weight) for name, weight in stored["confidence"].items()},
-        heard_weights={str(name): float(weight) for name, weight in stored["heard"].items()},
+        own=Weights(_floats(stored["own"]["ranking"]), _floats(stored["own"]["confidence"])),
+        foreign=Weights(_floats(stored["foreign"]["ranking"]), _floats(stored["foreign"]["confidence"])),
+        heard=_floats(stored["heard"]),
         hopeless=float(stored["hopeless"]),
         refuse=float(stored["refuse"]),
         verify=float(stored["verify"]),
@@ -63,3 +69,15 @@ def shipped_parameters() -> EvidenceParameters:
     """The weights that come with the product."""
     text = resources.files("generation.evidence").joinpath(SHIPPED).read_text(encoding="utf-8")
     return parse_parameters(json.loads(text))
+
+
+def _floats(weights: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): float(weight) for name, weight in weights.items()}
+
+
+def _weighed(weights: Mapping[str, float], values: Mapping[str, float]) -> float:
+    return weights.get("bias", 0.0) + sum(weights.get(name, 0.0) * value for name, value in values.items())
+
+
+def _logistic(value: float) -> float:
+    return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, value))))

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from core.language import language_of
-from core.types import Language
-from retrieval.kinds import TermKind, kind_of
 from core.text_folding import fold as normalise
+from core.types import Language
+from retrieval.asking import without_asking
+from retrieval.kinds import TermKind, kind_of
 from retrieval.lexical import tokenize
 
 _WEIGHT = {
@@ -86,16 +87,24 @@ _CUES: tuple[tuple[Wanted, re.Pattern[str]], ...] = tuple(
             r"誰|だれ|どなた|担当|責任者|氏名|名前|代行者|承認者|作成者|出席者|議長|who\b|whose|whom|person in charge|contact person|name of",
         ),
         (Wanted.PLACE, r"どこ|何処|場所|住所|所在地|会場|何階|where\b|location|address|which room|venue"),
-        (Wanted.CODE, r"型番|型式|品番|機種|どの機種|どのモデル|コード|番号|which model|part number|model number|product code|\bcode\b"),
+        (
+            Wanted.CODE,
+            r"型番|型式|品番|機種|どの機種|どのモデル|コード|番号|which model|part number|model number|product code|\bcode\b",
+        ),
         (Wanted.REASON, r"なぜ|何故|理由|どうして|原因|why\b|reason|cause"),
-        (Wanted.LIST, r"全部|すべて|全て|種類|挙げて|あげて|一覧|列挙|list|what are the|which (?:items|types|kinds)|name all"),
+        (
+            Wanted.LIST,
+            r"全部|すべて|全て|種類|挙げて|あげて|一覧|列挙|list|what are the|which (?:items|types|kinds)|name all",
+        ),
     )
 )
 _ASKING = re.compile(
     r"何|誰|だれ|どなた|どこ|いつ|いくら|いくつ|どれ|どの|どう|どちら|どっち|なぜ|理由|教えて|おしえて"
     r"|\b(?:what|which|who|whom|whose|when|where|why|how)\b"
 )
-_YES_NO_JA = re.compile(r"(?:ます|です|でしょう|いい|よい|可能|ある|ない|できる|られる|出る|もらえる|なる|する|れる|せる)(?:の|ん)?(?:です)?か[?。\s]*$|(?:かな|だっけ|\?)$")
+_YES_NO_JA = re.compile(
+    r"(?:ます|です|でしょう|いい|よい|可能|ある|ない|できる|られる|出る|もらえる|なる|する|れる|せる)(?:の|ん)?(?:です)?か[?。\s]*$|(?:かな|だっけ|\?)$"
+)
 _YES_NO_EN = re.compile(r"^(?:is|are|was|were|do|does|did|can|could|may|must|should|will|would|has|have|am)\b")
 _EITHER = re.compile(r"それとも|どちら|どっち|\bor\b|[?？][^?？]{1,30}[?？]")
 
@@ -121,7 +130,7 @@ def read_question(text: str) -> Question:
     folded = normalise(text).strip()
     identifiers = identifiers_in(folded)
     terms: dict[str, float] = {}
-    for term in tokenize(text):
+    for term in tokenize(without_asking(folded)):
         weight = _term_weight(term)
         if weight:
             terms[term] = weight

@@ -8,13 +8,36 @@ from dataclasses import dataclass
 
 _UNIT = r"(?P<unit>[a-z%℃°]{1,6}|[円万年か月日時間分秒人名台個件回枚本泊歳才級型形畳坪号棟割]{1,3})?"
 _NUMBER = r"\d{1,12}(?:\.\d{1,6})?"
-_BETWEEN = re.compile(rf"(?P<low>{_NUMBER}) ?[a-z%℃円年月日名人台個件kgmc]{{0,4}} ?(?:~|〜|-|から|to|through|and) ?(?P<high>{_NUMBER}) ?{_UNIT}")
-_ABOVE = re.compile(rf"(?P<low>{_NUMBER}) ?{_UNIT} ?(?P<how>以上|超|を超え|より多|から|or more|and over|and above|or over|\+)")
+_BETWEEN = re.compile(
+    rf"(?P<low>{_NUMBER}) ?[a-z%℃円年月日名人台個件kgmc]{{0,4}} ?(?:~|〜|-|から|to|through|and) ?(?P<high>{_NUMBER}) ?{_UNIT}"
+)
+_ABOVE = re.compile(
+    rf"(?P<low>{_NUMBER}) ?{_UNIT} ?(?P<how>以上|超|を超え|より多|から|or more|and over|and above|or over|\+)"
+)
 _BELOW = re.compile(rf"(?P<high>{_NUMBER}) ?{_UNIT} ?(?P<how>以下|未満|まで|以内|or less|or fewer|and under|and below)")
-_WORD_ABOVE = re.compile(rf"(?P<how>over|above|more than|exceeding|at least|from|minimum) ?[£$€¥]?(?P<low>{_NUMBER}) ?{_UNIT}")
-_WORD_BELOW = re.compile(rf"(?P<how>up to|under|below|less than|fewer than|within|at most|maximum) ?[£$€¥]?(?P<high>{_NUMBER}) ?{_UNIT}")
+_WORD_ABOVE = re.compile(
+    rf"(?P<how>over|above|more than|exceeding|at least|from|minimum) ?[£$€¥]?(?P<low>{_NUMBER}) ?{_UNIT}"
+)
+_WORD_BELOW = re.compile(
+    rf"(?P<how>up to|under|below|less than|fewer than|within|at most|maximum) ?[£$€¥]?(?P<high>{_NUMBER}) ?{_UNIT}"
+)
 _MEASURE = re.compile(rf"(?<![\d.a-z-])(?P<value>{_NUMBER}) ?{_UNIT}")
-_OPEN = frozenset({"未満", "超", "を超え", "より多", "over", "above", "more than", "exceeding", "under", "below", "less than", "fewer than"})
+_OPEN = frozenset(
+    {
+        "未満",
+        "超",
+        "を超え",
+        "より多",
+        "over",
+        "above",
+        "more than",
+        "exceeding",
+        "under",
+        "below",
+        "less than",
+        "fewer than",
+    }
+)
 _LONG = 400
 
 
@@ -45,8 +68,12 @@ def ranges_in(folded: str) -> list[Range]:
     ]
     if found:
         return found
-    lows = [(float(m["low"]), m["unit"] or "", m["how"] in _OPEN) for p in (_ABOVE, _WORD_ABOVE) for m in p.finditer(text)]
-    highs = [(float(m["high"]), m["unit"] or "", m["how"] in _OPEN) for p in (_BELOW, _WORD_BELOW) for m in p.finditer(text)]
+    lows = [
+        (float(m["low"]), m["unit"] or "", m["how"] in _OPEN) for p in (_ABOVE, _WORD_ABOVE) for m in p.finditer(text)
+    ]
+    highs = [
+        (float(m["high"]), m["unit"] or "", m["how"] in _OPEN) for p in (_BELOW, _WORD_BELOW) for m in p.finditer(text)
+    ]
     if len(lows) == len(highs) == 1 and lows[0][0] < highs[0][0]:
         return [Range(lows[0][0], highs[0][0], highs[0][1] or lows[0][1], lows[0][2], highs[0][2])]
     return [Range(low, math.inf, unit, open_) for low, unit, open_ in lows] + [

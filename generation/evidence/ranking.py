@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.editions import EditionFit, edition_fit
+from core.editions import DocumentEdition, EditionFit, edition_fit
+from core.language import passage_language
 from core.question_edition import question_edition
 from core.text_folding import fold
-from core.types import Passage
-from generation.evidence.candidates import Candidate, Form, candidates_of
+from core.types import Language, Passage
+from generation.evidence.candidates import Candidate, Form, candidates_of, shown
 from generation.evidence.question import Question, Wanted, identifiers_in, numbers_in, read_question
 from generation.evidence.ranges import fit, measures_in, ranges_in
 from generation.evidence.units import Unit, UnitKind, units_of
@@ -27,16 +28,31 @@ from retrieval.lexical import tokenize
 
 FEATURES = (
     # where it stands
-    "all_cover", "near_cover", "beside_cover", "around_cover", "passage_cover", "document_cover", "heading_cover", "other_document", "rare_missing",
-    "identifiers_near", "identifiers_missing", "numbers_missing", "rank", "score", "best_in_passage", "is_heading", "is_row", "is_item", "is_question",
-    "answers_question_above", "range_fit", "range_missed", "edition_named", "edition_differs", "edition_newest", "edition_older", "edition_over",
+    "all_cover", "near_cover", "beside_cover", "around_cover", "passage_cover", "document_cover", "heading_cover",
+    "other_document", "rare_missing", "identifiers_near", "identifiers_missing", "numbers_missing", "rank", "score",
+    "best_in_passage", "is_heading", "is_row", "is_item", "is_question", "answers_question_above", "range_fit",
+    "range_missed", "edition_named", "edition_differs", "edition_newest", "edition_older", "edition_over",
     # what it says
-    "text_cover", "wanted_here", "wanted_missing", "identifiers_here", "identifiers_other", "numbers_here", "length", "long", "sentence_end", "many_values", "verdict",
+    "text_cover", "wanted_here", "wanted_missing", "identifiers_here", "identifiers_other", "numbers_here",
+    "length", "long", "sentence_end", "many_values", "verdict",
     # how much of it
-    "clause", "clause_lost", "pair", "pair_gain", "block", "block_gain", "row_cells", "cell", "cell_header", "cell_header_best", "cell_header_number", "cell_value",
-    "cell_wanted", "cell_unwanted", "cell_first", "cell_keys", "cell_named", "cell_header_other_number", "rarest_here", "rare_two_here", "list_block", "list_short", "row_whole_of_asked",
+    "clause", "clause_lost", "pair", "pair_gain", "block", "block_gain", "row_cells", "cell", "cell_header",
+    "cell_header_best", "cell_header_number", "cell_value", "cell_wanted", "cell_unwanted", "cell_first",
+    "cell_keys", "cell_named", "cell_header_other_number", "rarest_here", "rare_two_here", "list_block",
+    "list_short", "row_whole_of_asked",
+    # what it means
+    "foreign", "similar", "similar_foreign", "similar_best", "not_compared",
+    # what it means
+    "foreign", "similar", "similar_foreign", "similar_best", "not_compared",
 )  # fmt: skip
 _LONG_CHARS = 160
+_COMPARED = 64
+"""Candidates of each language side whose meaning is compared with the question's."""
+
+Siblings = Mapping[str, Sequence[DocumentEdition]]
+"""{document id: other editions of its family}."""
+Similarity = Callable[[str, Sequence[str]], Sequence[float]]
+"""(question, texts) -> cosine of each, across languages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +69,17 @@ class _Text:
 class Pool:
     """Units of the passages of one question, their texts read once, and the candidates they make."""
 
-    def __init__(self, question: Question, passages: Sequence[Passage], today: date) -> None:
+    def __init__(
+        self,
+        question: Question,
+        passages: Sequence[Passage],
+        today: date,
+        siblings: Siblings | None = None,
+        similarity: Similarity | None = None,
+    ) -> None:
+        """siblings: other editions; default are those among the passages. similarity: None compares no meanings."""
         self.question = question
+        self._similarity = similarity
         self.passages = passages
         self.units = units_of(passages)
         self._cache: dict[str, _Text] = {}
@@ -74,7 +99,7 @@ class Pool:
         heavy = sorted(self.weights, key=lambda term: -self.weights[term])
         self._rarest = frozenset(heavy[:1])
         self._rare_two = frozenset(heavy[:4])
-        self._editions = _edition_fits(question, passages, today)
+        self._editions = _edition_fits(question, passages, today, siblings)
         self.wanted = [kind for kind in question.wanted if kind is not Wanted.YES_NO]
         self.candidates = list(candidates_of(self.units, [self._named(at) for at in range(len(self.units))]))
 
@@ -102,9 +127,7 @@ class Pool:
         for text, heading, file in zip(self._texts, self._heading, self._file, strict=True):
             counts.update(text.terms | heading.terms | file.terms)
         n = len(self.units) + 1
-        return {
-            term: weight * math.log((n + 1) / (counts[term] + 0.5)) for term, weight in self.question.terms.items()
-        }
+        return {term: weight * math.log((n + 1) / (counts[term] + 0.5)) for term, weight in self.question.terms.items()}
 
     def share(self, terms: frozenset[str]) -> float:
         """Share of the question's weight that some of its terms carry."""
@@ -141,7 +164,38 @@ class Pool:
         for row, candidate in enumerate(self.candidates):
             values = units[candidate.first] | self._text_values(candidate, units)
             table[row] = [values.get(name, 0.0) for name in FEATURES]
+        self._compare(table)
         return table
+
+    def _compare(self, table: NDArray[np.float64]) -> None:
+        """Fill in how near the meaning of the likeliest candidates is to the question's, in each language."""
+        column = {name: at for at, name in enumerate(FEATURES)}
+        languages = [passage_language(passage.text) for passage in self.passages]
+        foreign = np.array(
+            [
+                languages[self.units[c.first].passage] not in {self.question.language, Language.OTHER}
+                for c in self.candidates
+            ],
+            dtype=bool,
+        )
+        table[:, column["foreign"]] = foreign
+        if self._similarity is None or not len(table):
+            return
+        likely = table[:, column["beside_cover"]] + table[:, column["text_cover"]] + table[:, column["score"]]
+        whole = np.array([c.form is not Form.CLAUSE for c in self.candidates])
+        chosen: list[int] = []
+        for side in (foreign, ~foreign):
+            order = [int(at) for at in np.argsort(-likely, kind="stable") if side[at] and whole[at]]
+            chosen += order[:_COMPARED]
+        texts = [shown(self.candidates[at], self.unit_of(self.candidates[at])) for at in chosen]
+        table[:, column["not_compared"]] = 1.0
+        if not texts:
+            return
+        cosines = np.asarray(self._similarity(self.question.text, texts))
+        table[chosen, column["not_compared"]] = 0.0
+        table[chosen, column["similar"]] = cosines
+        table[chosen, column["similar_best"]] = cosines >= cosines.max() - 1e-9
+        table[:, column["similar_foreign"]] = table[:, column["similar"]] * foreign
 
     def _unit_values(self, at: int) -> dict[str, float]:
         question, unit, text = self.question, self.units[at], self._texts[at]
@@ -208,7 +262,10 @@ class Pool:
                 values |= {"clause": 1.0, "clause_lost": self.share(whole.terms - text.terms)}
             case Form.PAIR | Form.BLOCK:
                 values["list_block"] = float(candidate.form is Form.BLOCK and Wanted.LIST in question.wanted)
-                values |= {candidate.form.value: 1.0, f"{candidate.form.value}_gain": self.share(text.terms - whole.terms)}
+                values |= {
+                    candidate.form.value: 1.0,
+                    f"{candidate.form.value}_gain": self.share(text.terms - whole.terms),
+                }
             case Form.CELL:
                 values |= self._cell_values(candidate)
             case Form.UNIT if unit.kind is UnitKind.ROW:
@@ -245,19 +302,16 @@ class Pool:
         }
 
 
-def _edition_fits(question: Question, passages: Sequence[Passage], today: date) -> list[EditionFit]:
-    """How the edition of each passage's document fits; the others found are its siblings."""
+def _edition_fits(
+    question: Question, passages: Sequence[Passage], today: date, siblings: Siblings | None
+) -> list[EditionFit]:
+    """How the edition of each passage's document fits."""
     asked = question_edition(question.text, today)
     known = {passage.document_id: passage.edition for passage in passages if passage.edition is not None}
-    fits = {
-        key: edition_fit(
-            asked,
-            edition,
-            today,
-            [other for other in known.values() if edition.family is not None and other.family == edition.family],
-        )
-        for key, edition in known.items()
-    }
+    fits = {}
+    for key, edition in known.items():
+        others = [one for one in known.values() if edition.family is not None and one.family == edition.family]
+        fits[key] = edition_fit(asked, edition, today, [*others, *(siblings or {}).get(key, ())])
     return [fits.get(passage.document_id, EditionFit()) for passage in passages]
 
 
@@ -265,9 +319,15 @@ def _name(filename: str) -> str:
     return filename.rsplit(".", 1)[0].replace("_", " ")
 
 
-def pool_of(question: str, passages: Sequence[Passage], today: date) -> Pool:
-    """Read a question and its passages."""
-    return Pool(read_question(question), passages, today)
+def pool_of(
+    question: str,
+    passages: Sequence[Passage],
+    today: date,
+    siblings: Siblings | None = None,
+    similarity: Similarity | None = None,
+) -> Pool:
+    """Read a question and its passages; see `Pool`."""
+    return Pool(read_question(question), passages, today, siblings, similarity)
 
 
 def scores(features: NDArray[np.float64], weights: Mapping[str, float]) -> NDArray[np.float64]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 
 import numpy as np
+from numpy.typing import NDArray
 
-from core.language import language_of, passage_language
 from core.types import Passage
-from generation.evidence.candidates import Candidate, shown
-from generation.evidence.parameters import CONFIDENCE_FEATURES, EvidenceParameters
-from generation.evidence.ranking import FEATURES, Pool, pool_of, scores
+from generation.evidence.candidates import Candidate, Form, shown
+from generation.evidence.parameters import CONFIDENCE_FEATURES, EvidenceParameters, Weights
+from generation.evidence.question import Wanted
+from generation.evidence.ranking import FEATURES, Pool, Siblings, Similarity, pool_of, scores
+from generation.evidence.units import UnitKind
+from generation.evidence.western import with_western_years
 
 EVIDENCE_PASSAGES = 24
 """Passages read for units: search has them at hand, and a right line often stands in a passage below the fifth."""
@@ -31,6 +34,8 @@ class Line:
     kind: str
     probability: float
     """Share of the ranker's belief among all candidates."""
+    prose: bool
+    """A sentence of running text without headings: what a small model reads well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,80 +49,103 @@ class Evidence:
     """What the confidence was told by, by name (CONFIDENCE_FEATURES)."""
 
 
-def gather(question: str, passages: Sequence[Passage], parameters: EvidenceParameters) -> Evidence:
-    """Rank what the passages say about a question. No passages, no lines, confidence 0."""
-    pool = pool_of(question, passages)
+NO_EVIDENCE = Evidence((), (), 0.0, {})
+
+
+def gather(
+    question: str,
+    passages: Sequence[Passage],
+    parameters: EvidenceParameters,
+    *,
+    today: date,
+    siblings: Siblings | None = None,
+    similarity: Similarity | None = None,
+) -> Evidence:
+    """Rank what the passages say about a question. No passages, no lines, confidence 0.
+
+    siblings: other editions of the passages' documents. similarity: compares meanings across languages.
+    """
+    pool = pool_of(question, passages, today, siblings, similarity)
     if not pool.candidates:
-        return Evidence((), (), 0.0, {})
+        return NO_EVIDENCE
     table = pool.features()
-    belief = scores(table, parameters.ranking)
+    foreign = table[:, FEATURES.index("foreign")] > 0
+    sides = [
+        _ranked(pool, table, np.flatnonzero(side), weights)
+        for side, weights in ((~foreign, parameters.own), (foreign, parameters.foreign))
+        if side.any()
+    ]
+    # Scores of the two languages are not of one scale; how sure each is of its best line is.
+    return max(sides, key=lambda evidence: evidence.confidence)
+
+
+def _ranked(pool: Pool, table: NDArray[np.float64], among: NDArray[np.intp], weights: Weights) -> Evidence:
+    """Evidence among some of the candidates."""
+    belief = scores(table[among], weights.ranking)
     order = [int(at) for at in np.argsort(-belief, kind="stable")]
     probability = np.exp(belief - belief.max())
     probability /= probability.sum()
-    lines: list[Line] = []
-    seen: set[tuple[int, int, int]] = set()
+    candidates = [pool.candidates[at] for at in among]
+    chosen: list[int] = []
     for at in order:
-        candidate = pool.candidates[at]
-        unit = candidate.unit
-        place = (unit.passage, unit.start, unit.end)
-        if place in seen:
-            continue
-        seen.add(place)
-        lines.append(_line(pool, candidate, float(probability[at])))
-        if len(lines) == SHOWN_LINES + _ALTERNATIVES:
+        candidate = candidates[at]
+        others = (candidates[other] for other in chosen)
+        if not any(candidate.first <= other.last and other.first <= candidate.last for other in others):
+            chosen.append(at)
+        if len(chosen) == SHOWN_LINES + _ALTERNATIVES:
             break
-    signals = _signals(pool, table, belief, probability, order)
+    lines = [_line(pool, candidates[at], float(probability[at])) for at in chosen]
+    signals = _signals(pool, candidates, table[among], belief, probability, order)
+    least = _ALTERNATIVE_SHARE * lines[0].probability
     return Evidence(
         lines=tuple(lines[:SHOWN_LINES]),
-        alternatives=tuple(
-            line for line in lines[1 : 1 + _ALTERNATIVES] if line.probability >= _ALTERNATIVE_SHARE * lines[0].probability
-        ),
-        confidence=parameters.confidence_of(signals),
+        alternatives=tuple(line for line in lines[1 : 1 + _ALTERNATIVES] if line.probability >= least),
+        confidence=weights.confidence_of(signals),
         signals=signals,
     )
 
 
 def _line(pool: Pool, candidate: Candidate, probability: float) -> Line:
-    unit = candidate.unit
+    unit, last = pool.unit_of(candidate), pool.units[candidate.last]
     passage = pool.passages[unit.passage]
+    answer = shown(candidate, unit)
+    if pool.question.wanted & {Wanted.DATE, Wanted.DURATION} or not pool.question.wanted:
+        answer = with_western_years(answer)
     return Line(
-        answer=shown(candidate),
+        answer=answer,
         passage=replace(
             passage,
-            text=unit.text,
+            text=passage.text[unit.start - passage.start : last.end - passage.start],
             start=unit.start,
-            end=unit.end,
+            end=last.end,
             page=passage.page_at(unit.start),
             hit_start=passage.start if passage.hit_start is None else passage.hit_start,
             hit_end=passage.end if passage.hit_end is None else passage.hit_end,
         ),
-        kind=unit.kind.value,
+        kind="cell" if candidate.form is Form.CELL else unit.kind.value,
         probability=round(probability, 6),
+        prose=unit.kind is UnitKind.SENTENCE and not unit.heading,
     )
 
 
 def _signals(
-    pool: Pool, table: np.ndarray, belief: np.ndarray, probability: np.ndarray, order: Sequence[int]
+    pool: Pool,
+    candidates: Sequence[Candidate],
+    table: NDArray[np.float64],
+    belief: NDArray[np.float64],
+    probability: NDArray[np.float64],
+    order: Sequence[int],
 ) -> dict[str, float]:
-    best = pool.candidates[order[0]]
-    passage = pool.passages[best.unit.passage]
-    second = next((at for at in order if pool.candidates[at].unit is not best.unit), order[0])
-    own = [at for at in order if pool.candidates[at].unit is best.unit]
+    """What the confidence in the first of `order` is told by."""
+    best = candidates[order[0]]
+    own = [at for at, candidate in enumerate(candidates) if candidate.first == best.first]
+    second = next((at for at in order if candidates[at].first != best.first), order[0])
     values = dict(zip(FEATURES, map(float, table[order[0]]), strict=True))
     values |= {
         "top": float(belief[order[0]]),
         "margin": float(belief[order[0]] - belief[second]),
-        "prob": float(sum(probability[at] for at in own)),
-        "relevance": passage.relevance,
-        "cross": float(pool.question.language is not passage_language(passage.text)),
-        "nid": float(bool(pool.question.identifiers)),
+        "prob": float(probability[own].sum()),
+        "relevance": pool.passages[pool.unit_of(best).passage].relevance,
+        "asks_identifier": float(bool(pool.question.identifiers)),
     }
     return {name: values[name] for name in CONFIDENCE_FEATURES}
-
-
-def logistic(value: float) -> float:
-    """1 / (1 + e^-x), for any x."""
-    return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, value))))
-
-
-__all__ = ["EVIDENCE_PASSAGES", "SHOWN_LINES", "Evidence", "Line", "gather", "language_of", "logistic"]

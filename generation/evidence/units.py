@@ -1,4 +1,4 @@
-"""Passages as units: what can be quoted by itself. A sentence, a table row with its cells, a list item, a question's answer.
+"""Passages as units: what can be quoted by itself. A sentence, a table row with its cells, a list item.
 
 Everything is read from the passage's own text, so that a unit's offsets are those of the document.
 """
@@ -82,8 +82,8 @@ def _units(number: int, passage: Passage) -> Iterator[Unit]:
     spans = list(_spans(passage.text))
     texts = [passage.text[start:end] for start, end, _, _ in spans]
     lead = ""
-    for at, (start, end, kind, group) in enumerate(spans):
-        text = texts[at]
+    for at, (start, end, read_as, group) in enumerate(spans):
+        text, kind = texts[at], read_as
         alone = (at == 0 or spans[at - 1][3] != group) and (at + 1 == len(spans) or spans[at + 1][3] != group)
         if kind is not UnitKind.ROW and alone and titles and "".join(text.split()) in titles:
             kind = UnitKind.HEADING
@@ -98,7 +98,8 @@ def _units(number: int, passage: Passage) -> Iterator[Unit]:
             lead="" if announces or kind is UnitKind.ROW else lead,
             before=texts[at - 1] if at else "",
             after=texts[at + 1] if at + 1 < len(texts) else "",
-            asks=bool(_ASKS.match(text)) or text.rstrip().endswith(("?", "？", "ですか。", "ますか。", "ませんか。", "でしょうか。")),
+            asks=bool(_ASKS.match(text))
+            or text.rstrip().endswith(("?", "？", "ですか。", "ますか。", "ませんか。", "でしょうか。")),
             group=group,
             cells=tuple(read_row(text)) if kind is UnitKind.ROW else (),
         )

@@ -10,8 +10,9 @@ import pytest
 
 from core.access import Principal
 from core.database import Database
+from core.editions import DocumentEdition
 from core.errors import InvalidInput, NotFound
-from core.settings import RetrievalSettings, Settings
+from core.settings import GenerationSettings, RetrievalSettings, Settings
 from core.tables import Answer, Base, Collection, Document, DocumentGroup, Tenant
 from core.types import (
     AccessFilter,
@@ -33,6 +34,8 @@ class FakeResult:
     index_version: str = ""
     embedder: str = ""
     timings_ms: dict[str, float] = field(default_factory=dict)
+    siblings: dict[str, Sequence[DocumentEdition]] = field(default_factory=dict)
+    compare: None = None
 
 
 @dataclass
@@ -125,7 +128,7 @@ def asker(tenant: str = "t1") -> Principal:
 
 
 def service(db: Database, search: FakeSearch, engine: FakeEngine, adapter: AdapterRef | None = None) -> AnswerService:
-    settings = Settings(retrieval=RetrievalSettings(passages=3))
+    settings = Settings(retrieval=RetrievalSettings(passages=3), generation=GenerationSettings(compose="model"))
     return AnswerService(db, search, engine, FakeRouting(adapter), settings, stamp=Stamp("iv1", "minilm"))
 
 
