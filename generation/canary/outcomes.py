@@ -79,7 +79,13 @@ def _read_answers(
 ) -> None:
     answers = session.execute(
         select(
-            Answer.id, Answer.conversation_id, Answer.created_at, Answer.refused, Answer.citations, Answer.timings_ms
+            Answer.id,
+            Answer.conversation_id,
+            Answer.created_at,
+            Answer.refused,
+            Answer.citations,
+            Answer.timings_ms,
+            Answer.provenance,
         ).where(
             Answer.family_id == family_id,
             Answer.created_at >= since,
@@ -88,16 +94,19 @@ def _read_answers(
         )
     ).all()
     owner: dict[str, str] = {}
-    for answer_id, name, created_at, refused, citations, timings_ms in answers:
+    for answer_id, name, created_at, refused, citations, timings_ms, provenance in answers:
         if name is None:
             continue
         one = found[name]
         if created_at > one.first_at + settle:
             continue
         owner[answer_id] = name
-        if refused:
+        # Where a line was given in place of what the adapter wrote, the adapter is judged by what it wrote.
+        own = provenance.get("model")
+        supported = own["supported"] if own else any(citation.get("verified") for citation in citations)
+        if own["refused"] if own else refused:
             one.events.add(Figure.REFUSAL)
-        elif not any(citation.get("verified") for citation in citations):
+        elif not supported:
             one.events.add(Figure.UNCITED)
         if slow_after_ms is not None and timings_ms.get("total", 0.0) > slow_after_ms:
             one.events.add(Figure.SLOW)
