@@ -69,7 +69,10 @@ def test_units_keep_the_offsets_of_the_document() -> None:
 
 
 def test_a_line_broken_at_the_margin_is_one_sentence() -> None:
-    text = "在庫照会システムの更新作業が、試験環境の不具合によって当初の予定から\n八月二十日へ遅れる見込みとなりました。次の報告は金曜です。"
+    text = (
+        "在庫照会システムの更新作業が、試験環境の不具合によって当初の予定から\n"
+        "八月二十日へ遅れる見込みとなりました。次の報告は金曜です。"
+    )
     first, second = units_of([passage(text)])
     assert first.text.endswith("となりました。") and second.text == "次の報告は金曜です。"
 
