@@ -200,6 +200,8 @@ def build_api(
         tenant = session.get_one(Tenant, bootstrap.tenant_id)
     jobs = JobStore(database, settings, None)
     blobs = FolderBlobStore(settings.blobs_dir)
+    # The words of the fake engine are what these tests look at; the evidence stage has tests of its own.
+    settings = settings.model_copy(update={"generation": settings.generation.model_copy(update={"compose": "model"})})
     search, engine, router = FakeSearch(), engine or FakeEngine(), Router(database, settings)
     tuning = TuningService(database, jobs, settings)
     stamp = Stamp(index_version="iv", embedder="fake")

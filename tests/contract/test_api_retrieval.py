@@ -100,7 +100,7 @@ def opened(api: Api, settings: Settings, database: Database, embedder: Embedder 
         retrieval.searcher,
         api.engine,  # type: ignore[arg-type]
         services.router,
-        settings,
+        settings.model_copy(update={"generation": api.services.settings.generation}),
         stamp=Stamp("iv", "minilm"),
     )
     with api.client() as client:
