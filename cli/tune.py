@@ -119,12 +119,16 @@ def change(
 @datasets.command("delete", epilog="Example: tsumugi datasets delete dst_...")
 def delete(
     dataset: Annotated[str, typer.Argument(help="Id of a set.")],
+    json_output: JsonOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
     """Delete a set with its rows and its file; versions trained on it stay."""
     with connect(data_dir) as client:
-        client.request("DELETE", f"/v1/datasets/{dataset}")
-    console.print(f"{dataset} is deleted", markup=False)
+        client.delete(f"/v1/datasets/{dataset}")
+    if json_output:
+        print_json({"id": dataset, "deleted": True})
+    else:
+        console.print(f"{dataset} is deleted", markup=False)
 
 
 def upload_dataset(client: Client, path: Path, family: str | None = None) -> dict[str, Any]:
