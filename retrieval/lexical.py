@@ -63,10 +63,14 @@ def written_terms(folded: str) -> list[str]:
 
 
 def query_terms(text: str) -> list[str]:
-    """Terms of a question: those of `tokenize` that are there without the words that only ask."""
+    """Terms of a question: those of `tokenize` that are there without the words that only ask.
+
+    Of サーバー and サーバ only the second, which passages with either have: both would count the word twice.
+    """
     folded = without_asking(fold(text))
     terms = written_terms(folded)
-    asked = [term for term in terms if term not in ASKING]
+    shorter = {term for term in terms if len(term) > 2}
+    asked = [term for term in terms if term not in ASKING and not (term[-1] == "ー" and term[:-1] in shorter)]
     return [*(asked or terms), *equivalent_terms(folded)]
 
 
