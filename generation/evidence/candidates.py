@@ -17,7 +17,7 @@ _MAX_BLOCK_CHARS = 260
 _CLAUSE_END = re.compile(r"[;；、]|,(?=\s)|　(?=\S)|(?<=\S) (?=[①-⑳])|(?<=[0-9a-zA-Zａ-ｚ）)]) (?=[A-Z]：)")
 _MIN_CLAUSE_CHARS = 5
 _SPACES = re.compile(r"\s+")
-_WIDE_BREAK = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])\s*\n\s*")
+_WIDE_BREAK = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])[ \t\u3000]{0,8}\n[ \t\u3000]{0,8}")
 
 
 class Form(StrEnum):

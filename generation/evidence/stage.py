@@ -95,7 +95,7 @@ def _ranked(pool: Pool, table: NDArray[np.float64], among: NDArray[np.intp], wei
         if len(chosen) == SHOWN_LINES + _ALTERNATIVES:
             break
     lines = [_line(pool, candidates[at], float(probability[at])) for at in chosen]
-    signals = _signals(pool, candidates, table[among], belief, probability, order)
+    signals = signals_of(pool, candidates, table[among], belief, probability, order)
     least = _ALTERNATIVE_SHARE * lines[0].probability
     return Evidence(
         lines=tuple(lines[:SHOWN_LINES]),
@@ -128,7 +128,7 @@ def _line(pool: Pool, candidate: Candidate, probability: float) -> Line:
     )
 
 
-def _signals(
+def signals_of(
     pool: Pool,
     candidates: Sequence[Candidate],
     table: NDArray[np.float64],
