@@ -11,6 +11,7 @@ from tests.pattern_growth import Used, compiled_patterns, growth, written_patter
 MADE = {
     "ingest/plausibility.py: f'[{letters}](?=[{capitals}])'",
     "ingest/plausibility.py: f'[{letters}]{{3}}|[{capitals}]{{3}}'",
+    "retrieval/index/collections.py: re.escape(settings.collection) + '-[0-9a-f]{16}'",
     "tuning/metrics.py: before + words + after",
     "tuning/questions.py: f'(?<![0-9０-９]){re.escape(old)}(?![0-9０-９])'",
 }
