@@ -24,6 +24,7 @@ from retrieval.embedders.bge_m3 import BgeM3Embedder, M3Lexical
 from retrieval.embedders.sentence_transformer import SentenceTransformerEmbedder
 from retrieval.lexical import BigramBm25
 from retrieval.rerank import MultiVectorReranker
+from retrieval.text import indexed_text
 from tests.retrieval_corpus import HANDBOOK, Corpus
 
 TOLERANCE = 1e-4
@@ -218,7 +219,7 @@ def test_a_search_is_ordered_by_late_interaction(
     question = "出張経費の申請はいつまでですか。"
     found = retrieval.searcher.search(question, AccessFilter(tenant.id, None), 5)
     expected = MultiVectorReranker(embedder, cache_bytes=0).score(
-        question, [f"{passage.filename}\n{passage.text}" for passage in found.passages]
+        question, [indexed_text(p.filename, None, p.heading, p.text) for p in found.passages]
     )
     assert [passage.score for passage in found.passages] == pytest.approx(expected, abs=2e-3)
     assert expected == sorted(expected, reverse=True)

@@ -16,6 +16,7 @@ from core.tables import Tenant
 from core.types import AccessFilter
 from retrieval.build import build_retrieval
 from retrieval.rerank import CrossEncoderReranker
+from retrieval.text import indexed_text
 from tests.retrieval_corpus import HANDBOOK, Corpus, minilm
 
 
@@ -82,7 +83,7 @@ def test_search_is_ordered_by_the_second_stage(
         result = retrieval.searcher.search(question, AccessFilter(tenant.id, None), 3)
         assert [p.score for p in result.passages] == sorted((p.score for p in result.passages), reverse=True)
         assert result.timings_ms["rerank"] > 0
-        read = [f"{p.filename}\n{p.text}" for p in result.passages]
+        read = [indexed_text(p.filename, None, p.heading, p.text) for p in result.passages]  # what was embedded
         assert [p.score for p in result.passages] == pytest.approx(
             open_reranker(folder, max_tokens=512).score(question, read), abs=1e-5
         )
