@@ -4,9 +4,9 @@ The model says which passage it used; whether that passage really carries the cl
 by the model. A claim that is not found stays `verified: false` with the most similar sentence as its quote: no
 threshold is lowered until something fits (that is how peers end up with right answers and wrong citations).
 
-Matching compares tokens, not characters: numbers with their separators removed, Latin words, and single Japanese
-characters, all NFKC and casefolded. So "10" is never found inside "2010", full-width equals half-width, and line
-breaks inside a Japanese sentence do not matter.
+Matching compares tokens, not characters: numbers with their separators removed, codes, Latin and katakana words, and
+single other Japanese characters, all NFKC and casefolded. So "10" is never found inside "2010", nor テスト inside
+コンテスト; full-width equals half-width, and line breaks inside a Japanese sentence do not matter.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _TOKEN = re.compile(
     r"(?P<code>(?<![A-Za-z0-9])[A-Za-z]{1,12}[-_]?[0-9][A-Za-z0-9]{0,12}(?:[-_/][A-Za-z0-9]{1,12}){0,4})"
     r"|(?P<number>[0-9０-９]+(?:[.,．，:/：／][0-9０-９]+)*)"
     r"|(?P<word>[^\W\d_\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f々]+)"
+    r"|(?P<katakana>[\u30a1-\u30fa\u30fc\uff66-\uff9f]{2,})"
     r"|(?P<cjk>[\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f々])"
 )
-_KATAKANA = re.compile(r"[\u30a1-\u30fa\u30fc\uff66-\uff9f]")
 _SENTENCE_END = re.compile(r"[。！？!?｡]+[」』）)】]*|\.(?=\s|$)|\n+")
 _STOP_WORDS = frozenset(
     """
@@ -95,12 +95,6 @@ def _occurrences(needle: Sequence[_Token], hay: Sequence[_Token]) -> Iterator[tu
             yield hay[first].start, hay[first + len(words) - 1].end
 
 
-def _cuts_word(text: str, start: int, end: int) -> bool:
-    """Whether a match begins or ends inside a katakana word: テスト is not in コンテスト."""
-    before, after = text[max(0, start - 1) : start + 1], text[end - 1 : end + 1]
-    return any(len(pair) == 2 and all(_KATAKANA.match(c) for c in pair) for pair in (before, after))
-
-
 def _widen(text: str, start: int, end: int) -> tuple[int, int]:
     """Grow a match to the whole sentences it lies in: evidence is read in context."""
     spans = [span for span in _sentences(text) if span[0] < end and start < span[1]]
@@ -121,9 +115,7 @@ def find_support(claim: str, source: str, *, question: str = "") -> tuple[int, i
         return len(asked & {token.text for token in hay if start <= token.start < end})
 
     if needle and sum(token.weight for token in needle):
-        places = [
-            _widen(source, start, end) for start, end in _occurrences(needle, hay) if not _cuts_word(source, start, end)
-        ]
+        places = [_widen(source, start, end) for start, end in _occurrences(needle, hay)]
         if places:
             start, end = max(places, key=lambda place: affinity(*place))
             return start, end, True

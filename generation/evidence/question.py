@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -175,8 +174,3 @@ def _wanted(folded: str) -> frozenset[Wanted]:
     ):
         found = {Wanted.YES_NO}
     return frozenset(found)
-
-
-def ascii_words(text: str) -> bool:
-    """Whether a text is written in Latin script."""
-    return unicodedata.normalize("NFKC", text).isascii()

@@ -32,6 +32,15 @@ def test_number_inside_another_number_is_no_support() -> None:
     assert not citation.verified
 
 
+def test_a_part_of_a_longer_code_or_word_is_no_support() -> None:
+    (longer,) = cite("QX-40 [1]", [passage("部品 QX-40B は在庫切れです。")])
+    assert not longer.verified
+    (same,) = cite("QX40 [1]", [passage("部品 QX-40 は在庫切れです。")])
+    assert same.verified
+    (inside,) = cite("テスト [1]", [passage("秋のコンテストを開きます。")])
+    assert not inside.verified
+
+
 def test_full_width_and_separators_match() -> None:
     (citation,) = cite("１，２００円です [1]", [passage("送料は1,200円です。")])
     assert citation.verified
