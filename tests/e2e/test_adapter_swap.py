@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,22 @@ import pytest
 
 from cli.client import ApiProblem, Client
 from cli.service_process import ServiceProcess
-from tests.e2e.conftest import EXAMPLES, base_folder
+from tests.e2e.conftest import EXAMPLES, base_folder, upload_and_wait
 from tests.e2e.voices import voice_archives
 
 ASKERS = 4
 MOVES = 20
 QUESTIONS = ["What does error code E-17 mean?", "避難場所はどこですか。", "What is the largest meeting room called?"]
+
+
+@pytest.fixture(scope="module")
+def service(make_service: Callable[..., ServiceProcess]) -> ServiceProcess:
+    """A service that gives the model's words as they are: in them is heard which version spoke."""
+    plain = make_service("voices", TSUMUGI_GENERATION__COMPOSE="model")
+    plain.start()
+    with plain.client() as client:
+        upload_and_wait(client, sorted((EXAMPLES / "documents").iterdir()))
+    return plain
 
 
 @pytest.fixture(scope="module")
