@@ -129,7 +129,7 @@ def measure(judged: Sequence[Judged]) -> tuple[dict[str, Any], dict[str, Any]]:
         for fold in range(_FOLDS):
             weights = fit_side([item for item, own in zip(judged, folds, strict=True) if own != fold], name)
             for at in np.flatnonzero(folds == fold):
-                best[at] = best_of(judged[at], name, weights)
+                best[at] = best_of(judged[int(at)], name, weights)
         known = np.array([at for at, one in enumerate(best) if one is not None], dtype=np.intp)
         signals = np.array([one[0] for one in best if one is not None])
         truth = np.array([one[1] for one in best if one is not None])
