@@ -126,10 +126,10 @@ def test_numbers(text: str, number: int | None) -> None:
 def test_time_grows_with_the_length(piece: str) -> None:
     def seconds(count: int) -> float:
         text = piece * count
-        began = time.perf_counter()
+        began = time.process_time()
         find_periods(text, in_name=True)
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     seconds(100)
     short = min(seconds(2_000) for _ in range(3))
-    assert min(seconds(16_000) for _ in range(3)) < 8 * short * 4 + 0.05
+    assert min(seconds(16_000) for _ in range(3)) < 8 * short * 4 + 0.2  # a square would take seconds
