@@ -42,8 +42,6 @@ FEATURES = (
     "list_short", "row_whole_of_asked",
     # what it means
     "foreign", "similar", "similar_foreign", "similar_best", "not_compared",
-    # what it means
-    "foreign", "similar", "similar_foreign", "similar_best", "not_compared",
 )  # fmt: skip
 _LONG_CHARS = 160
 _COMPARED = 64

@@ -12,6 +12,7 @@ from generation.evidence.compose import AnsweredBy, decide
 from generation.evidence.parameters import shipped_parameters
 from generation.evidence.question import Wanted, read_question
 from generation.evidence.ranges import fit, measures_in, ranges_in
+from generation.evidence.ranking import FEATURES, pool_of
 from generation.evidence.stage import NO_EVIDENCE, Evidence, gather
 from generation.evidence.units import UnitKind, units_of
 from generation.evidence.western import with_western_years
@@ -156,6 +157,13 @@ def test_a_refusal_of_the_model_lowers_the_confidence() -> None:
     refused = decide("資料には見つかりませんでした。", question, evidence, shown, PARAMETERS, styled=False)
     agreed = decide("8,400円 [1]", question, evidence, shown, PARAMETERS, styled=False)
     assert refused.confidence < agreed.confidence and refused.model_refused
+
+
+def test_candidates_in_another_language_are_told_apart() -> None:
+    assert len(set(FEATURES)) == len(FEATURES)
+    pool = pool_of("What is the monthly fee of the standard plan?", [TARIFF, passage("Nothing.", number=3)], TODAY)
+    foreign = pool.features()[:, FEATURES.index("foreign")]
+    assert [bool(one) for one in foreign] == [pool.unit_of(one).passage == 0 for one in pool.candidates]
 
 
 def test_rows_are_read_back_as_written() -> None:
