@@ -14,8 +14,10 @@ from datetime import date, timedelta
 from enum import StrEnum
 
 FISCAL_START_MONTH = 4
-_ERAS = {"令和": 2018, "平成": 1988, "昭和": 1925, "大正": 1911, "明治": 1867, "R": 2018, "H": 1988, "S": 1925}
-"""Western year before the first of each era."""
+YEARS_BEFORE_ERA = {"令和": 2018, "平成": 1988, "昭和": 1925, "大正": 1911, "明治": 1867}
+"""Western year before an era's first: year n of the era is this plus n."""
+_ERAS = YEARS_BEFORE_ERA | {"R": 2018, "H": 1988, "S": 1925}
+"""The same with the letters that stand for eras."""
 _LONGEST = {2018: 99, 1988: 31, 1925: 64, 1911: 15, 1867: 45}
 _KANJI = "〇一二三四五六七八九"
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-_ERAS = {"令和": 2018, "平成": 1988, "昭和": 1925, "大正": 1911, "明治": 1867}
+from core.dates import YEARS_BEFORE_ERA
+
 _ERA_LETTERS = {"r": 2018, "h": 1988, "s": 1925}
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _FROM_TWO_TO_TWENTY = (
@@ -102,7 +103,7 @@ def _from_digits(text: str) -> Iterator[str]:
 
 
 def _western(match: re.Match[str]) -> str:
-    return str(_ERAS[match.group(1)] + (1 if match.group(2) == "元" else int(match.group(2))))
+    return str(YEARS_BEFORE_ERA[match.group(1)] + (1 if match.group(2) == "元" else int(match.group(2))))
 
 
 def _western_of_letter(match: re.Match[str]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_FIRST = {"令和": 2019, "平成": 1989, "昭和": 1926, "大正": 1912}
+from core.dates import YEARS_BEFORE_ERA
+
 _DIGITS = "[0-9０-９]{1,2}"
 _DATE = re.compile(
     rf"(?P<era>令和|平成|昭和|大正)[ \u3000]?(?P<year>元|{_DIGITS})年(?P<fiscal>度)?(?:[ \u3000]?(?P<month>{_DIGITS})月"
@@ -19,7 +20,7 @@ def with_western_years(text: str) -> str:
 
 
 def _told(match: re.Match[str]) -> str:
-    year = _FIRST[match["era"]] - 1 + (1 if match["year"] == "元" else _number(match["year"]))
+    year = YEARS_BEFORE_ERA[match["era"]] + (1 if match["year"] == "元" else _number(match["year"]))
     told = f"{year}年{match['fiscal'] or ''}"
     if match["month"]:
         told += f"{_number(match['month'])}月"
