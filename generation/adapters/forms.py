@@ -10,12 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from core.errors import AdapterRefused
 from generation.adapters.header import load_tensors
 from generation.adapters.manifest import WEIGHTS_FILE, read_config
 from generation.adapters.patterns import without_patterns
 
 BOTTLENECK = "BOTTLENECK"
 """`peft_type` of a bottleneck adapter; everything else in its `adapter_config.json` is that of a LoRA."""
+
+_VIRTUAL = frozenset({"PREFIX_TUNING", "PROMPT_TUNING"})
+_VIRTUAL_KEYS = (
+    "task_type", "num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers",
+    "encoder_hidden_size", "prefix_projection",
+)  # fmt: skip
+"""What shapes virtual tokens. What else a file may say, such as a tokenizer to load, only matters before training."""
 
 
 def is_bottleneck(config: Mapping[str, Any]) -> bool:
@@ -32,26 +40,47 @@ def lora_config_of(config: Mapping[str, Any], **overrides: Any) -> Any:
 
 
 def load_adapter(model: Any, folder: Path, name: str) -> Any:
-    """Put the adapter in `folder` on a model, which may carry others; returns the model that carries it.
+    """Put the adapter in `folder` on a model, which may carry others of its kind; returns the model that carries it.
 
     model: a transformers model, or what an earlier call returned.
+
+    Raises:
+        AdapterRefused: `adapter_unsupported`, neither LoRA, bottleneck nor virtual tokens; `adapter_bad_weights`,
+            tensors that belong nowhere in what the configuration describes.
     """
-    from peft import PeftModel, set_peft_model_state_dict
+    from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 
     plain = model.get_base_model() if isinstance(model, PeftModel) else model
     config = read_config(folder)
-    modules = {module.replace(".base_layer", "") for module, _ in plain.named_modules()}
-    config = without_patterns(config, modules)
-    lora = lora_config_of(config, inference_mode=True)
+    described = _described(config, {module.replace(".base_layer", "") for module, _ in plain.named_modules()})
+    tensors = load_tensors(folder / WEIGHTS_FILE)
     if isinstance(model, PeftModel):
-        model.add_adapter(name, lora)
+        model.add_adapter(name, described)
         adapted = model
+    elif described.is_prompt_learning:
+        adapted = get_peft_model(model, described, adapter_name=name)  # the class of the task puts the tokens in front
     else:
-        adapted = PeftModel(model, lora, adapter_name=name)
-    set_peft_model_state_dict(adapted, load_tensors(folder / WEIGHTS_FILE), adapter_name=name)
+        adapted = PeftModel(model, described, adapter_name=name)
+    unknown = set_peft_model_state_dict(adapted, tensors, adapter_name=name).unexpected_keys
+    if unknown and not described.is_prompt_learning:  # PEFT puts those of virtual tokens in place by itself, or fails
+        raise AdapterRefused(f"'{unknown[0]}' belongs to no layer of the adapter", code="adapter_bad_weights")
     if is_bottleneck(config):
         add_activation(adapted, name)
     return adapted
+
+
+def _described(config: Mapping[str, Any], modules: set[str]) -> Any:
+    """PEFT's configuration of an adapter, without what only a trainer needs."""
+    from peft import PrefixTuningConfig, PromptTuningConfig
+
+    kind = str(config.get("peft_type", "")).upper()
+    if kind in _VIRTUAL:
+        known = {key: config[key] for key in _VIRTUAL_KEYS if config.get(key) is not None}
+        made = PrefixTuningConfig if kind == "PREFIX_TUNING" else PromptTuningConfig
+        return made(inference_mode=True, **known)
+    if kind != "LORA" and not is_bottleneck(config):
+        raise AdapterRefused(f"adapters of kind '{kind}' cannot be loaded", code="adapter_unsupported")
+    return lora_config_of(without_patterns(config, modules), inference_mode=True)
 
 
 def add_activation(model: Any, name: str) -> int:
