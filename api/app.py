@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
+import anyio
 import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
@@ -22,6 +23,7 @@ from api.quotas import Quotas
 from api.routes import ROUTERS
 from api.services import Services
 from api.streaming import StreamPool
+from api.uploads import STORING_THREADS
 from core.tables import Job
 
 THREADS: Final = 128
@@ -63,6 +65,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.metrics = metrics
     app.state.draining = Draining()
     app.state.streams = StreamPool()
+    app.state.storing = anyio.CapacityLimiter(STORING_THREADS)
     app.state.quotas = Quotas(services.settings.http, services.redis_url)
     errors.install(app)
     for router in ROUTERS:

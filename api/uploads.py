@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from email.message import Message
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import anyio.to_thread
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
@@ -17,6 +18,10 @@ from api.schemas.base import is_storable, refuse_bad_text
 from core.errors import FieldError, InvalidInput
 from ingest.encoding import known_encoding
 
+Result = TypeVar("Result")
+
+STORING_THREADS: Final = 48
+"""Threads in which bytes go to the blob store: a slow bucket fills these, and the others go on answering."""
 MAX_FILES: Final = 1000
 MAX_FIELDS: Final = 50
 MAX_FIELD_BYTES: Final = 2**20
@@ -41,6 +46,11 @@ class UploadForm:
 def media_type_of(request: Request) -> str:
     """Content type without parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def in_store(request: Request, call: Callable[[], Result]) -> Result:
+    """Run a call that stores bytes in one of the threads for that."""
+    return await anyio.to_thread.run_sync(call, limiter=request.app.state.storing)
 
 
 async def read_form(request: Request, allowed_fields: Sequence[str]) -> UploadForm:

@@ -8,12 +8,13 @@ see two states), and writes at READ COMMITTED with the rows locked that a decisi
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -58,6 +59,9 @@ class Database:
         """Connect lazily. pool: how PostgreSQL is held; the defaults of the settings when left out."""
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
+        self._held = pool or DatabaseSettings()
+        self._lock_engine: Engine | None = None
+        self._locks_guard = threading.Lock()
         if self.is_sqlite:
             path = url.removeprefix("sqlite:///")
             Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +74,7 @@ class Database:
             _prepare_sqlite(self.engine)
             self._read_engine = self.engine
         else:
-            self.engine = _postgres_engine(url, pool or DatabaseSettings())
+            self.engine = _postgres_engine(url, self._held)
             self._read_engine = self.engine.execution_options(isolation_level="REPEATABLE READ")
 
     @contextmanager
@@ -92,9 +96,31 @@ class Database:
         for action in actions:
             action()
 
+    @contextmanager
+    def session_locks(self) -> Iterator[Connection]:
+        """A connection of PostgreSQL for advisory locks that outlive transactions; leaving the block lets them go.
+
+        Its pool is one of its own, and as large as it has to be: whoever holds a lock may still need a connection for
+        the rows, and would wait for ever for one that others hold who wait likewise.
+        """
+        with self._locks_guard:
+            if self._lock_engine is None:
+                self._lock_engine = _postgres_engine(self.url, self._held, pool_size=2, max_overflow=-1)
+        connection = self._lock_engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            yield connection
+            connection.execute(text("SELECT pg_advisory_unlock_all()"))
+        except BaseException:
+            connection.invalidate()  # closes it: the server then lets its locks go
+            raise
+        finally:
+            connection.close()
+
     def close(self) -> None:
         """Drop pooled connections."""
         self.engine.dispose()
+        if self._lock_engine is not None:
+            self._lock_engine.dispose()
 
 
 def open_database(settings: Settings) -> Database:
@@ -122,15 +148,14 @@ def insert_new(session: WriteSession, table: type[DeclarativeBase], **values: An
     return session.execute(adding).first() is not None
 
 
-def _postgres_engine(url: str, held: DatabaseSettings) -> Engine:
+def _postgres_engine(url: str, held: DatabaseSettings, **pool: int) -> Engine:
     scheme, _, rest = url.partition("://")
     if scheme in {"postgres", "postgresql"}:  # as operators write it; SQLAlchemy would look for another driver
         url = f"postgresql+psycopg://{rest}"
     return create_engine(
         url,
         pool_pre_ping=True,  # a restarted server costs a ping, not a failed request
-        pool_size=held.pool_size,
-        max_overflow=held.pool_overflow,
+        **({"pool_size": held.pool_size, "max_overflow": held.pool_overflow} | pool),
         pool_timeout=held.pool_timeout_s,
         pool_recycle=held.pool_recycle_s,
         connect_args={

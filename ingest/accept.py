@@ -24,11 +24,11 @@ from core.database import Database, WriteSession
 from core.errors import Conflict, NotFound, TooLarge
 from core.jobs import JobStore
 from core.ports import BlobStore
+from core.repositories.blob_use import storing
 from core.repositories.documents import (
     collection_to_fill,
     follow_jobs,
     groups_of,
-    hold_blobs,
     lock_document,
     set_groups,
     visible_document,
@@ -115,16 +115,17 @@ class IngestService(DocumentCatalogue):
                 for upload in checked
                 for part in unpacked(upload, max_bytes=limit, budget=budget)
             ]
-        for upload in checked:
-            self._blobs.put(upload.data)
-        for attempt in range(1, _ACCEPT_ATTEMPTS + 1):
-            try:
-                with self._db.write() as session:
-                    return [self._accept_one(session, principal, upload, request_id) for upload in checked]
-            except IntegrityError:
-                # Two uploads made the same collection or external_id at once. The loser now finds the winner's row.
-                if attempt == _ACCEPT_ATTEMPTS:
-                    raise
+        with storing(self._db, self._blobs, (upload.data for upload in checked)) as still_held:
+            for attempt in range(1, _ACCEPT_ATTEMPTS + 1):
+                try:
+                    with self._db.write() as session:
+                        accepted = [self._accept_one(session, principal, upload, request_id) for upload in checked]
+                        still_held()
+                        return accepted
+                except IntegrityError:
+                    # Two uploads made one collection or external_id at once. The loser now finds the winner's row.
+                    if attempt == _ACCEPT_ATTEMPTS:
+                        raise
         raise AssertionError("unreachable")
 
     def delete(self, principal: Principal, document_id: str, *, request_id: str | None = None) -> Accepted:
@@ -301,9 +302,6 @@ class IngestService(DocumentCatalogue):
             )
         )
         session.flush()
-        hold_blobs(session)
-        if not self._blobs.exists(digest):
-            self._blobs.put(upload.data)  # a deletion of its last user ran between our put and this transaction
         job = self._jobs.create(
             session,
             tenant_id=document.tenant_id,

@@ -6,6 +6,7 @@ index before the switch, so that what is active is whole; the switch as one tran
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +22,12 @@ from core.errors import Cancelled, LeaseLost, TsumugiError, Unavailable
 from core.jobs import JobLease, JobStore
 from core.language import language_of
 from core.ports import BlobStore
+from core.repositories.blob_use import storing
 from core.repositories.documents import (
     drop_chunks,
     drop_other_generations,
     follow_jobs,
     groups_of,
-    hold_blobs,
     set_groups,
 )
 from core.repositories.index_versions import live_versions, must_hold, note_content
@@ -108,6 +109,7 @@ class IngestPipeline:
         except _Obsolete as reason:
             log.info("ingest.obsolete", document_id=lease.subject_id, job_id=lease.job_id, reason=str(reason))
             self._discard(lease)
+            self._removal.drop_noted(lease)
             lease.succeed()
         except LeaseLost:
             with self._db.read() as session:
@@ -193,14 +195,12 @@ class IngestPipeline:
             data, work.filename, encoding=work.given_encoding, poll=lambda: self._look(lease, work)
         )
         text = extracted.text.encode("utf-8")
-        with lease.write() as session:
+        with storing(self._db, self._blobs, [text]) as still_held, lease.write() as session:
             _wanted(session, work)
             row = session.get(DocumentGeneration, (work.document_id, work.generation))
             if row is None:
                 raise _Obsolete("generation is gone")
-            # Inside the transaction: a deletion cannot find this text unused between the file and the row.
-            hold_blobs(session)
-            row.text_sha256 = self._blobs.put(text)
+            row.text_sha256 = hashlib.sha256(text).hexdigest()
             row.media_type = extracted.media_type
             row.encoding = extracted.encoding
             row.char_count = len(extracted.text)
@@ -210,6 +210,7 @@ class IngestPipeline:
             row.quality = dict(extracted.quality)
             row.places = [[p.page, p.text, p.x0, p.y0, p.x1, p.y1] for p in extracted.places] or None
             row.blocks = blocks_to_json(extracted)
+            still_held()
         return extracted
 
     def _switch(self, lease: JobLease, work: _Work, counts: dict[str, int], edition: DocumentEdition) -> bool:
@@ -267,8 +268,10 @@ class IngestPipeline:
             version.index.flush_soon()
         with lease.write() as session:
             document = _wanted(session, work)
-            self._removal.drop_unused(session, drop_other_generations(session, document.id, keep=work.generation))
-            lease.succeed()
+            left = set(lease.arguments.get("blobs", ()))  # of an attempt that the store cut off
+            lease.note(blobs=sorted(left | drop_other_generations(session, document.id, keep=work.generation)))
+        self._removal.drop_noted(lease)
+        lease.succeed()
         log.info(
             "ingest.ready",
             document_id=work.document_id,

@@ -11,7 +11,7 @@ from core.database import Database, WriteSession
 from core.errors import ExtractionFailed
 from core.jobs import JobLease
 from core.ports import BlobStore
-from core.repositories.documents import blob_is_used, hold_blobs
+from core.repositories.blob_use import drop_unused
 from core.repositories.lineage import SourceKind, retire_curated, retire_rows
 from core.tables.documents import Collection, Document, DocumentGeneration
 from core.types import DocumentStatus
@@ -32,20 +32,22 @@ class Removal:
         self._retrieval = retrieval
 
     def document(self, lease: JobLease) -> None:
-        """Do one DELETE attempt: points, chunks, blobs nobody else names, then the row."""
+        """Do one DELETE attempt: points, the rows, then the blobs that nobody else names."""
         lease.progress("index", 0.1)
         self._points(lease.subject_id)
         lease.check()
         lease.progress("rows", 0.6)
         with lease.write() as session:
-            self._rows(session, lease.subject_id)
-            lease.succeed()
+            self._rows(session, lease)
+        self.drop_noted(lease)
+        lease.succeed()
 
     def collection(self, lease: JobLease) -> None:
         """Do one COLLECTION attempt: every document goes as `document` lets it go, then the collection's row."""
         of_it = Document.collection_id == lease.subject_id
         actor = str(lease.arguments.get("actor") or audit.SYSTEM)
         removed = 0
+        self.drop_noted(lease)  # of an attempt that was cut off between the rows and the bytes
         while True:
             with self._db.read() as session:
                 left = session.scalar(select(func.count()).select_from(Document).where(of_it)) or 0
@@ -60,28 +62,27 @@ class Removal:
                     document = session.get(Document, document_id)
                     if document is not None:
                         retire_uses(session, document, actor, None)
-                        self._rows(session, document_id)
+                        self._rows(session, lease, document_id)
+                self.drop_noted(lease)
                 removed += 1
         with lease.write() as session:
             session.execute(delete(Collection).where(Collection.id == lease.subject_id))
             lease.succeed()
 
-    def drop_unused(self, session: WriteSession, blobs: set[str]) -> None:
-        """Delete blobs inside the transaction that drops their last row: after it, a new upload may count on them.
+    def drop_noted(self, lease: JobLease) -> None:
+        """Delete the blobs that a transaction of this job took the last row of, which it noted in the job itself.
 
-        If the transaction then fails, the rows name blobs that are gone; the job runs again and drops those rows too.
+        Outside that transaction, so that a slow store holds no lock of the database; a later attempt goes on here.
         """
-        hold_blobs(session)
-        for digest in blobs:
-            if not blob_is_used(session, digest):
-                self._blobs.delete(digest)
+        drop_unused(self._db, self._blobs, lease.arguments.get("blobs", ()))
 
     def _points(self, document_id: str) -> None:
         for version in self._retrieval.live():
             version.index.delete_document(document_id)
             version.index.flush_soon()
 
-    def _rows(self, session: WriteSession, document_id: str) -> None:
+    def _rows(self, session: WriteSession, lease: JobLease, document_id: str | None = None) -> None:
+        document_id = document_id or lease.subject_id
         document = session.get(Document, document_id)
         if document is None:
             return
@@ -92,7 +93,7 @@ class Removal:
             blobs |= {row.source_sha256} | ({row.text_sha256} if row.text_sha256 else set())
         session.delete(document)
         session.flush()
-        self.drop_unused(session, blobs)
+        lease.note(blobs=sorted(blobs))
 
 
 def retire_uses(session: WriteSession, document: Document, actor: str, request_id: str | None) -> None:

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 from api.errors import request_id_of
 from api.paging import PageQuery
@@ -19,7 +18,7 @@ from api.schemas.datasets import (
     UploadedDatasetBody,
 )
 from api.security import Caller, GuardedRoute, ServicesOf, needs
-from api.uploads import read_upload
+from api.uploads import in_store, read_upload
 from core.types import Scope
 
 router = APIRouter(route_class=GuardedRoute, prefix="/v1/datasets", tags=["datasets"])
@@ -62,14 +61,8 @@ async def upload_dataset(
     """Upload JSONL or JSON: Alpaca, ShareGPT, messages or preference pairs. Rows that cannot be used are reported."""
     form = await read_upload(request, ["name", "family"], "dataset.jsonl")
     file = form.files[0]
-    upload = await run_in_threadpool(
-        services.datasets.upload,
-        caller,
-        file.data,
-        file.filename,
-        form.fields.get("name") or None,
-        form.fields.get("family") or None,
-    )
+    name, family = (form.fields.get(field) or None for field in ("name", "family"))
+    upload = await in_store(request, lambda: services.datasets.upload(caller, file.data, file.filename, name, family))
     response.status_code = 201 if upload.created else 200
     return UploadedDatasetBody(
         **{**asdict(upload.dataset), "report": upload.report, "warnings": upload.warnings, "created": upload.created}

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
@@ -32,7 +31,7 @@ from api.schemas.documents import (
 from api.schemas.jobs import JobBody
 from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.services import Services
-from api.uploads import media_type_of, parse_date_field, parse_json_field, read_form, refuse
+from api.uploads import in_store, media_type_of, parse_date_field, parse_json_field, read_form, refuse
 from core.access import Principal
 from core.errors import InvalidInput, UnsupportedFormat
 from core.paging import Page
@@ -112,7 +111,8 @@ async def add_documents(request: Request, caller: Caller, services: ServicesOf) 
         raise UnsupportedFormat(
             "send multipart/form-data with `file`, or application/json with `text`", code="unsupported_media_type"
         )
-    return await run_in_threadpool(_accept, services, caller, uploads, request_id_of(request.scope))
+    request_id = request_id_of(request.scope)
+    return await in_store(request, lambda: _accept(services, caller, uploads, request_id))
 
 
 async def _uploads_from_form(request: Request) -> list[Upload]:

@@ -133,6 +133,22 @@ class JobLease:
         self.stage = stage if stage is not None else self.stage
         self._stage_began = now
 
+    def note(self, **arguments: Any) -> None:
+        """Merge into the job's arguments what a later attempt has to know; inside `write()`, part of that transaction.
+
+        Raises:
+            LeaseLost: another attempt owns the job.
+        """
+        with self.write() as session:
+            held = self._held()
+            assert held is not None
+            merged = held[1].arguments = {**held[1].arguments, **arguments}
+
+            def take() -> None:
+                self.arguments = merged
+
+            session.after_commit(take)
+
     def succeed(self) -> None:
         """End well. Inside `write()` the end is part of that transaction, so effect and end are one."""
         self._end(self._machine.succeed)

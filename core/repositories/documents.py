@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from weakref import WeakSet
 
-from sqlalchemy import delete, insert, select, text
+from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
 from core.access import documents_visible
@@ -17,7 +17,6 @@ from core.database import WriteSession
 from core.errors import NotFound
 from core.jobs import JobStore
 from core.tables.base import utc_now
-from core.tables.datasets import Dataset
 from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration, DocumentGroup
 from core.tables.jobs import Job
 from core.tables.operations import IndexVersion
@@ -28,7 +27,6 @@ SET_ASIDE = "~"
 """First character of the name of a collection that is being deleted: no name may begin so, and its own is free."""
 _POINT_NAMESPACE = uuid.UUID("6f5f6b1e-6d3c-5b0e-9a3e-7c1f4a1b2d90")
 _INSERT_BATCH = 500
-_BLOBS_LOCK = 0x7473756D756769
 
 _followed: WeakSet[JobStore] = WeakSet()
 
@@ -169,24 +167,6 @@ def drop_other_generations(session: WriteSession, document_id: str, *, keep: int
     session.execute(delete(ChunkRow).where(ChunkRow.document_id == document_id, ChunkRow.generation < keep))
     session.flush()
     return blobs
-
-
-def hold_blobs(session: WriteSession) -> None:
-    """Until the end of the transaction, nobody else decides whether a blob is still used. SQLite has one writer anyway.
-
-    Whoever names a blob in a row, or deletes one that no row names, holds this first.
-    """
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _BLOBS_LOCK})
-
-
-def blob_is_used(session: Session, digest: str) -> bool:
-    """Whether a generation or a dataset of any tenant still names a blob."""
-    generations = select(DocumentGeneration.document_id).where(
-        (DocumentGeneration.source_sha256 == digest) | (DocumentGeneration.text_sha256 == digest)
-    )
-    datasets = select(Dataset.id).where((Dataset.source_sha256 == digest) | (Dataset.content_sha256 == digest))
-    return any(session.execute(query.limit(1)).first() is not None for query in (generations, datasets))
 
 
 def _on_ingest_job(session: WriteSession, job: Job) -> None:

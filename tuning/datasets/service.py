@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from core.access import Principal
 from core.audit import record
 from core.database import Database, WriteSession
-from core.errors import InvalidInput, NotFound
+from core.errors import InvalidInput, NotFound, Unavailable
 from core.language import language_of
 from core.paging import Page, after_cursor, checked_limit, cut_page
 from core.ports import BlobStore
+from core.repositories.blob_use import drop_unused, storing
 from core.repositories.derived import rows_readable, sets_with_hidden_rows
-from core.repositories.documents import hold_blobs
 from core.tables.base import new_id
 from core.tables.datasets import Dataset, DatasetRow
 from core.types import Scope
@@ -31,6 +32,8 @@ from tuning.datasets.quality import quality_report
 from tuning.datasets.storing import MadeRow, add_sources, insert_rows
 from tuning.datasets.upkeep import change, remove
 from tuning.datasets.views import DatasetView, RowView, dataset_views, row_view, without_quotes
+
+log = structlog.stdlib.get_logger(__name__)
 
 MAX_NAME_CHARS = 200
 MAX_INVALID_DETAILS = 1_000
@@ -77,12 +80,8 @@ class DatasetService:
         known = self._by_content(principal.tenant_id, parsed.digest)
         if known is not None:
             return _known(known, report, family)
-        self._blobs.put(data)
         try:
-            with self._db.write() as session:
-                hold_blobs(session)  # or the deletion of another set of this file may take it away
-                if not self._blobs.exists(source):
-                    self._blobs.put(data)
+            with storing(self._db, self._blobs, [data]) as still_held, self._db.write() as session:
                 dataset = Dataset(
                     id=new_id("dst"),
                     tenant_id=principal.tenant_id,
@@ -106,6 +105,7 @@ class DatasetService:
                     object_id=dataset.id,
                     detail={"name": title, "rows": len(parsed.rows), "invalid": len(parsed.invalid), "source": source},
                 )
+                still_held()
         except IntegrityError:  # the same rows were uploaded at the same moment
             known = self._by_content(principal.tenant_id, parsed.digest)
             if known is None:
@@ -244,7 +244,11 @@ class DatasetService:
         principal.require(Scope.TUNE)
         with self._db.write() as session:
             dataset = _changeable(session, principal, dataset_id)
-            remove(session, self._blobs, principal, dataset, request_id)
+            source = remove(session, principal, dataset, request_id)
+        try:
+            drop_unused(self._db, self._blobs, [source] if source else [])
+        except Unavailable as error:  # the set is gone all the same; the checkup finds its file
+            log.warning("datasets.file_left", dataset_id=dataset_id, digest=source, reason=error.code)
 
     def quality(self, principal: Principal, dataset_id: str) -> dict[str, Any]:
         """Flags of a set's rows in force (`tuning.datasets.quality`), kept until one of them is retired.

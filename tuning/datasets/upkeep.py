@@ -14,8 +14,6 @@ from core.access import Principal
 from core.audit import record
 from core.database import WriteSession
 from core.errors import Conflict
-from core.ports import BlobStore
-from core.repositories.documents import blob_is_used, hold_blobs
 from core.tables.base import utc_now
 from core.tables.datasets import Dataset, DatasetRow
 from core.tables.jobs import Job
@@ -49,10 +47,8 @@ def change(
         _record(session, principal, dataset, "dataset.change", detail, request_id)
 
 
-def remove(
-    session: WriteSession, blobs: BlobStore, principal: Principal, dataset: Dataset, request_id: str | None
-) -> None:
-    """Delete a set, its rows and its file.
+def remove(session: WriteSession, principal: Principal, dataset: Dataset, request_id: str | None) -> str | None:
+    """Delete a set and its rows; returns the digest of its file, to be dropped after the commit.
 
     Raises:
         Conflict: `dataset_in_use`: a run that has not ended takes it; cancel that first.
@@ -81,10 +77,7 @@ def remove(
     else:
         session.delete(dataset)
     session.flush()
-    if source is not None:
-        hold_blobs(session)
-        if not blob_is_used(session, source):
-            blobs.delete(source)
+    return source
 
 
 def _refuse_in_use(session: WriteSession, dataset: Dataset) -> None:
