@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -10,7 +10,6 @@ import anyio
 import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
-from sqlalchemy import func, select
 from starlette.middleware.cors import CORSMiddleware
 
 from api import errors
@@ -18,13 +17,12 @@ from api.context import ContextMiddleware
 from api.draining import Draining, DrainMiddleware
 from api.idempotency import forget_interrupted
 from api.limits import BodyLimitMiddleware
-from api.metrics import HttpMetrics
+from api.metrics import HttpMetrics, JobCounts
 from api.quotas import Quotas
 from api.routes import ROUTERS
 from api.services import Services
 from api.streaming import StreamPool
 from api.uploads import STORING_THREADS
-from core.tables import Job
 
 THREADS: Final = 128
 """Threads for routes that block on SQL, the index or a file. Streams have their own (`api.streaming`)."""
@@ -39,7 +37,7 @@ Lists take `limit` and `cursor`; writes accept `Idempotency-Key`.
 def create_app(services: Services) -> FastAPI:
     """Build the application over services that are ready to be called."""
     metrics = HttpMetrics()
-    metrics.add_job_gauge(lambda: _count_jobs(services))
+    metrics.add_job_gauge(JobCounts(services.db))
     metrics.add_truncation_counter(lambda: {} if services.index is None else services.index.truncated())
 
     @asynccontextmanager
@@ -83,9 +81,3 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(DrainMiddleware, draining=app.state.draining)
     app.add_middleware(ContextMiddleware, metrics=metrics)
     return app
-
-
-def _count_jobs(services: Services) -> Mapping[tuple[str, str], int]:
-    with services.db.read() as session:
-        rows = session.execute(select(Job.kind, Job.status, func.count()).group_by(Job.kind, Job.status))
-        return {(kind, status): count for kind, status, count in rows}

@@ -4,11 +4,17 @@ what other packages count goes to the process-wide registry and is printed after
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from sqlalchemy import func, select
+
+from core.database import Database
+from core.tables import Job
 
 
 class HttpMetrics:
@@ -49,6 +55,28 @@ class HttpMetrics:
     def render(self) -> bytes:
         """Text exposition of both registries."""
         return generate_latest(self.registry) + generate_latest(REGISTRY)
+
+
+class JobCounts:
+    """Jobs of all tenants by (kind, status). Counting takes a hundredth of the time at most, however many there are."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._lock = threading.Lock()
+        self._counts: Mapping[tuple[str, str], int] = {}
+        self._good_until = 0.0
+
+    def __call__(self) -> Mapping[tuple[str, str], int]:
+        """Counted now, or not longer ago than a hundred times what counting took."""
+        with self._lock:
+            begun = time.monotonic()
+            if begun >= self._good_until:
+                with self._db.read() as session:
+                    rows = session.execute(select(Job.kind, Job.status, func.count()).group_by(Job.kind, Job.status))
+                    self._counts = {(kind, status): count for kind, status, count in rows}
+                ended = time.monotonic()
+                self._good_until = ended + 100 * (ended - begun)
+            return self._counts
 
 
 class _JobCollector(Collector):

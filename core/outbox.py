@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.database import Database, WriteSession
@@ -84,17 +84,17 @@ class Outbox:
         now = self._clock()
         settled = now - timedelta(seconds=GRACE_S)
         with self._db.read() as session:
-            ids = session.scalars(
+            left_over = (
                 select(OutboxMessage.id)
-                .where(
-                    or_(
-                        OutboxMessage.not_before <= now,
-                        and_(OutboxMessage.not_before.is_(None), OutboxMessage.created_at <= settled),
-                    )
-                )
+                .where(OutboxMessage.not_before.is_(None), OutboxMessage.created_at <= settled)
                 .order_by(OutboxMessage.created_at, OutboxMessage.id)
-                .limit(limit)
-            ).all()
+            )
+            delayed = (
+                select(OutboxMessage.id)
+                .where(OutboxMessage.not_before.is_not(None), OutboxMessage.not_before <= now)
+                .order_by(OutboxMessage.not_before)
+            )
+            ids = [id_ for query in (left_over, delayed) for id_ in session.scalars(query.limit(limit))]
         return self._publish(ids)
 
     def next_due(self) -> datetime | None:
@@ -102,7 +102,9 @@ class Outbox:
         with self._db.read() as session:
             undelayed = OutboxMessage.not_before.is_(None)
             oldest = session.scalar(select(func.min(OutboxMessage.created_at)).where(undelayed))
-            delayed = session.scalar(select(func.min(OutboxMessage.not_before)))
+            delayed = session.scalar(
+                select(func.min(OutboxMessage.not_before)).where(OutboxMessage.not_before.is_not(None))
+            )
         times = [oldest + timedelta(seconds=GRACE_S)] if oldest is not None else []
         if delayed is not None:
             times.append(delayed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -101,11 +102,15 @@ class IndexBuilder:
         step: called between batches with the fraction of documents held; what it raises ends the work.
         """
         while True:
+            with self._db.read() as session:  # once a round: counting for each document would count all of them
+                held, wanted = documents_held(session, version.id)
             for document_id, generation in self._missing(version):
+                look = partial(step, min(1.0, held / wanted) if wanted else 1.0)
                 try:
-                    self._one(version, document_id, generation, step)
+                    self._one(version, document_id, generation, look)
                 except _Overtaken:
                     log.info("index.overtaken", version=version.id, document_id=document_id, generation=generation)
+                held += 1
             if self._finish(version):
                 log.info("index.ready", version=version.id)
                 return
@@ -120,7 +125,7 @@ class IndexBuilder:
                 return
             after = found[-1][0]
 
-    def _one(self, version: OpenVersion, document_id: str, generation: int, step: Callable[[float], None]) -> None:
+    def _one(self, version: OpenVersion, document_id: str, generation: int, look: Callable[[], None]) -> None:
         @contextmanager
         def write() -> Iterator[WriteSession]:
             with self._db.write() as session:
@@ -133,13 +138,10 @@ class IndexBuilder:
                     raise _Overtaken
                 yield session
 
-        fraction = self._fraction(version)
-        step(fraction)
+        look()
         place, extracted, cut = self._stored(version, document_id, generation)
         try:
-            count = write_document(
-                version, place, extracted, with_rows=not cut, write=write, step=lambda _: step(fraction)
-            )
+            count = write_document(version, place, extracted, with_rows=not cut, write=write, step=lambda _: look())
             with write() as session:
                 if session.get(IndexVersion, version.id) is None:
                     raise NotFound(f"no index version '{version.id}'", code="index_version_not_found")
@@ -187,11 +189,6 @@ class IndexBuilder:
             quality=row.quality,
         )
         return place, extracted, twin is not None
-
-    def _fraction(self, version: OpenVersion) -> float:
-        with self._db.read() as session:
-            held, wanted = documents_held(session, version.id)
-        return held / wanted if wanted else 1.0
 
     def _finish(self, version: OpenVersion) -> bool:
         """Call the version ready if nothing became visible without it."""

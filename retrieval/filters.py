@@ -6,21 +6,18 @@ documents in SQL before the index is searched, so that a rare value is found how
 
 from __future__ import annotations
 
-import math
-import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, select
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 
 from core.access import documents_visible
 from core.database import ReadSession
+from core.document_values import key_hash, moment_number, number_of, value_hash
 from core.errors import FieldError, InvalidInput
-from core.moments import as_utc
-from core.tables.documents import Document, DocumentGroup
+from core.moments import Moment, read_moment
+from core.tables.documents import Document, DocumentGroup, DocumentValue
 from core.types import AccessFilter, DocumentStatus
 
 MAX_KEYS = 20
@@ -28,12 +25,10 @@ MAX_VALUES = 100
 MAX_CHARS = 500
 _BOUNDS = ("gt", "gte", "lt", "lte")
 _DATE_COLUMNS = {"created_at": Document.created_at, "updated_at": Document.updated_at}
+_COUNTED = 200
 _METADATA = "metadata."
-_DATE = re.compile(r"(\d{4})(?:-(\d{1,2})-(\d{1,2})|/(\d{1,2})/(\d{1,2})|年(\d{1,2})月(\d{1,2})日)")
 
 Scalar = str | int | float | bool | None
-Moment = tuple[datetime, datetime]
-"""First instant of a date or time, and the first instant after it; equal for a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +36,6 @@ class AnyOf:
     """The value, or one of a list's values, is among these; None stands for a missing key."""
 
     values: tuple[Scalar, ...]
-
-    def holds(self, value: Any) -> bool:
-        """Whether a document's value passes."""
-        own = value if isinstance(value, list) else [value]
-        if None in self.values and (value is None or value == []):
-            return True
-        return any(_same(mine, wanted) for mine in own for wanted in self.values if wanted is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,34 +45,9 @@ class Range:
     bounds: Mapping[str, float | Moment]
     missing: bool
 
-    def holds(self, value: Any) -> bool:
-        """Whether a document's value, or one of a list's, passes."""
-        own = [found for item in (value if isinstance(value, list) else [value]) if (found := self._read(item))]
-        return any(self._inside(found) for found in own) if own else self.missing
-
     def of_dates(self) -> bool:
         """Whether the bounds are dates."""
         return any(isinstance(bound, tuple) for bound in self.bounds.values())
-
-    def _read(self, value: Any) -> tuple[Any, Any] | None:
-        if self.of_dates():
-            return read_moment(value) if isinstance(value, str) else None
-        return (value, value) if _is_number(value) else None
-
-    def _inside(self, value: tuple[Any, Any]) -> bool:
-        first, _ = value
-        for name, bound in self.bounds.items():
-            start, end = bound if isinstance(bound, tuple) else (bound, bound)
-            instant = start == end
-            holds = {
-                "gte": first >= start,
-                "gt": first > start if instant else first >= end,
-                "lt": first < start,
-                "lte": first <= start if instant else first < end,
-            }[name]
-            if not holds:
-                return False
-        return True
 
 
 Condition = AnyOf | Range
@@ -129,37 +92,54 @@ def parse_filters(raw: Mapping[str, Any]) -> Filters:
 
 
 def matching_documents(session: ReadSession, access: AccessFilter, filters: Filters) -> frozenset[str]:
-    """Ids of the readable documents that pass. Metadata is compared here: it is JSON of the caller's own types."""
+    """Ids of the readable documents that pass.
+
+    What their metadata holds is asked of `document_values`: the rarest condition gives the candidates, and the others
+    are looked up for each, so the work is that of the documents found and not of those there are.
+    """
     conditions = [documents_visible(access), Document.status != DocumentStatus.DELETING, *_in_sql(filters)]
-    if not filters.metadata:
-        return frozenset(session.scalars(select(Document.id).where(*conditions)))
-    rows = session.execute(select(Document.id, Document.metadata_).where(*conditions))
-    return frozenset(
-        document_id
-        for document_id, metadata in rows
-        if all(condition.holds(metadata.get(key)) for key, condition in filters.metadata.items())
-    )
+    query = select(Document.id)
+    tests = [_Test.of(access.tenant_id, key, condition) for key, condition in filters.metadata.items()]
+    finding = [test for test in tests if test.missing is None]
+    if finding:
+        rarest = min(finding, key=lambda test: test.count(session)) if len(tests) > 1 else finding[0]
+        held = select(DocumentValue.document_id).where(rarest.rows).distinct().subquery()
+        query = query.join(held, held.c.document_id == Document.id)
+        tests.remove(rarest)
+    return frozenset(session.scalars(query.where(*conditions, *(test.holds() for test in tests))))
 
 
-def read_moment(text: str) -> Moment | None:
-    """A date (2025-03-31, 2025/3/31, 2025年3月31日) or an RFC 3339 time, without a zone in UTC; None for any other."""
-    plain = unicodedata.normalize("NFKC", text).strip()
-    found = _DATE.fullmatch(plain)
-    try:
-        if found:
-            year, month, day = (int(part) for part in found.groups() if part is not None)
-            start = datetime.combine(date(year, month, day), time(), UTC)
-            return start, start + timedelta(days=1)
-        moment = datetime.fromisoformat(plain) if len(plain) > 10 else None
-    except (ValueError, OverflowError):
-        return None
-    if moment is None:
-        return None
-    try:
-        moment = as_utc(moment)
-    except ValueError:
-        return None
-    return moment, moment
+@dataclass(frozen=True, slots=True, eq=False)
+class _Test:
+    """A condition on metadata, over rows of `document_values`."""
+
+    rows: ColumnElement[bool]
+    """Rows one of which must be the document's."""
+    missing: ColumnElement[bool] | None
+    """Rows none of which is, where a document may as well lack the value."""
+
+    @classmethod
+    def of(cls, tenant_id: str, key: str, condition: Condition) -> _Test:
+        under = DocumentValue.key == key_hash(tenant_id, key)
+        if isinstance(condition, AnyOf):
+            hashes = {value_hash(tenant_id, key, wanted) for wanted in condition.values if wanted is not None}
+            return cls(
+                and_(under, DocumentValue.value.in_(sorted(hashes))), under if None in condition.values else None
+            )
+        column: Any = DocumentValue.moment if condition.of_dates() else DocumentValue.number
+        known = and_(under, column.is_not(None))
+        return cls(and_(known, *_bounds(column, condition)), known if condition.missing else None)
+
+    def count(self, session: ReadSession) -> int:
+        """How many rows there are, looking at no more than 200: enough to see which condition is rare."""
+        some = select(DocumentValue.document_id).where(self.rows).limit(_COUNTED).subquery()
+        return session.scalar(select(func.count()).select_from(some)) or 0
+
+    def holds(self) -> ColumnElement[bool]:
+        """On `documents`."""
+        own = DocumentValue.document_id == Document.id
+        held = exists().where(own, self.rows)
+        return held if self.missing is None else or_(held, ~exists().where(own, self.missing))
 
 
 class _Wrong(Exception):
@@ -169,7 +149,7 @@ class _Wrong(Exception):
 def _in_sql(filters: Filters) -> Iterator[ColumnElement[bool]]:
     for key, condition in filters.columns.items():
         if isinstance(condition, Range):
-            yield from _date_bounds(_DATE_COLUMNS[key], condition)
+            yield from _bounds(_DATE_COLUMNS[key], condition)
         elif key == "groups":
             yield exists().where(
                 DocumentGroup.document_id == Document.id, DocumentGroup.group_name.in_(condition.values)
@@ -178,10 +158,11 @@ def _in_sql(filters: Filters) -> Iterator[ColumnElement[bool]]:
             yield (Document.id if key == "document_id" else Document.filename).in_(condition.values)
 
 
-def _date_bounds(column: Any, condition: Range) -> Iterator[ColumnElement[bool]]:
+def _bounds(column: Any, condition: Range) -> Iterator[ColumnElement[bool]]:
+    """On a column of times (`DateTime`), or of moments or numbers as `document_values` has them."""
+    as_stored: Any = moment_number if column is DocumentValue.moment else lambda time: time
     for name, bound in condition.bounds.items():
-        assert isinstance(bound, tuple)
-        start, end = bound
+        start, end = map(as_stored, bound) if isinstance(bound, tuple) else (number_of(bound),) * 2
         if name == "gte":
             yield column >= start
         elif name == "gt":
@@ -229,11 +210,4 @@ def _range(wanted: Any, *, dates_only: bool = False) -> Range:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _same(mine: Any, wanted: Scalar) -> bool:
-    """Equal in value and kind: text after NFKC, 1 is not true."""
-    if isinstance(mine, str) and isinstance(wanted, str):
-        return unicodedata.normalize("NFKC", mine) == unicodedata.normalize("NFKC", wanted)
-    return isinstance(mine, bool) == isinstance(wanted, bool) and not isinstance(mine, str) and mine == wanted
+    return number_of(value) is not None

@@ -5,7 +5,9 @@ A damaged generation is built anew from its source bytes, as a new generation be
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,29 +22,56 @@ from core.repositories.documents import drop_chunks, groups_of, serving_chunk_se
 from core.tables import ChunkRow, Document, DocumentGeneration, IndexContent, IndexVersion, Job
 from core.types import DocumentStatus, JobKind, JobStatus
 
+_PAGE = 500
 UNFINISHED = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
 
 
 def check_generations(examination: Examination) -> Iterator[Finding]:
     """Every ready document serves exactly one generation, whole: its rows, its chunks, its text."""
+    after = ""
+    while True:
+        documents, page = _page_behind(examination, after)
+        yield from _check_page(examination, documents, page)
+        if len(documents) < _PAGE:
+            return
+        after = documents[-1].id
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What is stored about some documents, by document and generation."""
+
+    chunks: Mapping[str, Mapping[int, int]]
+    """{document: {generation: chunks}} of the chunk set that serves."""
+    wanted: Mapping[tuple[str, int], int]
+    generations: Mapping[tuple[str, int], DocumentGeneration]
+    busy: Set[str]
+
+
+def _page_behind(examination: Examination, after: str) -> tuple[Sequence[Document], _Page]:
     with examination.db.read() as session:
-        documents = session.scalars(select(Document).order_by(Document.id)).all()
-        counts = {
-            (document_id, generation): count
-            for document_id, generation, count in session.execute(
-                select(ChunkRow.document_id, ChunkRow.generation, func.count())
-                .where(ChunkRow.chunk_set == serving_chunk_set(session))
-                .group_by(ChunkRow.document_id, ChunkRow.generation)
-            )
-        }
-        wanted = {
-            (row.document_id, row.generation): row.chunk_count
-            for row in session.scalars(select(IndexContent).join(IndexVersion).where(IndexVersion.active))
-        }
-        generations = {(row.document_id, row.generation): row for row in session.scalars(select(DocumentGeneration))}
-        busy = set(session.scalars(select(Job.subject_id).where(Job.status.in_(UNFINISHED))))
+        documents = session.scalars(
+            select(Document).where(Document.id > after).order_by(Document.id).limit(_PAGE)
+        ).all()
+        ids = [document.id for document in documents]
+        chunks: defaultdict[str, dict[int, int]] = defaultdict(dict)
+        for document_id, generation, count in session.execute(
+            select(ChunkRow.document_id, ChunkRow.generation, func.count())
+            .where(ChunkRow.document_id.in_(ids), ChunkRow.chunk_set == serving_chunk_set(session))
+            .group_by(ChunkRow.document_id, ChunkRow.generation)
+        ):
+            chunks[document_id][generation] = count
+        contents = select(IndexContent).join(IndexVersion).where(IndexVersion.active, IndexContent.document_id.in_(ids))
+        wanted = {(row.document_id, row.generation): row.chunk_count for row in session.scalars(contents)}
+        rows = session.scalars(select(DocumentGeneration).where(DocumentGeneration.document_id.in_(ids)))
+        generations = {(row.document_id, row.generation): row for row in rows}
+        at_work = select(Job.subject_id).where(Job.subject_id.in_(ids), Job.status.in_(UNFINISHED))
+        return documents, _Page(chunks, wanted, generations, set(session.scalars(at_work)))
+
+
+def _check_page(examination: Examination, documents: Sequence[Document], page: _Page) -> Iterator[Finding]:
     for document in documents:
-        if document.status == DocumentStatus.DELETING.value or document.id in busy:
+        if document.status == DocumentStatus.DELETING.value or document.id in page.busy:
             continue
         active = document.active_generation
         if active is None:
@@ -50,17 +79,17 @@ def check_generations(examination: Examination) -> Iterator[Finding]:
                 problem = f"is '{document.status}', but no generation serves and no job works on it"
                 yield Finding("documents", document.id, problem, _requeue(examination, document))
             continue
-        row = generations.get((document.id, active))
-        chunks = counts.get((document.id, active), 0)
-        damage = _damage_of(examination, row, chunks, wanted.get((document.id, active), 0))
+        chunks = page.chunks.get(document.id, {})
+        key = (document.id, active)
+        damage = _damage_of(examination, page.generations.get(key), chunks.get(active, 0), page.wanted.get(key, 0))
         if damage is not None:
             yield Finding("documents", document.id, f"generation {active}: {damage}", _requeue(examination, document))
-        for owner, generation in sorted(counts):
-            if owner == document.id and generation != active:
+        for generation, count in sorted(chunks.items()):
+            if generation != active:
                 yield Finding(
                     "documents",
                     document.id,
-                    f"{counts[owner, generation]} chunks of generation {generation}, which does not serve",
+                    f"{count} chunks of generation {generation}, which does not serve",
                     _drop_chunks(examination, document.id, generation),
                 )
 

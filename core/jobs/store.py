@@ -18,6 +18,7 @@ from core.errors import Conflict, NotFound
 from core.jobs.lease import JobLease
 from core.jobs.machine import JobListener, JobMachine
 from core.jobs.sweep import Sweeper, SweepReport
+from core.jobs.turns import first_waiting, tenants_waiting
 from core.jobs.worker_id import worker_id
 from core.notify import Notifier, job_topic
 from core.outbox import Outbox
@@ -126,20 +127,16 @@ class JobStore:
         """Take the queued job whose turn it is among those of the same task; `job_id` only says that there is one.
 
         The turn goes to the tenant with the fewest running jobs, then to the one served longest ago by this process; in
-        it to the most urgent job, then to the oldest. So 10,000 files of one tenant delay another's single file by
-        one file. As many jobs are taken as messages come, whichever jobs the messages name.
+        it to the most urgent job, then to the oldest; of those that waited for a moment, to the one whose moment came
+        first. So 10,000 files of one tenant delay another's single file by one file. As many jobs are taken as messages
+        come, whichever jobs the messages name.
         """
         due = self._clock() + timedelta(seconds=CLOCK_SKEW_S)
         with self._db.write() as session:
             named = session.get(Job, job_id)
             if named is None:
                 return None
-            ready = (
-                Job.task == named.task,
-                Job.status == JobStatus.QUEUED.value,
-                or_(Job.not_before.is_(None), Job.not_before <= due),
-            )
-            waiting = set(session.scalars(select(Job.tenant_id).where(*ready).distinct()))
+            waiting = tenants_waiting(session, named.task, due)
             running: dict[str, int] = {}
             for tenant, count in session.execute(
                 select(Job.tenant_id, func.count())
@@ -149,13 +146,7 @@ class JobStore:
                 running[tenant] = count
             job = None
             for tenant in sorted(waiting, key=lambda name: (running.get(name, 0), self._turns.get(name, 0), name)):
-                job = session.scalars(
-                    select(Job)
-                    .where(*ready, Job.tenant_id == tenant)
-                    .order_by(Job.priority, Job.created_at, Job.id)
-                    .limit(1)
-                    .with_for_update(skip_locked=True)
-                ).one_or_none()
+                job = first_waiting(session, named.task, tenant, due)
                 if job is not None:
                     break
             if job is None:

@@ -7,7 +7,7 @@ from core.tables.builds import DatasetBuild, DatasetBuildStep
 from core.tables.canary import AnswerFailure, CanaryTrial, FamilyPolicy, ShadowAnswer
 from core.tables.datasets import Dataset, DatasetRow
 from core.tables.dictionaries import TenantDictionary
-from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration, DocumentGroup
+from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration, DocumentGroup, DocumentValue
 from core.tables.evaluations import EvaluationOutcome, EvaluationRun, EvaluationSet
 from core.tables.gpu import GpuLease
 from core.tables.jobs import Job, OutboxMessage
@@ -38,6 +38,7 @@ __all__ = [
     "Document",
     "DocumentGeneration",
     "DocumentGroup",
+    "DocumentValue",
     "EvaluationOutcome",
     "EvaluationRun",
     "EvaluationSet",

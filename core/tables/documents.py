@@ -8,10 +8,27 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import JSON, Date, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Connection,
+    Date,
+    Double,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+    delete,
+    event,
+    insert,
+    inspect,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.tables.base import Base, Name, created_column, id_column
+from core.document_values import values_of
+from core.tables.base import Base, Name, created_column, id_column, only_where
 
 
 class Collection(Base):
@@ -33,6 +50,7 @@ class Document(Base):
     __table_args__ = (
         UniqueConstraint("tenant_id", "collection_id", "external_id"),
         Index("ix_documents_tenant_status", "tenant_id", "status"),
+        Index("ix_documents_listed", "tenant_id", "created_at", "id"),
         Index("ix_documents_family", "collection_id", "edition_family"),
     )
 
@@ -63,6 +81,39 @@ class Document(Base):
     updated_at: Mapped[datetime] = created_column()
 
 
+class DocumentValue(Base):
+    """One value of a document's metadata as `core.document_values` has it; filters look here, not into JSON."""
+
+    __tablename__ = "document_values"
+    __table_args__ = (
+        Index("ix_document_values_document", "document_id", "key"),
+        Index("ix_document_values_number", "key", "number", **only_where("number IS NOT NULL")),
+        Index("ix_document_values_moment", "key", "moment", **only_where("moment IS NOT NULL")),
+        {"sqlite_with_rowid": False},
+    )
+
+    key: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    value: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    document_id: Mapped[str] = mapped_column(ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[float | None] = mapped_column(Double, default=None)
+    moment: Mapped[int | None] = mapped_column(BigInteger, default=None)
+    """Microseconds since 1970, where it is a date or a time."""
+
+
+@event.listens_for(Document, "after_insert")
+@event.listens_for(Document, "after_update")
+def _write_values(_mapper: object, connection: Connection, document: Document) -> None:
+    """With the document's row, whoever writes it."""
+    history = inspect(document).attrs.metadata_.history
+    if not history.has_changes():
+        return
+    if history.deleted:
+        connection.execute(delete(DocumentValue).where(DocumentValue.document_id == document.id))
+    rows = list(values_of(document.id, document.tenant_id, document.metadata_ or {}))
+    if rows:
+        connection.execute(insert(DocumentValue), rows)
+
+
 class DocumentGroup(Base):
     """Who may read a document: one row per group, or one row with PUBLIC_GROUP for the whole tenant."""
 
@@ -87,7 +138,7 @@ class DocumentGeneration(Base):
     encoding: Mapped[str | None] = mapped_column(String(40), default=None)
     given_encoding: Mapped[str | None] = mapped_column(String(40), default=None)
     """What the upload said its text is in; read again, it is read so again."""
-    text_sha256: Mapped[str | None] = mapped_column(String(64), default=None)
+    text_sha256: Mapped[str | None] = mapped_column(String(64), default=None, index=True)
     char_count: Mapped[int | None] = mapped_column(default=None)
     page_count: Mapped[int | None] = mapped_column(default=None)
     title: Mapped[str | None] = mapped_column(String(512), default=None)

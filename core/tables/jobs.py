@@ -8,7 +8,11 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.tables.base import Base, created_column, id_column
+from core.tables.base import Base, created_column, id_column, only_where
+
+READY = "status = 'queued' AND not_before IS NULL"
+DELAYED = "status = 'queued' AND not_before IS NOT NULL"
+SENT = "status = 'queued' AND sent_at IS NOT NULL"
 
 
 class Job(Base):
@@ -18,8 +22,11 @@ class Job(Base):
     __table_args__ = (
         Index("ix_jobs_status_heartbeat", "status", "heartbeat_at"),
         Index("ix_jobs_tenant_created", "tenant_id", "created_at"),
-        Index("ix_jobs_turn", "task", "status", "tenant_id", "priority", "created_at", "id"),
+        Index("ix_jobs_turn", "task", "tenant_id", "priority", "created_at", "id", **only_where(READY)),
+        Index("ix_jobs_delayed", "task", "tenant_id", "not_before", **only_where(DELAYED)),
+        Index("ix_jobs_sent", "task", "sent_at", "not_before", **only_where(SENT)),
         Index("ix_jobs_kind_status", "kind", "status"),
+        Index("ix_jobs_listed", "tenant_id", "status", "created_at", "id"),
     )
 
     id: Mapped[str] = id_column("job")
@@ -57,6 +64,10 @@ class OutboxMessage(Base):
     """A task to publish, written in the transaction that makes it necessary, dropped when published."""
 
     __tablename__ = "outbox"
+    __table_args__ = (
+        Index("ix_outbox_due", "not_before", **only_where("not_before IS NOT NULL")),
+        Index("ix_outbox_undelayed", "created_at", "id", **only_where("not_before IS NULL")),
+    )
 
     id: Mapped[str] = id_column("msg")
     task: Mapped[str] = mapped_column(String(80))

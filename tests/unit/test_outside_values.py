@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from api.schemas.curated import Moment
 from core.answer_format import check_schema
 from core.errors import InvalidInput, TooLarge
+from core.moments import read_moment
 from core.paging import decode_cursor, decode_ordinal, encode_cursor, encode_ordinal
 from core.types import AnswerFormat
 from generation.json_answers import format_hint
-from retrieval.filters import read_moment
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
