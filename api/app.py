@@ -69,7 +69,7 @@ def create_app(services: Services) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     # Added last runs first: the context sees everything, also what the body limit refuses.
-    app.add_middleware(BodyLimitMiddleware, settings=services.settings.http)
+    app.add_middleware(BodyLimitMiddleware, settings=services.settings)
     if services.settings.http.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from core import errors as core_errors
+from core.environment import environment_fault
 from core.errors import FieldError, TsumugiError
 
 log = structlog.stdlib.get_logger("api.errors")
@@ -51,6 +52,7 @@ STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "question_too_long": 422,
     "queue_full": 429,
     "rate_limited": 429,
+    "storage_full": 507,
     "too_many_at_once": 429,
     "unsupported_content": 400,
     "unsupported_parameter": 400,
@@ -67,8 +69,8 @@ CODE_OF_STATUS: Final[Mapping[int, str]] = {
 }
 """Codes for errors that the framework raises by status alone."""
 
-DEFAULT_RETRY_AFTER_S: Final = 2
-"""`Retry-After` of errors that carry no time of their own."""
+RETRY_AFTER_S: Final[Mapping[int, int]] = {429: 2, 503: 2, 507: 60}
+"""Statuses with `Retry-After`, and its seconds where the error carries no time of its own. Room is made by people."""
 
 _OPENAI_TYPES: Final[Mapping[int, str]] = {
     401: "authentication_error",
@@ -169,8 +171,8 @@ def response_of(scope: Scope, error: TsumugiError) -> ProblemResponse:
         headers["WWW-Authenticate"] = (
             f'Bearer realm="tsumugi", error="insufficient_scope", scope="{error.extra["scope"]}"'
         )
-    elif status in {429, 503}:
-        headers["Retry-After"] = str(error.extra.get("retry_after_s", DEFAULT_RETRY_AFTER_S))
+    elif status in RETRY_AFTER_S:
+        headers["Retry-After"] = str(error.extra.get("retry_after_s", RETRY_AFTER_S[status]))
     if status >= 500:
         log.warning("request failed", code=error.code, detail=error.detail, status=status)
     return problem_response(
@@ -242,8 +244,19 @@ def _on_http_error(request: Request, error: Exception) -> Response:
 
 def _on_database_error(request: Request, error: Exception) -> Response:
     log.error("database failed", error=repr(error))
-    unavailable = core_errors.Unavailable("the database does not answer now; try again")
-    return response_of(request.scope, unavailable)
+    fault = environment_fault(error)
+    if fault is None or fault.code == "database_unavailable":
+        fault = core_errors.Unavailable("the database does not answer now; try again")
+    return response_of(request.scope, fault)
+
+
+def _on_system_error(request: Request, error: Exception) -> Response:
+    """A disk, a memory or a table of handles that is full is no bug; whatever else it is goes on to `api.context`."""
+    fault = environment_fault(error)
+    if fault is None:
+        raise error
+    log.error("environment failed", error=repr(error))
+    return response_of(request.scope, fault)
 
 
 def _on_integrity_error(request: Request, error: Exception) -> Response:
@@ -265,3 +278,5 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(IntegrityError, _on_integrity_error)
     app.add_exception_handler(InterfaceError, _on_database_error)
     app.add_exception_handler(PoolTimeout, _on_database_error)
+    app.add_exception_handler(OSError, _on_system_error)
+    app.add_exception_handler(MemoryError, _on_system_error)

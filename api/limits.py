@@ -15,8 +15,10 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import problem_response
-from core.settings import HttpSettings
+from api.errors import problem_response, response_of
+from core.errors import Unavailable
+from core.settings import Settings
+from core.storage import require_room
 
 DRAIN_MAX_BYTES: Final = 2**30
 DRAIN_TIMEOUT_S: Final = 30.0
@@ -32,11 +34,12 @@ class BodyTooLarge(HTTPException):
 
 
 class BodyLimitMiddleware:
-    """Counts body bytes by Content-Length and as they come."""
+    """Counts body bytes by Content-Length and as they come; an upload that the disk has no room for is not begun."""
 
-    def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self._settings = settings
+        self._all_settings = settings
+        self._settings = settings.http
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request with a counted body."""
@@ -69,8 +72,20 @@ class BodyLimitMiddleware:
                 extra={"limit": limit, "actual": int(length)},
             )
             await refused(scope, body.receive, send_after_body)
+        elif (full := self._no_room(scope, int(length) if "content-length" in headers else limit)) is not None:
+            await response_of(scope, full)(scope, body.receive, send_after_body)
         else:
             await self.app(scope, body.receive, send_after_body)
+
+    def _no_room(self, scope: Scope, size_bytes: int) -> Unavailable | None:
+        """Why an upload of at most so many bytes cannot be taken now, or None."""
+        if scope["method"] != "POST" or not _UPLOAD_PATH.fullmatch(scope["path"]):
+            return None
+        try:
+            require_room(self._all_settings, size_bytes)
+        except Unavailable as full:
+            return full
+        return None
 
     def limit_of(self, path: str, content_type: str) -> int:
         """Bytes allowed: uploads have the large limit, unless they are JSON documents."""

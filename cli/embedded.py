@@ -21,6 +21,7 @@ import structlog
 
 from cli.child import SupervisedChild
 from cli.redis_child import RedisChild
+from core.environment import STORAGE_CODES
 from core.errors import Unavailable
 from core.interpreter import take_short_turns
 from core.settings import Settings
@@ -142,8 +143,8 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
     ingest = build_ingest(settings, db, blobs, jobs, retrieval)
     stack.callback(ingest.close)
     tuning = build_tuning(settings, db, blobs, jobs, generation.registry, retrieval, generation.base)
-    _recover(db, blobs, jobs, retrieval, ingest.builder, clean_stop, say)
-    stack.callback(note_clean_stop, db, retrieval, clean_stop)
+    if _recover(db, blobs, jobs, retrieval, ingest.builder, clean_stop, say):
+        stack.callback(note_clean_stop, db, retrieval, clean_stop)
     index = IndexService(db, jobs, retrieval, settings)
     if not index.status()[0].configured:
         say("the settings make another index than the one that serves: `tsumugi index build`, then `switch`")
@@ -186,6 +187,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
         checks=(
             Check("broker", queue.ping),
             Check("index", retrieval.count),
+            Check("index_incomplete", retrieval.check_complete),
             Check("generator", generation.engine.ping),
             Check("ingest_worker", lambda: _require(worker.alive and worker.ready.is_set(), "the ingest worker")),
             Check("beat", lambda: _require(beat.alive, "beat")),
@@ -268,10 +270,11 @@ def _recover(
     builder: IndexBuilder,
     clean_stop: Path,
     say: Say,
-) -> None:
+) -> bool:
     """Take up what a predecessor left: its messages are dropped and sent anew, its running jobs queued again.
 
-    We hold the data dir's lock, so no worker of it can be alive, and the broker is ours alone.
+    We hold the data dir's lock, so no worker of it can be alive, and the broker is ours alone. False: the disk has no
+    room to bring the index in line; what it holds is served, and the next start compares again.
     """
     from core.blobs import FolderBlobStore
     from ingest.vectors import passage_vectors
@@ -283,16 +286,24 @@ def _recover(
     clean = take_clean_stop(db, retrieval, clean_stop)
     if not clean and isinstance(blobs, FolderBlobStore):
         blobs.drop_unfinished()
-    if builder.lacks(retrieval.active):
-        say("the index was made by an older version of this program: building it anew")
-        builder.fill(
-            retrieval.active, lambda done: log.info("index.filling", version=retrieval.index_version, done=done)
-        )
-    if not clean:  # after the filling: what that writes would be embedded twice
-        report = reconcile(db, retrieval, repair=True, embed=passage_vectors)
-        if not report.clean:
-            log.warning("index.reconciled", report=str(report))
-            say("the index was brought back in line with the database")
+    try:
+        if builder.lacks(retrieval.active):
+            say("the index was made by an older version of this program: building it anew")
+            builder.fill(
+                retrieval.active, lambda done: log.info("index.filling", version=retrieval.index_version, done=done)
+            )
+        if not clean:  # after the filling: what that writes would be embedded twice
+            report = reconcile(db, retrieval, repair=True, embed=passage_vectors)
+            if not report.clean:
+                log.warning("index.reconciled", report=str(report))
+                say("the index was brought back in line with the database")
+    except Unavailable as full:
+        if full.code not in STORAGE_CODES:
+            raise
+        log.warning("index.not_reconciled", code=full.code, detail=full.detail)
+        say(f"the index could not be brought in line with the database: {full.detail}")
+        return False
+    return True
 
 
 def _start_workers(

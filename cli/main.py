@@ -99,7 +99,24 @@ def main() -> NoReturn:
     except TsumugiError as error:
         errors.print(f"{error.detail} ({error.code})", markup=False, soft_wrap=True)
         sys.exit(EXIT_USAGE if error.code == "invalid_settings" else EXIT_FAILED)
+    except Exception as error:
+        message = _told_by_machine(error)
+        if message is None:
+            raise
+        errors.print(message, markup=False, soft_wrap=True)
+        sys.exit(EXIT_FAILED)
     sys.exit(0)
+
+
+def _told_by_machine(error: Exception) -> str | None:
+    """One line for a disk, a memory or a database that fails; None for what is a bug."""
+    from core.environment import environment_fault
+
+    fault = environment_fault(error)
+    if fault is None:
+        return None
+    where = f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
+    return f"{fault.detail}{where} ({fault.code})"
 
 
 if __name__ == "__main__":

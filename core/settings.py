@@ -136,6 +136,16 @@ class BlobSettings(S3Connection):
     prefix: str = Field("", max_length=200, description="S3: put before each key, such as `tsumugi/`.")
 
 
+class StorageSettings(Section):
+    """The disks under the data dir."""
+
+    reserve_bytes: int = Field(
+        512 * 2**20,
+        ge=2**27,
+        description="Kept free: uploads beyond it are 507, so that deleting, the log and the index have room left.",
+    )
+
+
 class IngestSettings(Section):
     """Extraction, chunking, ingest workers."""
 
@@ -404,6 +414,7 @@ class Settings(BaseSettings):
     broker: BrokerSettings = BrokerSettings()
     blobs: BlobSettings = BlobSettings()
     s3: S3Connection = Field(S3Connection(), description="The store of `s3://` places: sources to sync, and backups.")
+    storage: StorageSettings = StorageSettings()
     ingest: IngestSettings = IngestSettings()
     jobs: JobSettings = JobSettings()
     worker: WorkerSettings = WorkerSettings()

@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import structlog
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from core import tracing
 from core.access import Principal
 from core.database import Database
+from core.environment import STORAGE_CODES, environment_fault
 from core.errors import TsumugiError
 from core.measures import observe_answer
 from core.ports import GenerationHandle
@@ -28,6 +31,8 @@ from generation.evidence.compose import AnsweredBy, ComposedAnswer, lines_as_jso
 from generation.evidence.stage import Evidence
 from generation.json_answers import cite_json
 from generation.prompt import is_not_found, not_found_text
+
+log = structlog.stdlib.get_logger(__name__)
 
 NEAREST = 3
 """Lines offered with a refusal."""
@@ -162,11 +167,10 @@ class AnswerStream:
                 tokens=record.usage["completion_tokens"],
                 first_token_ms=timings.get("first_token", 0.0),
             )
-        if draft.options.recorded:
-            self._store(record)
+        recorded = draft.options.recorded and self._keep(record)
         self._record = record
         plain = draft.options.answer_format is None and not isinstance(self._handle, Deliberation)
-        plain = plain and draft.options.recorded
+        plain = plain and recorded
         shadowed = self._beside is not None and draft.route.shadow is not None and plain
         if shadowed and self._beside is not None and draft.request is not None:
             self._beside.offer(
@@ -206,6 +210,18 @@ class AnswerStream:
                     code=error.code[:64],
                 )
             )
+
+    def _keep(self, record: AnswerRecord) -> bool:
+        """Store the answer; False where the disk takes nothing: that costs the record of it, not the answer."""
+        try:
+            self._store(record)
+        except (OperationalError, OSError) as error:
+            fault = environment_fault(error)
+            if fault is None or fault.code not in STORAGE_CODES:
+                raise
+            log.warning("answer.not_recorded", answer_id=record.id, code=fault.code, detail=fault.detail)
+            return False
+        return True
 
     def _store(self, record: AnswerRecord) -> None:
         draft, adapter = self.draft, self.draft.route.adapter

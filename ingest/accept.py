@@ -34,6 +34,7 @@ from core.repositories.documents import (
     visible_document,
 )
 from core.settings import Settings
+from core.storage import require_room
 from core.tables.base import utc_now
 from core.tables.documents import Collection, Document, DocumentGeneration
 from core.tables.jobs import Job
@@ -98,6 +99,7 @@ class IngestService(DocumentCatalogue):
             TooLarge: one file passes the limit, or the archives together what they may unpack to.
             InvalidInput: `wrong_password`, which does not open a file that needs one; nothing was stored.
             Conflict: `external_id_taken`, by a document that this key cannot see.
+            Unavailable: `storage_full`; nothing was stored.
         """
         principal.require(Scope.INGEST)
         limit = self._settings.http.max_upload_bytes
@@ -115,6 +117,7 @@ class IngestService(DocumentCatalogue):
                 for upload in checked
                 for part in unpacked(upload, max_bytes=limit, budget=budget)
             ]
+        require_room(self._settings, sum(len(upload.data) for upload in checked))
         with storing(self._db, self._blobs, (upload.data for upload in checked)) as still_held:
             for attempt in range(1, _ACCEPT_ATTEMPTS + 1):
                 try:

@@ -28,7 +28,7 @@ from core.settings import IngestSettings
 from core.types import ExtractedDocument, PlacedText
 from ingest.extract.page_search import Mark
 from ingest.wire import read_document, read_page, read_unlocked, write_page_request
-from ingest.zygote import DISK_FULL_STATUS, OUT_OF_MEMORY_STATUS
+from ingest.zygote import DISK_FULL_STATUS, OUT_OF_MEMORY_STATUS, STORAGE_FAILED_STATUS
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -63,8 +63,8 @@ class Sandbox:
 
         Raises:
             ExtractionFailed: with the extractor's own code, or `extraction_timeout`, `extraction_out_of_memory`,
-                `extraction_crashed`.
-            Unavailable: `disk_full`, `extraction_unavailable`: no fault of the file.
+                `extraction_crashed`; `extraction_killed`, from outside, which another attempt may survive.
+            Unavailable: `storage_full`, `storage_failed`, `extraction_unavailable`: no fault of the file.
         """
         with self._folder(data) as folder:
             self._judge(self._run(folder, filename, {"encoding": encoding}, poll or (lambda: None)), filename)
@@ -165,7 +165,9 @@ class Sandbox:
         if status == 0:
             return
         if status == DISK_FULL_STATUS or shutil.disk_usage(self._work_dir).free < FULL_BELOW_BYTES:
-            raise Unavailable(f"there was no room on the disk to read '{filename}'", code="disk_full")
+            raise Unavailable(f"there was no room on the disk to read '{filename}'", code="storage_full")
+        if status == STORAGE_FAILED_STATUS:
+            raise Unavailable(f"the disk failed while '{filename}' was read", code="storage_failed")
         limit = self._settings.extract_memory_bytes
         log.warning("extract.child_ended", filename=filename, **{k: v for k, v in outcome.items() if k != "id"})
         if outcome["timed_out"] or status == -signal.SIGXCPU or outcome["cpu_s"] >= self._settings.extract_cpu_s:
@@ -173,6 +175,14 @@ class Sandbox:
                 f"reading '{filename}' took longer than allowed ({self._settings.extract_timeout_s:.0f} s, of which"
                 f" {self._settings.extract_cpu_s} s at work)",
                 code="extraction_timeout",
+            )
+        small = outcome["max_rss_bytes"] < 0.5 * limit
+        if status == -signal.SIGKILL and small:
+            # Nobody here sends it then: a machine without memory does, and takes whoever it likes.
+            raise ExtractionFailed(
+                f"the reading of '{filename}' was killed from outside, as by a machine that is out of memory",
+                code="extraction_killed",
+                retryable=True,
             )
         if status in {OUT_OF_MEMORY_STATUS, -signal.SIGKILL} or outcome["max_rss_bytes"] > 0.7 * limit:
             raise ExtractionFailed(

@@ -30,6 +30,8 @@ from ingest.mounts import OWN_TMP, may_need_converter, mount_over_tmp
 
 DISK_FULL_STATUS = 120
 """Exit status of a child that found no room for what it wrote: no fault of its document."""
+STORAGE_FAILED_STATUS = 121
+"""The same of one to which its disk failed: read-only, or with errors of its own."""
 OUT_OF_MEMORY_STATUS = 86
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
@@ -127,7 +129,7 @@ def _reap(children: dict[int, _Child]) -> None:
 
 def _run_child(request: dict[str, Any]) -> NoReturn:
     """Everything after the fork. Never returns, never raises into the mother's loop."""
-    status = 1
+    status = STORAGE_FAILED_STATUS  # until the document is read, nothing that goes wrong is its doing
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -153,11 +155,12 @@ def _run_child(request: dict[str, Any]) -> NoReturn:
         _limit(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
         _limit(resource.RLIMIT_AS, int(request["memory_bytes"]))
         write_only_below(folder)
+        status = 1
         status = _extract(folder, data, request)
     except MemoryError:
         status = OUT_OF_MEMORY_STATUS
-    except BaseException:  # noqa: BLE001 - the only way out is _exit; the parent reports `extraction_crashed`
-        status = 1
+    except BaseException as error:  # noqa: BLE001 - the only way out is _exit; the parent tells what it means
+        status = _status_of_system(error) or status
     finally:
         os._exit(status)
 
@@ -184,21 +187,43 @@ def _extract(folder: Path, data: bytes, request: dict[str, Any]) -> int:
         )
         write_document(document, folder)
     except TsumugiError as error:
+        status = _status_of_system(error)
+        if status is not None:
+            return status
         write_error(error.code, error.detail, folder, retryable=error.retryable)
     except MemoryError:
         return OUT_OF_MEMORY_STATUS
     except RecursionError:
         write_error("too_deeply_nested", "the document is nested too deeply to be read", folder)
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return DISK_FULL_STATUS
         if error.errno != errno.EFBIG:
             raise
         (folder / "text").unlink(missing_ok=True)
         write_error("text_too_long", "the extracted text passes the output limit; split the document", folder)
     except Exception as error:  # noqa: BLE001 - any library error on hostile bytes fails this document alone
+        status = _status_of_system(error)
+        if status is not None:
+            return status
         write_error("extraction_crashed", f"{type(error).__name__}: {error}", folder)
     return 0
+
+
+def _status_of_system(error: BaseException) -> int | None:
+    """Exit status for what the machine did, also where a library wrapped it; None for what the document did.
+
+    Handles and forbidden paths are no fault of the machine here: the child has limits of its own on both.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError):
+            if seen.errno in {errno.ENOSPC, errno.EDQUOT}:
+                return DISK_FULL_STATUS
+            if seen.errno in {errno.EROFS, errno.EIO}:
+                return STORAGE_FAILED_STATUS
+            if seen.errno == errno.ENOMEM:
+                return OUT_OF_MEMORY_STATUS
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def _limit(kind: int, value: int, *, grace: int = 0) -> None:

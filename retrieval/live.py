@@ -145,19 +145,31 @@ class Retrieval:
         """Points of the version that serves.
 
         Raises:
-            Unavailable: its index does not answer; `index_filling`: it lacks documents that it must hold.
+            Unavailable: its index does not answer; `index_filling`: it lacks half or more of what it must hold.
         """
         points = self.active.index.count()
-        with self._db.read() as session:
-            row = session.get(IndexVersion, self._active.id)
-            if row is not None and row.status == VersionStatus.BUILDING.value:
-                held, wanted = documents_held(session, row.id)
-                if held < wanted:
-                    raise Unavailable(
-                        f"the index is being filled: {held} of {wanted} documents ({points} points)",
-                        code="index_filling",
-                    )
+        held, wanted = self._filled()
+        if held < wanted and 2 * held <= wanted:
+            raise _filling(held, wanted)
         return points
+
+    def check_complete(self) -> None:
+        """Look whether the version that serves is filled.
+
+        Raises:
+            Unavailable: `index_filling`: it lacks documents that it must hold.
+        """
+        held, wanted = self._filled()
+        if held < wanted:
+            raise _filling(held, wanted)
+
+    def _filled(self) -> tuple[int, int]:
+        """(documents that the serving version holds, documents that it must hold); equal unless it is being filled."""
+        with self._db.read() as session:
+            row = session.get(IndexVersion, self.active.id)
+            if row is None or row.status != VersionStatus.BUILDING.value:
+                return 0, 0
+            return documents_held(session, row.id)
 
     def refresh(self) -> None:
         """Serve what the database says from now on. A version that cannot be opened here leaves the old one serving."""
@@ -335,3 +347,7 @@ class PinnedSearcher:
     def use_relevance(self, relevance: RelevanceModel) -> None:
         """Put a new calibration of the serving version in force."""
         self._retrieval.active.searcher.use_relevance(relevance)
+
+
+def _filling(held: int, wanted: int) -> Unavailable:
+    return Unavailable(f"the index is being filled: {held} of {wanted} documents", code="index_filling")

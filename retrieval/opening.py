@@ -25,7 +25,7 @@ def open_index(
 
     Raises:
         DataDirBusy: another process owns the shard.
-        Unavailable: shard or server cannot be used.
+        Unavailable: shard or server cannot be used; `storage_full`, for a new shard.
     """
     if settings.retrieval.index == "qdrant":
         from retrieval.index.connection import connect
@@ -47,7 +47,8 @@ def open_index(
     folder = settings.index_dir / version
     if on_new is not None and not (folder / "edge_config.json").exists():
         on_new()
-    return EdgeIndex(folder, dim=dim, idf=idf, sentences=sentences, bridge=bridge)
+    reserve = settings.storage.reserve_bytes
+    return EdgeIndex(folder, dim=dim, idf=idf, sentences=sentences, bridge=bridge, reserve_bytes=reserve)
 
 
 def collection_of(settings: QdrantSettings, version: str) -> str:

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.environment import says_disk_is_full
 from core.errors import TsumugiError
 from core.gpu import MEMORY_SHARE_VARIABLE
 
@@ -34,6 +35,8 @@ SILENT_AFTER_S = 1800.0
 GRACE_S = 45.0
 """From SIGTERM to SIGKILL: time to finish a step and to write a checkpoint."""
 
+_DISK_SIGN = "pytorchstreamwriter failed writing"
+"""What torch says of a checkpoint that found no room."""
 _MEMORY_SIGNS = ("out of memory", "outofmemoryerror", "memoryerror", "can't allocate memory", "cannot allocate memory")
 
 
@@ -53,11 +56,14 @@ class ChildEnd:
     def failure(self, what: str) -> ChildFailed:
         """The end as an error: killed and interrupted children are worth another attempt, the others are not.
 
-        codes: `out_of_memory`, `{what}_killed`, `{what}_interrupted`, `{what}_failed`.
+        codes: `storage_full`, `out_of_memory`, `{what}_killed`, `{what}_interrupted`, `{what}_failed`.
         """
         extra = {"status": self.status, "stderr": self.stderr_tail}
         last = self.stderr_tail.strip().rpartition("\n")[2][:300]
         folded = self.stderr_tail.casefold()
+        if says_disk_is_full(folded) or _DISK_SIGN in folded:
+            detail = f"{what} found no room on the disk; it goes on from its last checkpoint"
+            return ChildFailed(detail, code="storage_full", extra=extra, retryable=True)
         if any(sign in folded for sign in _MEMORY_SIGNS):
             detail = f"{what} ran out of memory; take fewer rows a step or more accumulation. {last}"
             return ChildFailed(detail, code="out_of_memory", extra=extra)

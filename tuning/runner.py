@@ -25,6 +25,7 @@ from core.jobs import JobLease
 from core.ports import BlobStore
 from core.queue import Task
 from core.settings import Settings
+from core.storage import require_room
 from core.tables.adapters import AdapterVersion
 from core.tables.tuning import TuningRun
 from core.types import AdapterStatus
@@ -177,6 +178,7 @@ class TuningRunner:
             Postponed: `gpu_busy`: the memory of the GPU is lent to others.
             ChildFailed: `out_of_memory`, `train_failed`, `train_killed`, `evaluate_failed`, ...; `extra` holds stderr.
             DatasetRejected: the trainer's audit refused the rows.
+            Unavailable: `storage_full`: checkpoints would take the reserve of the disk.
         """
         run = load_run(self._db, lease)
         if run.adapter_version_id is not None or "artefact" in run.progress:
@@ -190,6 +192,7 @@ class TuningRunner:
         with hold_gpu(self._gpus, lease, base.path, recipe, rows_path) if on_gpu else nullcontext() as grant:
             environment = grant.environment if grant is not None else {}
             if not (folder / "trained").exists():
+                require_room(self._settings)
                 self._train(lease, run, base, folder, adapter, environment)
                 (folder / "trained").write_text(content_digest(adapter), encoding="utf-8")
             if recipe.method is Method.REWARD:

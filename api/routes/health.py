@@ -15,9 +15,11 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.readiness import readiness
 from api.security import authenticate_request, require_operator
 from api.services import Check, Probe, Services
 from core.errors import TsumugiError, Unavailable
+from core.storage import folders_of, free_bytes, require_room
 
 log = structlog.stdlib.get_logger("api.health")
 
@@ -37,13 +39,14 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", responses={503: {"description": "Not ready; `checks` says why."}})
 async def readyz(request: Request) -> JSONResponse:
-    """Every dependency with its state and latency; 503 while one of them fails or the service drains."""
+    """Every dependency with its state and latency. 503 while nothing can be answered or the service drains.
+
+    `degraded` names what is away while the service goes on without it.
+    """
     services: Services = request.app.state.services
     checks = await run_in_threadpool(run_checks, services)
-    ready = all(check["state"] == "ok" for check in checks.values()) and not services.draining.is_set()
-    status = "draining" if services.draining.is_set() else "ready" if ready else "not_ready"
-    body = {"status": status, "checks": checks}
-    return JSONResponse(body, status_code=200 if ready else 503, headers={} if ready else {"Retry-After": "2"})
+    status, body = readiness(checks, draining=services.draining.is_set())
+    return JSONResponse(body, status_code=status, headers={} if status == 200 else {"Retry-After": "2"})
 
 
 def run_checks(services: Services) -> dict[str, dict[str, Any]]:
@@ -53,7 +56,8 @@ def run_checks(services: Services) -> dict[str, dict[str, Any]]:
     last one. Forty of them would hold every thread otherwise, and then all checks would fail.
     """
     begun = time.perf_counter()
-    checks = [Check("database", lambda: _probe_database(services)), *services.checks]
+    own = (Check("database", lambda: _probe_database(services)), Check("disk", lambda: _probe_disk(services)))
+    checks = [*own, *services.checks]
     with _asking:
         asked = {check.name: _ask(services, check, begun) for check in checks}
     results: dict[str, dict[str, Any]] = {}
@@ -98,6 +102,11 @@ def _probe_database(services: Services) -> None:
             session.execute(text("SELECT 1 FROM tenants LIMIT 1"))
     except SQLAlchemyError as error:
         raise Unavailable(f"the database does not answer: {type(error).__name__}") from error
+
+
+def _probe_disk(services: Services) -> dict[str, int]:
+    require_room(services.settings)
+    return {"free_bytes": min(map(free_bytes, folders_of(services.settings)))}
 
 
 def _ms(begun: float) -> float:

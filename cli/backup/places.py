@@ -125,7 +125,7 @@ def opened(place: str, settings: Settings, work: Path) -> Iterator[Path]:
 
     Raises:
         InvalidInput: `backup_unreadable`: it cannot be read, or names what no backup holds.
-        Unavailable: `backup_place_unavailable`; `disk_full`: there is no room to unpack it.
+        Unavailable: `backup_place_unavailable`; `storage_full`: there is no room to unpack it.
     """
     if place.startswith(SCHEME):
         with _bucket(place, settings) as (client, bucket, prefix):
@@ -183,7 +183,7 @@ def _is_ours(name: str) -> bool:
 
 def _require_room(folder: Path, size: int) -> None:
     if shutil.disk_usage(folder).free < size + SPARE_BYTES:
-        raise Unavailable(f"{folder} has no room for another {size} bytes", code="disk_full")
+        raise Unavailable(f"{folder} has no room for another {size} bytes", code="storage_full")
 
 
 def _sync(path: Path) -> None:

@@ -9,7 +9,7 @@ What it keeps in memory between requests, and how it follows changes made by oth
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from api.services import Check
     from core.jobs import JobStore
     from core.keys import Bootstrap
+    from retrieval.live import Retrieval
     from workers.context import WorkerContext
     from workers.threads import ThreadsWorker
 
@@ -117,7 +118,7 @@ def _build(parts: Parts, stack: ExitStack) -> ApiProcess:
         evaluations=EvaluationService(db, jobs, generation.router),
         page_images=page_images,
         draining=draining,
-        checks=_checks(parts, retrieval.count, generation.engine.ping),
+        checks=_checks(parts, retrieval, generation.engine.ping),
     )
     return ApiProcess(create_app(services), draining, parts.bootstrap, jobs, worker)
 
@@ -138,13 +139,17 @@ def _start_worker(parts: Parts, stack: ExitStack, context: WorkerContext) -> Thr
     return worker
 
 
-def _checks(parts: Parts, count: object, ping: object) -> tuple[Check, ...]:
+def _checks(parts: Parts, retrieval: Retrieval, ping: Callable[[], object]) -> tuple[Check, ...]:
     """Dependencies of a request. A dead worker is none: documents wait for it, and answers need it not."""
     from api.services import Check
     from core.blobs_s3 import S3BlobStore
 
-    assert callable(count) and callable(ping)
-    checks = [Check("broker", parts.queue.ping), Check("index", count), Check("generator", ping)]
+    checks = [
+        Check("broker", parts.queue.ping),
+        Check("index", retrieval.count),
+        Check("index_incomplete", retrieval.check_complete),
+        Check("generator", ping),
+    ]
     if isinstance(parts.blobs, S3BlobStore):
         checks.append(Check("blobs", parts.blobs.ping))
     return tuple(checks)

@@ -28,8 +28,10 @@ from qdrant_edge import (
     UpdateOperation,
 )
 
+from core.environment import says_disk_is_full
 from core.errors import DataDirBusy, Unavailable
 from core.processes import yield_to_others
+from core.storage import FOR_INDEXING, FOR_REMOVAL, require_room_in
 from core.types import (
     AccessFilter,
     ArmScores,
@@ -85,16 +87,27 @@ class EdgeIndex:
     def ensure(self) -> None:
         """Nothing to do: the folder is ours alone, and was made when it was opened."""
 
-    def __init__(self, folder: Path, *, dim: int, idf: bool = True, sentences: bool = False, bridge: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        dim: int,
+        idf: bool = True,
+        sentences: bool = False,
+        bridge: int = 0,
+        reserve_bytes: int = 0,
+    ) -> None:
         """Open the shard, creating it when the folder has none.
 
         idf: the index multiplies sparse weights by the IDF of the tenant's points; False for learnt weights.
         sentences: points carry vectors of their sentences; they stay on disk, two bytes a number.
         bridge: dimensions of the vectors that compare languages, 0 for none; they are compared one by one.
+        reserve_bytes: what is kept free on the disk. The engine maps its files: a write to a page for which there is
+            no room ends the process, so no write begins where it might come to that.
 
         Raises:
             DataDirBusy: another process holds it.
-            Unavailable: it cannot be read.
+            Unavailable: it cannot be read; `storage_full`, a new one has no room.
         """
         self._folder = folder
         self._idf = idf
@@ -109,8 +122,11 @@ class EdgeIndex:
         self._left_unindexed = 0
         self._dim = dim
         self._beam: int | None = BEAMS[-1]
+        self._reserve_bytes = reserve_bytes
         folder.mkdir(parents=True, exist_ok=True)
         fresh = not (folder / "edge_config.json").exists()
+        if fresh:
+            self._require_room(FOR_INDEXING)
         try:
             self._shard: Any = (
                 EdgeShard.create(str(folder), shard_config(dim, idf, sentences, bridge))
@@ -141,7 +157,7 @@ class EdgeIndex:
         """Write points; the same id overwrites."""
         for start in range(0, len(points), _UPSERT_BATCH):
             batch = [to_point(point) for point in points[start : start + _UPSERT_BATCH]]
-            self._update(UpdateOperation.upsert_points(batch))
+            self._update(UpdateOperation.upsert_points(batch), FOR_INDEXING)
 
     def delete_document(self, document_id: str, *, keep_generation: int | None = None) -> None:
         """Drop all points of a document, or all but those of one generation."""
@@ -298,8 +314,13 @@ class EdgeIndex:
         return max(0, int(info.points_count) - int(info.indexed_vectors_count) // fields)
 
     def optimize(self) -> bool:
-        """Build graph indexes and merge segments where it is due; blocks for as long as that takes."""
+        """Build graph indexes and merge segments where it is due; blocks for as long as that takes.
+
+        Raises:
+            Unavailable: `storage_full`: the new segments stand beside the old ones until they are whole.
+        """
         with self._lock:
+            self._require_room(FOR_INDEXING, sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*")))
             changed = bool(self._live().optimize())
             self._measure_beam()
             return changed
@@ -378,10 +399,21 @@ class EdgeIndex:
             raise Unavailable(f"the index in {self._folder} is closed", retryable=False)
         return self._shard
 
-    def _update(self, operation: Any) -> None:
+    def _require_room(self, share: float, size_bytes: int = 0) -> None:
+        if self._reserve_bytes:
+            require_room_in(self._folder, size_bytes, reserve_bytes=round(self._reserve_bytes * share))
+
+    def _update(self, operation: Any, share: float = FOR_REMOVAL) -> None:
+        """Write. share: of the reserve, what must be free; only what adds points leaves room for what takes them."""
         with self._lock:
+            self._require_room(share)
             self._dirty = True  # before the write: a flush between the two must not be the last
-            self._live().update(operation)
+            try:
+                self._live().update(operation)
+            except Exception as error:  # the binding raises bare Exception
+                if says_disk_is_full(str(error)):
+                    raise Unavailable("the disk of the index takes no more", code="storage_full") from error
+                raise
 
     def _query(self, query: Any, condition: Any, limit: int, params: Any) -> list[ScoredPoint]:
         request = QueryRequest(

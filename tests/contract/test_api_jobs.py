@@ -182,12 +182,12 @@ def test_readiness_names_each_dependency(api: Api, admin: TestClient, broken: bo
             raise OSError("no such socket /tmp/secret")
         return "fine"
 
-    api.services.checks = (Check("broker", probe),)
+    api.services.checks = (Check("index", probe),)
     answer = admin.get("/readyz")
     assert answer.status_code == (503 if broken else 200)
     checks = answer.json()["checks"]
     assert checks["database"]["state"] == "ok"
-    assert checks["broker"]["state"] == ("failing" if broken else "ok")
+    assert checks["index"]["state"] == ("failing" if broken else "ok")
     assert "secret" not in answer.text
 
 

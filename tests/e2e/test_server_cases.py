@@ -104,7 +104,7 @@ def test_each_process_says_what_it_stands_on(topology: ServerTopology, service: 
     for name in ("api-1", "api-2"):
         answer = httpx.get(f"{topology.url(name)}/readyz")
         assert answer.json()["status"] == "ready"
-        assert set(answer.json()["checks"]) == {"database", "broker", "index", "generator"}
+        assert set(answer.json()["checks"]) == {"database", "disk", "broker", "index", "index_incomplete", "generator"}
 
 
 def test_job_events_of_a_worker_reach_a_stream_of_an_api_process(service: ServerService) -> None:

@@ -21,7 +21,8 @@ def children_of(service: ServiceProcess, word: str) -> list[psutil.Process]:
 
 
 def ready(service: ServiceProcess) -> bool:
-    return httpx.get(f"{service.url}/readyz", timeout=10).status_code == 200
+    answer = httpx.get(f"{service.url}/readyz", timeout=10)
+    return answer.status_code == 200 and not answer.json()["degraded"]
 
 
 def test_second_up_says_so_and_exits_2(service: ServiceProcess) -> None:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from reportlab.pdfgen.canvas import Canvas
 
-from core.errors import Cancelled, ExtractionFailed, TsumugiError
+from core.errors import Cancelled, ExtractionFailed, TsumugiError, Unavailable
 from core.settings import IngestSettings
 from ingest.sandbox import Sandbox
 
@@ -164,6 +164,44 @@ def test_a_reader_that_goes_wrong_fails_alone(
         assert "leak" not in caught.value.detail
         assert box.extract(b"# fine", "a.md").text == "fine"
         assert list((tmp_path / "work").iterdir()) == []
+    finally:
+        box.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "code"),
+    [
+        ("raise OSError(28, 'No space left on device')", Unavailable, "storage_full"),
+        ("raise OSError(122, 'Disk quota exceeded')", Unavailable, "storage_full"),
+        ("raise OSError(5, 'Input/output error')", Unavailable, "storage_failed"),
+        ("raise OSError(30, 'Read-only file system')", Unavailable, "storage_failed"),
+        (
+            "try: raise OSError(28, 'No space left on device')\n"
+            "except OSError as error: raise ValueError('a library in its own words') from error",
+            Unavailable,
+            "storage_full",
+        ),
+        (
+            "from core.errors import ExtractionFailed\n"
+            "try: raise OSError(28, 'No space left on device')\n"
+            "except OSError: raise ExtractionFailed('damaged', code='broken_document')",
+            Unavailable,
+            "storage_full",
+        ),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", ExtractionFailed, "extraction_killed"),
+        ("open('/nothing/there')", ExtractionFailed, "extraction_crashed"),
+    ],
+)
+def test_what_the_machine_does_is_no_fault_of_the_document(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: str, error: type[TsumugiError], code: str
+) -> None:
+    box = crash_with(monkeypatch, tmp_path, body)
+    try:
+        with pytest.raises(error) as caught:
+            box.extract(b"text", "a.txt")
+        assert caught.value.code == code, caught.value.detail
+        assert caught.value.retryable is (code != "extraction_crashed")
+        assert box.extract(b"# fine", "a.md").text == "fine"
     finally:
         box.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from core.database import Database
 from core.environment import environment_fault
-from core.errors import ExtractionFailed, Unavailable
+from core.errors import ExtractionFailed, TsumugiError, Unavailable
 from core.jobs import JobLease, JobStore
 from core.jobs.machine import MAX_WAIT_S
 from core.settings import Settings
@@ -21,7 +22,8 @@ from core.tables import Job, Tenant
 from core.types import JobKind
 from ingest import sandbox
 from ingest.sandbox import Sandbox
-from ingest.zygote import DISK_FULL_STATUS
+from ingest.zygote import DISK_FULL_STATUS, STORAGE_FAILED_STATUS
+from tuning.child import ChildFailed
 from workers import base
 from workers.base import run_job
 
@@ -39,12 +41,20 @@ def wrapped(error: BaseException) -> BaseException:
         (Unavailable("x", code="index_unreachable"), "index_unreachable"),
         (Unavailable("x", code="blob_store_unavailable"), "blob_store_unavailable"),
         (Unavailable("x", code="embedder_unreachable"), "embedder_unreachable"),
-        (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
-        (wrapped(OSError(errno.EDQUOT, "Quota exceeded")), "disk_full"),
+        (OSError(errno.ENOSPC, "No space left on device"), "storage_full"),
+        (wrapped(OSError(errno.EDQUOT, "Quota exceeded")), "storage_full"),
+        (OSError(errno.EROFS, "Read-only file system"), "storage_failed"),
+        (OSError(errno.EIO, "Input/output error"), "storage_failed"),
+        (PermissionError(errno.EACCES, "Permission denied"), "storage_failed"),
         (OSError(errno.EMFILE, "Too many open files"), "system_exhausted"),
         (MemoryError(), "system_exhausted"),
-        (OperationalError("q", {}, Exception("database or disk is full")), "disk_full"),
+        (OperationalError("q", {}, Exception("database or disk is full")), "storage_full"),
+        (OperationalError("q", {}, Exception("attempt to write a readonly database")), "storage_failed"),
+        (OperationalError("q", {}, Exception("disk I/O error")), "storage_failed"),
+        (OperationalError("q", {}, Exception("could not extend file: No space left on device")), "storage_full"),
         (OperationalError("q", {}, Exception("connection refused")), "database_unavailable"),
+        (ChildFailed("x", code="storage_full", retryable=True), "storage_full"),
+        (ChildFailed("x", code="train_failed"), None),
         (Unavailable("x", code="index_rejected", retryable=False), None),
         (Unavailable("x", code="index_incomplete"), None),
         (Unavailable("x", code="blob_damaged"), None),
@@ -137,6 +147,26 @@ def test_a_job_whose_database_went_away_ends_when_it_is_back(
     assert row.error is not None and row.error["code"] == "database_unavailable"
 
 
+@pytest.mark.parametrize(
+    ("outcome", "kind", "code", "retryable"),
+    [
+        ({"status": STORAGE_FAILED_STATUS}, Unavailable, "storage_failed", True),
+        ({"status": -signal.SIGKILL, "max_rss_bytes": 2**27}, ExtractionFailed, "extraction_killed", True),
+        ({"status": -signal.SIGKILL, "max_rss_bytes": 2**31}, ExtractionFailed, "extraction_out_of_memory", False),
+        ({"status": -signal.SIGKILL, "timed_out": True}, ExtractionFailed, "extraction_timeout", False),
+        ({"status": -signal.SIGSEGV}, ExtractionFailed, "extraction_crashed", False),
+    ],
+)
+def test_how_a_reader_ended_says_whose_fault_it_was(
+    settings: Settings, tmp_path: Path, outcome: dict[str, object], kind: type[TsumugiError], code: str, retryable: bool
+) -> None:
+    box = Sandbox(settings.ingest, tmp_path / "work")
+    with pytest.raises(kind) as raised:
+        box._judge({"id": "x", "timed_out": False, "max_rss_bytes": 0, "cpu_s": 0.1, **outcome}, "a.pdf")
+    assert (raised.value.code, raised.value.retryable) == (code, retryable)
+    box.close()
+
+
 def test_a_full_disk_is_never_booked_on_a_document(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +174,7 @@ def test_a_full_disk_is_never_booked_on_a_document(
     ended = {"id": "x", "status": DISK_FULL_STATUS, "timed_out": False, "max_rss_bytes": 0, "cpu_s": 0.1}
     with pytest.raises(Unavailable) as raised:
         box._judge(ended, "a.pdf")
-    assert raised.value.code == "disk_full"
+    assert raised.value.code == "storage_full"
     crashed = {**ended, "status": 1}
     with pytest.raises(ExtractionFailed) as failed:
         box._judge(crashed, "a.pdf")

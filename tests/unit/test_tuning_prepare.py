@@ -241,6 +241,8 @@ def test_a_resumed_attempt_replaces_the_points_it_repeats() -> None:
         (1, "torch.OutOfMemoryError: CUDA out of memory.", "out_of_memory", False),
         (1, "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried", "out_of_memory", False),
         (1, "ValueError: no", "train_failed", False),
+        (1, "safetensors_rust.SafetensorError: I/O error: No space left on device (os error 28)", "storage_full", True),
+        (1, "RuntimeError: PytorchStreamWriter failed writing file data/3: file write failed", "storage_full", True),
     ],
 )
 def test_the_end_of_a_child_says_whether_another_attempt_can_help(
