@@ -12,7 +12,7 @@ from typing import Any, Final
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
@@ -251,7 +251,7 @@ def _on_database_error(request: Request, error: Exception) -> Response:
 
 
 def _on_system_error(request: Request, error: Exception) -> Response:
-    """A disk, a memory or a table of handles that is full is no bug; whatever else it is goes on to `api.context`."""
+    """A disk that is full or damaged, no memory, no handles: none is a bug. Whatever else goes on to `api.context`."""
     fault = environment_fault(error)
     if fault is None:
         raise error
@@ -278,5 +278,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(IntegrityError, _on_integrity_error)
     app.add_exception_handler(InterfaceError, _on_database_error)
     app.add_exception_handler(PoolTimeout, _on_database_error)
+    app.add_exception_handler(DatabaseError, _on_system_error)
     app.add_exception_handler(OSError, _on_system_error)
     app.add_exception_handler(MemoryError, _on_system_error)

@@ -7,17 +7,21 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
+import structlog
 import typer
 from rich.markup import escape
 
 from cli.data_dir import exclusive
 from cli.output import CommandFailed, DataDirOption, JsonOption, console, print_json, print_rows
+from core.errors import DataDirBusy
 from core.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from cli.checkup import Examination, Finding
     from core.database import Database
     from generation.models import BaseModelInfo
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 def doctor(
@@ -56,11 +60,13 @@ def doctor(
 
 def examine(settings: Settings, *, repair: bool) -> tuple[Sequence[Finding], Sequence[Finding]]:
     """All findings, and those of them that are mended now. The caller holds the data dir's lock."""
+    from cli.checkup import BROKEN, finding_of, told
     from cli.checkup.adapters import check_adapters, check_aliases
     from cli.checkup.documents import check_blobs, check_deletions, check_generations
     from cli.checkup.service import (
         check_collections,
         check_database,
+        check_folders,
         check_index,
         check_jobs,
         check_leftovers,
@@ -85,20 +91,25 @@ def examine(settings: Settings, *, repair: bool) -> tuple[Sequence[Finding], Seq
             )
         if others:
             raise CommandFailed(f"{others} connections of our processes to the database: stop them first", exit_code=2)
-        broken = list(check_database(db))
+        broken = [*told(check_folders, settings), *told(check_database, db)]
         mended = [finding for finding in broken if repair and _mend(finding)]
         if any(finding not in mended for finding in broken):
             return broken, mended  # nothing else can be trusted
-        with _opened(settings, db) as examination:
-            found = [finding for check in checks for finding in check(examination)]
-            if not repair:
+        try:
+            with _opened(settings, db) as examination:
+                found = [finding for check in checks for finding in told(check, examination)]
+                if not repair:
+                    return [*broken, *found], mended
+                for check in checks:  # one after the other: mending rows changes what the index should hold
+                    for finding in told(check, examination):
+                        _mend(finding)
+                still = {(f.check, f.object_id, f.problem) for check in checks for f in told(check, examination)}
+                mended += [f for f in found if (f.check, f.object_id, f.problem) not in still]
                 return [*broken, *found], mended
-            for check in checks:  # one after the other: mending rows changes what the index should hold
-                for finding in check(examination):
-                    _mend(finding)
-            still = {(f.check, f.object_id, f.problem) for check in checks for f in check(examination)}
-            mended += [f for f in found if (f.check, f.object_id, f.problem) not in still]
-            return [*broken, *found], mended
+        except DataDirBusy:
+            raise
+        except BROKEN as error:  # index or models, which everything else is compared with, cannot be opened
+            return [*broken, finding_of("index", error)], mended
     finally:
         db.close()
 
@@ -146,9 +157,15 @@ def _opened(settings: Settings, db: Database) -> Iterator[Examination]:
 
 
 def _mend(finding: Finding) -> bool:
+    from cli.checkup import BROKEN
+
     if finding.repair is None:
         return False
-    finding.repair()
+    try:
+        finding.repair()
+    except BROKEN as error:
+        log.warning("doctor.not_mended", check=finding.check, object=finding.object_id, error=str(error))
+        return False
     return True
 
 

@@ -19,6 +19,7 @@ _FULL_DATABASE = ("disk is full", "no space left")
 _BAD_STORAGE = ("readonly database", "disk i/o error", "unable to open database file")
 STORAGE_CODES = frozenset({"storage_full", "storage_failed"})
 """Codes of a disk that takes no more, or none."""
+_DAMAGED = ("disk image is malformed", "file is not a database")
 _OUR_OWN = frozenset({"index_incomplete", "blob_damaged", "host_not_found", "fetch_failed", "index_version_in_use"})
 """Unavailable all the same, but of this object alone: trying again has a budget."""
 
@@ -52,10 +53,11 @@ def _fault(error: BaseException) -> Unavailable | None:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _SYSTEM):
         said = error.strerror if isinstance(error, OSError) else "no memory"  # without the path that it may name
         return Unavailable(f"this machine is out of memory or handles: {said}", code="system_exhausted")
-    if isinstance(error, DBAPIError) and (
-        error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
-    ):
-        return _database_fault(error)
+    if isinstance(error, DBAPIError):
+        if any(words in str(error.orig) for words in _DAMAGED):
+            return Unavailable("the file of the database is damaged; `tsumugi doctor` says more", code="storage_failed")
+        if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError):
+            return _database_fault(error)
     return None
 
 

@@ -1,5 +1,5 @@
 """What `tsumugi doctor` looks at, one file per kind of thing. A check names what is wrong and how to mend it."""
 
-from cli.checkup.finding import Check, Examination, Finding
+from cli.checkup.finding import BROKEN, Check, Examination, Finding, finding_of, told
 
-__all__ = ["Check", "Examination", "Finding"]
+__all__ = ["BROKEN", "Check", "Examination", "Finding", "finding_of", "told"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from cli.data_dir import read_service_note, remove_service_note
 from cli.redis_child import socket_dir
 from core.database import Database
 from core.migrate import current_revision, newest_revision, upgrade
+from core.settings import Settings
 from core.tables import IndexVersion, Job, TuningRun
 from core.types import JobStatus
 from ingest.vectors import passage_vectors
@@ -20,8 +22,27 @@ from retrieval.opening import collection_of
 from retrieval.reconcile import reconcile
 from retrieval.sampled import WANTED_RECALL, sampled_recall
 
+FOLDERS = ("blobs", "index", "adapters", "models", "runs", "redis", "tmp", "logs")
 LEFTOVERS = (".new-*", ".backup-*", ".restore-*", ".service.json.new", "blobs/*/.new-*", "tmp/*/*", "models/.*")
 """Work files that live only while something is being written, below the data dir."""
+
+
+def check_folders(settings: Settings) -> Iterator[Finding]:
+    """Every folder below the data dir that the service writes to can be read and written by this user."""
+    for name in FOLDERS:
+        folder = settings.data_dir / name
+        if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            own = folder.stat().st_uid == os.geteuid() and not _mounted_read_only(folder)
+            problem = "cannot be read and written by this user, as it is or as it is mounted"
+            yield Finding("folders", name, problem, _open_up(folder) if own else None)
+
+
+def _open_up(folder: Path) -> Repair:
+    return lambda: folder.chmod(0o700)
+
+
+def _mounted_read_only(folder: Path) -> bool:
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def check_database(db: Database) -> Iterator[Finding]:

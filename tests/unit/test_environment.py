@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 
 from core.database import Database
 from core.environment import environment_fault
@@ -52,6 +52,8 @@ def wrapped(error: BaseException) -> BaseException:
         (OperationalError("q", {}, Exception("attempt to write a readonly database")), "storage_failed"),
         (OperationalError("q", {}, Exception("disk I/O error")), "storage_failed"),
         (OperationalError("q", {}, Exception("could not extend file: No space left on device")), "storage_full"),
+        (DatabaseError("q", {}, Exception("database disk image is malformed")), "storage_failed"),
+        (DatabaseError("q", {}, Exception("no such column")), None),
         (OperationalError("q", {}, Exception("connection refused")), "database_unavailable"),
         (ChildFailed("x", code="storage_full", retryable=True), "storage_full"),
         (ChildFailed("x", code="train_failed"), None),
