@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -212,6 +212,12 @@ class VectorIndex(Protocol):
 
     def vectors(self) -> Iterator[StoredVectors]:
         """The vectors of every point, ordered by id, for backup."""
+        ...
+
+    def purge(self, step: Callable[[], None]) -> bool:
+        """Write the storage anew, so that no file holds bytes of a deleted point; False where that is a server's own
+        business. step: called between batches; what it raises ends the work and leaves all as it was.
+        """
         ...
 
     def flush(self) -> None:

@@ -43,8 +43,10 @@ def open_index(
             on_new=on_new,
         )
     from retrieval.index.edge import EdgeIndex  # a process that asks a server need not have the engine installed
+    from retrieval.index.edge_rewrite import settle
 
     folder = settings.index_dir / version
+    settle(folder)
     if on_new is not None and not (folder / "edge_config.json").exists():
         on_new()
     reserve = settings.storage.reserve_bytes

@@ -7,7 +7,7 @@ can be felt in another's ranking, and a collection's ranking does not change wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Lock, RLock, Thread
@@ -19,8 +19,6 @@ from qdrant_edge import (
     EdgeShard,
     Filter,
     IdfParams,
-    IntegerIndexParams,
-    KeywordIndexParams,
     Query,
     QueryRequest,
     ScrollRequest,
@@ -46,12 +44,14 @@ from retrieval.index.edge_points import (
     access_condition,
     bridge_query,
     dense_query,
+    ensure_payload_indexes,
     equals,
     sampled,
     shard_config,
     sparse_query,
     to_point,
 )
+from retrieval.index.edge_rewrite import CONFIG_FILE, Gate, copy_points, exchange, place_of_new, settle
 from retrieval.index.names import SENTENCES, access_payload, indexed_point, scored_points, stored_vectors
 
 log = structlog.stdlib.get_logger(__name__)
@@ -74,9 +74,6 @@ _SAMPLE = 24
 _UPSERT_BATCH = 256
 _SCAN_PAGE = 1000
 _VECTOR_PAGE = 256
-_KEYWORDS = ("collection_id", "document_id", "groups")
-_NO_GRAPH = ("document_id", "generation")
-"""Payload indexes for which the engine links the points of each value: most of a build, for nothing."""
 
 
 class EdgeIndex:
@@ -113,6 +110,7 @@ class EdgeIndex:
         self._idf = idf
         self._sentences = sentences
         self._bridge = bridge
+        self._gate = Gate()  # whoever uses the shard goes through it, as `purge` puts another one in its place
         self._lock = RLock()  # one writer at a time; the shard itself lets readers run beside it
         self._flushing = Lock()
         self._dirty = False
@@ -123,35 +121,24 @@ class EdgeIndex:
         self._dim = dim
         self._beam: int | None = BEAMS[-1]
         self._reserve_bytes = reserve_bytes
+        settle(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        fresh = not (folder / "edge_config.json").exists()
+        fresh = not (folder / CONFIG_FILE).exists()
         if fresh:
             self._require_room(FOR_INDEXING)
         try:
-            self._shard: Any = (
-                EdgeShard.create(str(folder), shard_config(dim, idf, sentences, bridge))
-                if fresh
-                else EdgeShard.load(str(folder))
-            )
+            self._shard: Any = EdgeShard.create(str(folder), self._config()) if fresh else EdgeShard.load(str(folder))
         except Exception as error:  # the binding raises bare Exception
             if "WouldBlock" in str(error):
                 raise DataDirBusy(f"the index in {folder} is open in another process") from error
             raise Unavailable(f"the index in {folder} cannot be opened: {error}", retryable=False) from error
         self._open = True
-        self._ensure_payload_indexes()
+        ensure_payload_indexes(self._shard)
+        self._dirty = True
         self._measure_beam()
 
-    def _ensure_payload_indexes(self) -> None:
-        present = set(self._shard.info().payload_schema)
-        if "tenant_id" not in present:
-            self._update(UpdateOperation.create_field_index("tenant_id", KeywordIndexParams(is_tenant=True)))
-        for name in _KEYWORDS:
-            if name not in present:
-                keyword = KeywordIndexParams(enable_hnsw=name not in _NO_GRAPH)
-                self._update(UpdateOperation.create_field_index(name, keyword))
-        if "generation" not in present:
-            integer = IntegerIndexParams(lookup=True, range=False, enable_hnsw=False)
-            self._update(UpdateOperation.create_field_index("generation", integer))
+    def _config(self) -> Any:
+        return shard_config(self._dim, self._idf, self._sentences, self._bridge)
 
     def upsert(self, points: Sequence[IndexPoint]) -> None:
         """Write points; the same id overwrites."""
@@ -165,7 +152,7 @@ class EdgeIndex:
         condition = Filter(must=[equals("document_id", document_id)], must_not=kept)
         with self._lock:
             # A new document has nothing old: no write then, and no flush for it.
-            if self._live().count(CountRequest(exact=True, filter=condition)):
+            if self._ask("count", CountRequest(exact=True, filter=condition)):
                 self._update(UpdateOperation.delete_points_by_filter(condition))
 
     def set_access(self, document_id: str, *, collection_id: str, groups: Sequence[str]) -> None:
@@ -193,7 +180,7 @@ class EdgeIndex:
         filtered = access.groups is not None or access.collection_id is not None or access.document_ids is not None
         most = (EXACT_FILTERED_UP_TO if filtered else EXACT_UP_TO) * 384 // max(self._dim, 96)
         # Estimated by the engine from its payload indexes, for next to nothing; an exact count costs as a search does.
-        if self._live().count(CountRequest(exact=False, filter=condition)) <= most:
+        if self._ask("count", CountRequest(exact=False, filter=condition)) <= most:
             return None
         return self._beam
 
@@ -202,9 +189,10 @@ class EdgeIndex:
 
         How wide it must be depends on the vectors: 128 finds 0.99 of one embedder's and 0.7 of another's.
         """
-        if int(self._live().info().points_count) <= EXACT_UP_TO * 384 // max(self._dim, 96):
+        if int(self._ask("info").points_count) <= EXACT_UP_TO * 384 // max(self._dim, 96):
             return
-        asked = sampled(self._live(), _SAMPLE)
+        with self._gate.shared():
+            asked = sampled(self._live(), _SAMPLE)
         truth = [self._best(vector, tenant, SearchParams(exact=True)) for vector, tenant in asked]
         for beam in BEAMS:
             found = [self._best(vector, tenant, SearchParams(hnsw_ef=beam)) for vector, tenant in asked]
@@ -283,14 +271,15 @@ class EdgeIndex:
             conditions.append(equals("document_id", document_id))
         if generation is not None:
             conditions.append(equals("generation", generation))
-        return int(self._live().count(CountRequest(exact=True, filter=Filter(must=conditions) if conditions else None)))
+        condition = Filter(must=conditions) if conditions else None
+        return int(self._ask("count", CountRequest(exact=True, filter=condition)))
 
     def scan(self) -> Iterator[IndexedPoint]:
         """What every point says of itself, ordered by id; a foreign one says nothing."""
         offset: str | None = None
         while True:
             request = ScrollRequest(offset=offset, limit=_SCAN_PAGE, with_payload=True, with_vector=False)
-            records, offset = self._live().scroll(request)
+            records, offset = self._ask("scroll", request)
             for record in records:
                 yield indexed_point(record.id, record.payload)
             if offset is None:
@@ -301,15 +290,51 @@ class EdgeIndex:
         offset: str | None = None
         while True:
             request = ScrollRequest(offset=offset, limit=_VECTOR_PAGE, with_payload=False, with_vector=True)
-            records, offset = self._live().scroll(request)
+            records, offset = self._ask("scroll", request)
             for record in records:
                 yield stored_vectors(str(record.id), record.vector)
             if offset is None:
                 return
 
+    def purge(self, step: Callable[[], None]) -> bool:
+        """Write the shard anew from its points; see `core.ports.VectorIndex`.
+
+        Writers wait throughout (0.1 s for 2,000 points), searches only while the new shard takes the old one's place.
+
+        Raises:
+            Unavailable: `storage_full`: the new shard stands beside the old one until it is whole.
+        """
+        place = place_of_new(self._folder)
+        with self._lock:
+            settle(self._folder)
+            self._require_room(FOR_REMOVAL, self._size_bytes())
+            place.mkdir()
+            new = EdgeShard.create(str(place), self._config())
+            try:
+                ensure_payload_indexes(new)
+                copy_points(self._live(), new, step)
+                new.optimize()
+                new.flush()
+            except BaseException as error:
+                new.close()
+                settle(self._folder)
+                if says_disk_is_full(str(error)):
+                    raise Unavailable("the disk of the index takes no more", code="storage_full") from error
+                raise
+            new.close()
+            with self._gate.alone():
+                self._open = False
+                self._shard.close()
+                exchange(self._folder)
+                self._shard = EdgeShard.load(str(self._folder))
+                self._open = True
+            settle(self._folder)
+            self._measure_beam()
+        return True
+
     def _unindexed(self) -> int:
         """Points that no graph and no inverted index holds, about."""
-        info = self._live().info()
+        info = self._ask("info")
         fields = 2 + self._sentences + bool(self._bridge)
         return max(0, int(info.points_count) - int(info.indexed_vectors_count) // fields)
 
@@ -320,8 +345,8 @@ class EdgeIndex:
             Unavailable: `storage_full`: the new segments stand beside the old ones until they are whole.
         """
         with self._lock:
-            self._require_room(FOR_INDEXING, sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*")))
-            changed = bool(self._live().optimize())
+            self._require_room(FOR_INDEXING, self._size_bytes())
+            changed = bool(self._ask("optimize"))
             self._measure_beam()
             return changed
 
@@ -331,7 +356,7 @@ class EdgeIndex:
             if self._dirty:
                 self._dirty = False
                 try:
-                    self._live().flush()
+                    self._ask("flush")
                 except Exception:  # the binding raises bare Exception
                     self._dirty = True
                     raise
@@ -394,10 +419,17 @@ class EdgeIndex:
         corpus = replace(access, groups=None, document_ids=None)
         return SearchParams(idf=IdfParams(corpus=access_condition(corpus)))
 
+    def _ask(self, name: str, *request: Any) -> Any:
+        with self._gate.shared():
+            return getattr(self._live(), name)(*request)
+
     def _live(self) -> Any:
         if not self._open:
             raise Unavailable(f"the index in {self._folder} is closed", retryable=False)
         return self._shard
+
+    def _size_bytes(self) -> int:
+        return sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*"))
 
     def _require_room(self, share: float, size_bytes: int = 0) -> None:
         if self._reserve_bytes:
@@ -409,7 +441,7 @@ class EdgeIndex:
             self._require_room(share)
             self._dirty = True  # before the write: a flush between the two must not be the last
             try:
-                self._live().update(operation)
+                self._ask("update", operation)
             except Exception as error:  # the binding raises bare Exception
                 if says_disk_is_full(str(error)):
                     raise Unavailable("the disk of the index takes no more", code="storage_full") from error
@@ -424,4 +456,4 @@ class EdgeIndex:
             with_payload=["document_id", "generation"],
             with_vector=False,
         )
-        return scored_points(self._live().query(request))
+        return scored_points(self._ask("query", request))

@@ -15,6 +15,8 @@ from qdrant_edge import (
     Filter,
     HasIdCondition,
     HnswIndexConfig,
+    IntegerIndexParams,
+    KeywordIndexParams,
     MatchAny,
     MatchValue,
     Memory,
@@ -25,6 +27,7 @@ from qdrant_edge import (
     Query,
     QueryRequest,
     Sample,
+    UpdateOperation,
     VectorStorageDatatype,
 )
 from qdrant_edge import SparseVector as EdgeSparseVector
@@ -32,6 +35,9 @@ from qdrant_edge import SparseVector as EdgeSparseVector
 from core.types import AccessFilter, IndexPoint, SparseVector
 from retrieval.index.names import BRIDGE, DENSE, LEXICAL, SENTENCES, payload_of
 
+_KEYWORDS = ("collection_id", "document_id", "groups")
+_NO_GRAPH = ("document_id", "generation")
+"""Payload indexes for which the engine links the points of each value: most of a build, for nothing."""
 SCAN_UP_TO = 20_000
 """Points without a graph of their own within a segment: all of them are compared faster than a graph answers."""
 
@@ -120,3 +126,17 @@ def sampled(shard: Any, count: int) -> list[tuple[list[float], str]]:
             moved = [float(value) + chance.gauss(0.0, spread) for value in vector]
             found.append((moved, str((record.payload or {}).get("tenant_id"))))
     return found
+
+
+def ensure_payload_indexes(shard: Any) -> None:
+    """Make the indexes that filters need, those that are not there."""
+    present = set(shard.info().payload_schema)
+    if "tenant_id" not in present:
+        shard.update(UpdateOperation.create_field_index("tenant_id", KeywordIndexParams(is_tenant=True)))
+    for name in _KEYWORDS:
+        if name not in present:
+            keyword = KeywordIndexParams(enable_hnsw=name not in _NO_GRAPH)
+            shard.update(UpdateOperation.create_field_index(name, keyword))
+    if "generation" not in present:
+        integer = IntegerIndexParams(lookup=True, range=False, enable_hnsw=False)
+        shard.update(UpdateOperation.create_field_index("generation", integer))

@@ -224,6 +224,10 @@ class ServerIndex:
         for record in self._records(_VECTOR_PAGE, with_payload=False, with_vectors=True):
             yield stored_vectors(str(record.id), record.vector)
 
+    def purge(self, step: Callable[[], None]) -> bool:
+        """Nothing: a server writes its segments anew when enough of their points are gone."""
+        return False
+
     def settled(self) -> bool:
         """Whether the server has built all graphs that are due."""
         info = self._call(lambda client: client.get_collection(self.collection))
