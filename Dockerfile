@@ -20,6 +20,7 @@ COPY retrieval retrieval
 COPY generation generation
 COPY ingest ingest
 COPY tuning tuning
+COPY erasure erasure
 COPY api api
 COPY workers workers
 COPY cli cli

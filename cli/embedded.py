@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from core.jobs import JobStore
     from core.keys import Bootstrap
     from core.ports import BlobStore
+    from erasure.retention import Retention
+    from erasure.runner import ErasureRunner
     from generation.build import Generation
     from generation.evaluation.runner import EvaluationRunner
     from generation.evaluation.service import EvaluationService
@@ -157,6 +159,8 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
         index_builder=ingest.builder,
         dataset_builder=tuning.builder,
         evaluation_runner=evaluations.runner,
+        erasure_runner=_build_erasure(settings, db, blobs, jobs, retrieval, generation),
+        retention=_build_retention(settings, db, blobs),
         desk=evaluations.desk,
         tuning_runner=tuning.runner,
         schedules=tuning.schedules,
@@ -230,6 +234,20 @@ def _build_evaluations(
     stack.callback(draining.set)
     runner = EvaluationRunner(db, generation.answers, settings, draining)
     return _Evaluations(EvaluationService(db, jobs, generation.router), runner, desk)
+
+
+def _build_erasure(
+    settings: Settings, db: Database, blobs: BlobStore, jobs: JobStore, retrieval: Retrieval, generation: Generation
+) -> ErasureRunner:
+    from erasure.build import build_erasure
+
+    return build_erasure(settings, db, blobs, jobs, retrieval, lambda: generation.engine)
+
+
+def _build_retention(settings: Settings, db: Database, blobs: BlobStore) -> Retention:
+    from erasure.retention import Retention
+
+    return Retention(db, settings, blobs)
 
 
 def _prepare_base(settings: Settings, say: Say) -> None:

@@ -19,6 +19,7 @@ from cli import (
     dictionary,
     doctor,
     documents,
+    erase,
     evaluate,
     index,
     jobs,
@@ -61,10 +62,12 @@ app.command(epilog="Example: tsumugi tune house --dataset examples/style.jsonl")
 app.command(epilog="Example: tsumugi doctor --repair")(doctor.doctor)
 app.command(epilog="Example: tsumugi calibrate examples/questions.jsonl")(calibrate.calibrate)
 app.command("eval", epilog="Example: tsumugi eval questions.jsonl --kinds price,rule")(evaluate.evaluate)
+app.command(epilog="Example: tsumugi erase --document doc_0190... --certificate erased.json")(erase.erase)
 app.command(epilog="Example: tsumugi backup tsumugi.tar.gz")(backup.backup)
 app.command(epilog="Example: tsumugi restore tsumugi.tar.gz --data-dir ./restored")(backup.restore)
 app.add_typer(documents.app, name="documents")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(erase.app, name="erasures")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(index.app, name="index")
 app.add_typer(builds.datasets, name="datasets")

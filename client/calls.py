@@ -15,7 +15,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
-from client.models import Answer, Document, Evaluation, EvaluationOutcome, Job, Passage, Uploaded
+from client.models import Answer, Document, Erasure, Evaluation, EvaluationOutcome, Job, Passage, Uploaded
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -268,6 +268,34 @@ def evaluation_outcomes(
     return Call("GET", path, lambda page: [EvaluationOutcome.parse(one) for one in page["items"]], params=params)
 
 
+@Method
+def erase(
+    *,
+    document_id: str | None = None,
+    external_id: str | None = None,
+    text: str | None = None,
+    tenant: str | None = None,
+    retire: Literal["now", "after_retrain"] = "now",
+    dry_run: bool = False,
+) -> Call[Erasure]:
+    """Forget a document, a text or a tenant, one of them; `wait` for its job, then `erasure`. dry_run: only plan."""
+    body = _given({"document_id": document_id, "external_id": external_id, "text": text, "tenant": tenant})
+    body |= {"retire": retire, "dry_run": dry_run}
+    return Call("POST", "/v1/admin/erasures", Erasure.parse, json=body, headers=_idempotent())
+
+
+@Method
+def start_erasure(erasure_id: str) -> Call[Erasure]:
+    """Carry out an erasure that was only planned."""
+    return Call("POST", f"/v1/admin/erasures/{erasure_id}/start", Erasure.parse, headers=_idempotent())
+
+
+@Method
+def erasure(erasure_id: str) -> Call[Erasure]:
+    """An erasure with its plan and, once it is done, its certificate."""
+    return Call("GET", f"/v1/admin/erasures/{erasure_id}", Erasure.parse)
+
+
 def document_page(
     cursor: str | None, *, status: str | None, collection: str | None
 ) -> Call[tuple[list[Document], str | None]]:
@@ -296,6 +324,9 @@ class Surface:
     update = update
     delete = delete
     job = job
+    erase = erase
+    start_erasure = start_erasure
+    erasure = erasure
     evaluate = evaluate
     evaluation = evaluation
     evaluation_outcomes = evaluation_outcomes

@@ -134,6 +134,33 @@ class Job(Parsed):
 
 
 @dataclass(frozen=True, slots=True)
+class Erasure:
+    """A request to forget. `status`: planning, planned, erasing, waiting, done, failed or cancelled.
+
+    `plan` says what is held where, `certificate`, once it is done, what was erased and what could not be reached.
+    """
+
+    id: str
+    kind: str
+    status: str
+    selector: dict[str, Any]
+    retire: str
+    plan: dict[str, Any] | None
+    erased: dict[str, int]
+    certificate: dict[str, Any] | None
+    job: Job | None
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Self:
+        """Read from a JSON object, the job included."""
+        names = {field.name for field in fields(cls)} - {"job"}
+        job = body.get("job")
+        return cls(
+            job=Job.parse(job) if job else None, **{name: value for name, value in body.items() if name in names}
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """Questions asked of the service. `report` and `comparison` are None until it has ended.
 

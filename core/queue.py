@@ -48,6 +48,7 @@ class Task(StrEnum):
     INDEX_BUILD = "index.build"
     DATASET_BUILD = "dataset.build"
     EVALUATION_RUN = "evaluation.run"
+    ERASURE_RUN = "erasure.run"
     SWEEP = "maintenance.sweep"
     SCHEDULES = "maintenance.schedules"
 
@@ -64,6 +65,8 @@ QUEUE_OF_TASK: dict[Task, Queue] = {
     # It asks the index whether a question finds its passage.
     Task.DATASET_BUILD: Queue.MAINTENANCE,
     Task.EVALUATION_RUN: Queue.EVALUATION,
+    # It deletes points and writes the index anew.
+    Task.ERASURE_RUN: Queue.MAINTENANCE,
     Task.SWEEP: Queue.MAINTENANCE,
     Task.SCHEDULES: Queue.MAINTENANCE,
 }
@@ -77,6 +80,7 @@ FIRST_TASK_OF_KIND: dict[JobKind, Task] = {
     JobKind.INDEX: Task.INDEX_BUILD,
     JobKind.DATASET: Task.DATASET_BUILD,
     JobKind.EVALUATION: Task.EVALUATION_RUN,
+    JobKind.ERASURE: Task.ERASURE_RUN,
 }
 
 

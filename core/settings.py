@@ -394,6 +394,20 @@ class TuningSettings(Section):
     default_family: str = Field("house", description="Family that `model: tsumugi` and plain asks use.")
 
 
+class RetentionSettings(Section):
+    """How long things are kept that nobody deletes by hand; 0: for ever. What is past its time goes within minutes."""
+
+    jobs_days: int = Field(0, ge=0, description="Ended jobs on documents and indexes, from their end.")
+    answers_days: int = Field(
+        0, ge=0, description="Answers, from when they were given; those with consented feedback stay."
+    )
+    shadow_answers_days: int = Field(0, ge=0, description="What shadow versions would have said.")
+    audit_days: int = Field(0, ge=0, description="Entries of the audit trail.")
+    run_files_days: int = Field(
+        0, ge=0, description="Prepared rows and work folders of training runs, from their end. A retry needs them."
+    )
+
+
 class Settings(BaseSettings):
     """Everything. `data_dir` holds all state of the embedded topology."""
 
@@ -426,6 +440,7 @@ class Settings(BaseSettings):
     gpu: GpuSettings = GpuSettings()
     endpoint: GeneratorEndpointSettings = GeneratorEndpointSettings()
     tuning: TuningSettings = TuningSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     @classmethod
     def settings_customise_sources(

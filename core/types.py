@@ -63,6 +63,7 @@ class JobKind(StrEnum):
     INDEX = "index"
     DATASET = "dataset"
     EVALUATION = "evaluation"
+    ERASURE = "erasure"
 
 
 class AdapterStatus(StrEnum):

@@ -18,6 +18,7 @@ from core.environment import STORAGE_CODES, environment_fault
 from core.errors import TsumugiError
 from core.measures import observe_answer
 from core.ports import GenerationHandle
+from core.repositories.erasures import any_erased
 from core.tables import Answer, AnswerFailure, DocumentGroup
 from core.tables.base import new_id
 from core.types import Citation, GenerationRequest, Passage
@@ -227,6 +228,8 @@ class AnswerStream:
         draft, adapter = self.draft, self.draft.route.adapter
         with self._db.write() as session:
             read = {passage.document_id for passage in record.passages}
+            if any_erased(session, read):
+                return  # erased while this answer was being written: it was given, and is not kept
             groups = session.scalars(
                 select(DocumentGroup.group_name).where(DocumentGroup.document_id.in_(read)).distinct()
             )

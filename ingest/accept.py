@@ -46,7 +46,7 @@ from ingest.collections import Collections
 from ingest.extract.archive import request_budget
 from ingest.keyring import Keyring
 from ingest.pending import groups_to_be, metadata_to_be, narrowed, say_validity, set_metadata
-from ingest.removal import retire_uses
+from ingest.removal import hide, retire_uses
 from ingest.reread import Rereading
 from ingest.update import DocumentUpdates
 from ingest.upload import Upload, checked_upload
@@ -144,20 +144,9 @@ class IngestService(DocumentCatalogue):
             document = lock_document(session, document_id)
             if document is None:
                 raise NotFound(f"no document '{document_id}'")
-            for job_id in session.scalars(
-                select(Job.id).where(
-                    Job.subject_id == document_id,
-                    Job.tenant_id == principal.tenant_id,
-                    Job.kind == JobKind.INGEST.value,
-                    Job.status == JobStatus.QUEUED.value,
-                )
-            ).all():
-                self._jobs.request_cancel(job_id, principal.tenant_id, session=session)
-            if document.status != DocumentStatus.DELETING.value:
-                document.status = DocumentStatus.DELETING.value
-                document.error = None
-                document.active_generation = None
-                document.updated_at = utc_now()
+            known = document.status == DocumentStatus.DELETING.value
+            hide(session, self._jobs, document)
+            if not known:
                 job = self._jobs.create(
                     session, tenant_id=document.tenant_id, kind=JobKind.DELETE, subject_id=document.id, priority=3
                 )

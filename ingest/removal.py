@@ -9,12 +9,14 @@ from sqlalchemy import delete, func, select
 from core import audit
 from core.database import Database, WriteSession
 from core.errors import ExtractionFailed
-from core.jobs import JobLease
+from core.jobs import JobLease, JobStore
 from core.ports import BlobStore
 from core.repositories.blob_use import drop_unused
 from core.repositories.lineage import SourceKind, retire_curated, retire_rows
+from core.tables.base import utc_now
 from core.tables.documents import Collection, Document, DocumentGeneration
-from core.types import DocumentStatus
+from core.tables.jobs import Job
+from core.types import DocumentStatus, JobKind, JobStatus
 
 if TYPE_CHECKING:
     from retrieval.live import Retrieval
@@ -34,11 +36,11 @@ class Removal:
     def document(self, lease: JobLease) -> None:
         """Do one DELETE attempt: points, the rows, then the blobs that nobody else names."""
         lease.progress("index", 0.1)
-        self._points(lease.subject_id)
+        self.points(lease.subject_id)
         lease.check()
         lease.progress("rows", 0.6)
         with lease.write() as session:
-            self._rows(session, lease)
+            self.rows(session, lease)
         self.drop_noted(lease)
         lease.succeed()
 
@@ -57,12 +59,12 @@ class Removal:
             lease.progress("documents", 0.95 * removed / (removed + left))
             for document_id in batch:
                 lease.check()
-                self._points(document_id)
+                self.points(document_id)
                 with lease.write() as session:
                     document = session.get(Document, document_id)
                     if document is not None:
                         retire_uses(session, document, actor, None)
-                        self._rows(session, lease, document_id)
+                        self.rows(session, lease, document_id)
                 self.drop_noted(lease)
                 removed += 1
         with lease.write() as session:
@@ -76,12 +78,18 @@ class Removal:
         """
         drop_unused(self._db, self._blobs, lease.arguments.get("blobs", ()))
 
-    def _points(self, document_id: str) -> None:
+    def points(self, document_id: str) -> None:
+        """Drop a document's points from every index version."""
         for version in self._retrieval.live():
             version.index.delete_document(document_id)
             version.index.flush_soon()
 
-    def _rows(self, session: WriteSession, lease: JobLease, document_id: str | None = None) -> None:
+    def rows(self, session: WriteSession, lease: JobLease, document_id: str | None = None) -> None:
+        """Drop a hidden document's row with all that belongs to it, and note its blobs in the job for `drop_noted`.
+
+        Raises:
+            ExtractionFailed: `not_deleting`: it is not hidden.
+        """
         document_id = document_id or lease.subject_id
         document = session.get(Document, document_id)
         if document is None:
@@ -94,6 +102,25 @@ class Removal:
         session.delete(document)
         session.flush()
         lease.note(blobs=sorted(blobs))
+
+
+def hide(session: WriteSession, jobs: JobStore, document: Document, *, running_too: bool = False) -> None:
+    """Take a locked document out of every search and answer, and cancel the ingest that waits; running_too: or runs."""
+    states = [JobStatus.QUEUED.value, *([JobStatus.RUNNING.value] if running_too else [])]
+    for job_id in session.scalars(
+        select(Job.id).where(
+            Job.subject_id == document.id,
+            Job.tenant_id == document.tenant_id,
+            Job.kind == JobKind.INGEST.value,
+            Job.status.in_(states),
+        )
+    ).all():
+        jobs.request_cancel(job_id, document.tenant_id, session=session)
+    if document.status != DocumentStatus.DELETING.value:
+        document.status = DocumentStatus.DELETING.value
+        document.error = None
+        document.active_generation = None
+        document.updated_at = utc_now()
 
 
 def retire_uses(session: WriteSession, document: Document, actor: str, request_id: str | None) -> None:

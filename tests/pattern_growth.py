@@ -23,7 +23,7 @@ from typing import Any
 import regex  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("core", "retrieval", "generation", "ingest", "tuning", "api", "workers", "cli", "client")
+PACKAGES = ("core", "retrieval", "generation", "ingest", "tuning", "erasure", "api", "workers", "cli", "client")
 FUNCTIONS = ("compile", "match", "fullmatch", "search", "sub", "subn", "split", "findall", "finditer")
 SMALL, LARGE = 6_000, 24_000
 SUSPICIOUS_S = 0.005

@@ -69,9 +69,15 @@ def folder_of(run: Run, runs_dir: Path) -> Path:
 
 
 def fetch_files(run: Run, runs_dir: Path, blobs: BlobStore) -> Path:
-    """The run's folder with the prepared files in it."""
+    """The run's folder with the prepared files in it.
+
+    Raises:
+        NotFound: `run_files_gone`: they were erased, or are past their time.
+    """
+    if "files" not in run.progress:
+        raise NotFound(f"the files of run '{run.id}' are gone; ask for a new run", code="run_files_gone")
     folder = folder_of(run, runs_dir)
-    for name, digest in run.progress.get("files", {}).items():
+    for name, digest in run.progress["files"].items():
         if name in BUNDLE and not (folder / name).exists():
             (folder / f".{name}.new").write_bytes(blobs.get(digest))
             (folder / f".{name}.new").replace(folder / name)

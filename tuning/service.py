@@ -24,13 +24,14 @@ from core.paging import Page, after_cursor, checked_limit, cut_page
 from core.settings import Settings
 from core.tables.adapters import AdapterFamily, AdapterVersion
 from core.tables.base import new_id
+from core.tables.datasets import Dataset
 from core.tables.jobs import Job
 from core.tables.tuning import TuningRun
 from core.types import JobKind, Scope
 from tuning.chain import BASE_START, START_PATTERN, check_parent, find_parent
 from tuning.datasets.fitness import unfit
 from tuning.kinds import Method
-from tuning.recipe import Recipe, load_recipe, recipe_names, stages_of
+from tuning.recipe import Recipe, load_recipe, parse_recipe, recipe_names, stages_of
 from tuning.requirements import require_parts, require_served, serving_of
 from tuning.sets import choose_sets, count_rows, formats_of
 
@@ -156,15 +157,8 @@ class TuningService:
             require_parts(session, self._settings, tenant_id, stage)
         datasets = choose_sets(session, tenant_id, request.family, request.dataset_ids, formats_of(recipe))
         dataset_ids = [dataset.id for dataset in datasets]
-        rows = count_rows(session, tenant_id, dataset_ids)
-        if rows < MIN_ROWS:
-            raise InvalidInput(
-                f"{rows} different rows in {len(dataset_ids)} datasets"
-                + ("" if request.dataset_ids else f" of the family '{request.family}'")
-                + f"; a run needs at least {MIN_ROWS}",
-                code="too_few_rows",
-                extra={"rows": rows, "needed": MIN_ROWS, "dataset_ids": dataset_ids},
-            )
+        named = bool(request.dataset_ids)
+        rows = self._enough_rows(session, tenant_id, request.family, dataset_ids, named=named)
         parent = find_parent(session, tenant_id, request.family, request.start_from)
         if parent is not None:
             check_parent(session, parent, recipe, self._settings.adapters_dir)
@@ -216,6 +210,49 @@ class TuningService:
             request_id=requester.request_id,
         )
         return run
+
+    def again(
+        self, session: WriteSession, requester: Requester, run: TuningRun, start_from: AdapterVersion | None
+    ) -> TuningRun:
+        """Queue a run with the recipe and the sets of an earlier one, as far as these are still in force.
+
+        start_from: None is the base, as is a version whose weights do not fit or that saw what is gone.
+
+        Raises:
+            InvalidInput, NotFound: as `check`: too few rows are left, say.
+        """
+        recipe = parse_recipe(run.recipe)
+        family = session.get_one(AdapterFamily, run.family_id)
+        for stage in stages_of(recipe):
+            require_parts(session, self._settings, run.tenant_id, stage)
+        wanted = session.scalars(
+            select(Dataset.id).where(
+                Dataset.id.in_(run.dataset_ids), Dataset.deleted_at.is_(None), Dataset.retired_at.is_(None)
+            )
+        ).all()
+        datasets = choose_sets(session, run.tenant_id, family.name, list(wanted), formats_of(recipe))
+        rows = self._enough_rows(session, run.tenant_id, family.name, [dataset.id for dataset in datasets], named=True)
+        if start_from is not None:
+            try:
+                check_parent(session, start_from, recipe, self._settings.adapters_dir)
+            except InvalidInput:
+                start_from = None
+        warnings = unfit([(one.format, one.row_count, one.report) for one in datasets])
+        ids = [dataset.id for dataset in datasets]
+        return self.add(session, requester, CheckedRequest(family.name, recipe, ids, rows, warnings, start_from))
+
+    @staticmethod
+    def _enough_rows(session: Session, tenant_id: str, family: str, dataset_ids: Sequence[str], *, named: bool) -> int:
+        rows = count_rows(session, tenant_id, dataset_ids)
+        if rows < MIN_ROWS:
+            raise InvalidInput(
+                f"{rows} different rows in {len(dataset_ids)} datasets"
+                + ("" if named else f" of the family '{family}'")
+                + f"; a run needs at least {MIN_ROWS}",
+                code="too_few_rows",
+                extra={"rows": rows, "needed": MIN_ROWS, "dataset_ids": list(dataset_ids)},
+            )
+        return rows
 
     def _recipe(self, request: TuningRequest) -> Recipe:
         """The recipe that a request names, or the one of its method."""

@@ -1,4 +1,4 @@
-"""The clock of the service: delayed messages, the sweep of jobs, schedules, canaries. It sleeps on events."""
+"""The clock of the service: delayed messages, the sweep of jobs, schedules, canaries, retention. Sleeps on events."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ SCHEDULES_EVERY_S = 15.0
 
 CANARIES_EVERY_S = 15.0
 """How soon a canary whose figures break its policy is ended. One look reads what is new, some milliseconds."""
+
+RETENTION_EVERY_S = 600.0
+"""Retention is counted in days."""
 
 SHORTEST_SLEEP_S = 0.05
 
@@ -50,7 +53,7 @@ class Beat:
 
     def _run(self) -> None:
         settings = self._context.settings.jobs
-        next_sweep = next_schedules = next_canaries = last_round = utc_now()
+        next_sweep = next_schedules = next_canaries = next_retention = last_round = utc_now()
         away = False
         with self._context.jobs.notifier.callback(OUTBOX_TOPIC, self._wake.set):
             while not self._stopping.is_set():
@@ -71,6 +74,9 @@ class Beat:
                 if now >= next_canaries and self._context.canaries is not None:
                     self._step("canaries", self._context.canaries.look)
                     next_canaries = now + timedelta(seconds=CANARIES_EVERY_S)
+                if now >= next_retention and self._context.retention is not None:
+                    self._step("retention", self._context.retention.sweep)
+                    next_retention = now + timedelta(seconds=RETENTION_EVERY_S)
                 self.rounds += 1
                 self._wake.wait(self._sleep_s(next_sweep, next_schedules, next_canaries))
 

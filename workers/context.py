@@ -56,6 +56,22 @@ class EvaluationRunner(Protocol):
         ...
 
 
+class ErasureRunner(Protocol):
+    """Works on jobs of the kind ERASURE."""
+
+    def run(self, lease: JobLease) -> object:
+        """Plan an erasure, or carry it out."""
+        ...
+
+
+class Upkeep(Protocol):
+    """What keeps stored things within their time."""
+
+    def sweep(self, now: datetime | None = None) -> object:
+        """Remove what is past its time, on this machine and in the database."""
+        ...
+
+
 class TuningRunner(Protocol):
     """Works on jobs of the kind TUNING, in two parts."""
 
@@ -94,11 +110,13 @@ class WorkerContext:
     index_builder: IndexBuilder | None = None
     dataset_builder: DatasetBuilder | None = None
     evaluation_runner: EvaluationRunner | None = None
+    erasure_runner: ErasureRunner | None = None
     desk: Desk | None = None
     """Where evaluations run, if not in the thread that got the message."""
     tuning_runner: TuningRunner | None = None
     schedules: Schedules | None = None
     canaries: Canaries | None = None
+    retention: Upkeep | None = None
 
 
 _lock = threading.Lock()

@@ -12,6 +12,7 @@ from api.routes import (
     dictionary,
     docs,
     documents,
+    erasures,
     evaluations,
     health,
     index,
@@ -43,6 +44,7 @@ ROUTERS = (
     keys.router,
     tenants.router,
     dictionary.router,
+    erasures.router,
     audit.router,
 )
 """All of them, in the order of the OpenAPI document."""

@@ -20,6 +20,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 def run_beat(settings: Settings, wait_for_stop: Callable[[], None], on_ready: Callable[[], None]) -> int:
     """Sweep jobs, publish delayed messages, judge schedules, watch canaries until told to stop."""
+    from erasure.retention import Retention
     from generation.adapters.registry import AdapterRegistry
     from generation.build import build_remote
     from generation.canary.monitor import CanaryMonitor
@@ -40,6 +41,7 @@ def run_beat(settings: Settings, wait_for_stop: Callable[[], None], on_ready: Ca
             jobs=parts.jobs,
             schedules=SchedulesService(parts.db, TuningService(parts.db, parts.jobs, settings)),
             canaries=CanaryMonitor(parts.db, registry),
+            retention=Retention(parts.db, settings, parts.blobs),
         )
         beat = Beat(context)
         beat.start()

@@ -1,10 +1,8 @@
-"""The index in a process of the server topology: waited for at the start, kept settled while it runs."""
+"""The index in a process of the server topology: waited for at the start."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,11 +12,9 @@ from core.errors import Unavailable
 if TYPE_CHECKING:
     from cli.server.parts import Parts
     from retrieval.live import Retrieval
-    from retrieval.switch import IndexService
 
 log = structlog.stdlib.get_logger(__name__)
 
-SETTLE_EVERY_S = 60.0
 _PAUSES_S = (1.0, 2.0, 5.0, 10.0)
 
 
@@ -48,26 +44,3 @@ def open_retrieval(parts: Parts, stopped: Callable[[float], bool]) -> Retrieval 
         tries += 1
         if stopped(pause_s):
             return None
-
-
-@contextmanager
-def kept_settled(index: IndexService) -> Iterator[None]:
-    """Settle now and every minute, in a thread, for the length of the block."""
-    stop = threading.Event()
-
-    def keep() -> None:
-        while True:
-            try:
-                index.settle()
-            except Exception:
-                log.exception("index.settle_failed")  # the next round tries again
-            if stop.wait(SETTLE_EVERY_S):
-                return
-
-    thread = threading.Thread(target=keep, name="index-keeper", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(10)

@@ -6,16 +6,22 @@ the same machine at once, by that of another machine when the heartbeat is old.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import structlog
 
-from cli.server.index import kept_settled, open_retrieval
+from cli.server.index import open_retrieval
+from cli.server.keeping import kept_up
 from cli.server.parts import Parts, StopSignal, open_parts
 from core.interpreter import take_short_turns
 from core.settings import Settings
+
+if TYPE_CHECKING:
+    from core.ports import Engine
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -32,17 +38,26 @@ def run_ingest_worker(settings: Settings, wait_for_stop: StopSignal, on_ready: C
 
 def run_tuning_worker(settings: Settings, wait_for_stop: Callable[[], None]) -> int:
     """Consume the queue `tuning`, one training at a time, until told to stop; returns the exit code."""
+    from core.database import open_database
+    from erasure.storage import drop_run_folders
     from workers.tuning_worker import run
 
     with ExitStack() as stack:
         parts = open_parts(settings, stack, "tuning")
         broker_url = parts.broker_url
-    return run(settings, broker_url, wait_for_stop)
+    with ExitStack() as stack:
+        db = open_database(settings)
+        stack.callback(db.close)
+        stack.enter_context(kept_up("run-folders", lambda: drop_run_folders(db, settings.runs_dir)))
+        return run(settings, broker_url, wait_for_stop)
 
 
 def _ingest(parts: Parts, stack: ExitStack, wait_for_stop: StopSignal, on_ready: Callable[[], None]) -> int:
     from core.queue import Queue
+    from erasure.build import build_erasure
+    from erasure.storage import drop_run_folders
     from generation.adapters.registry import AdapterRegistry
+    from generation.build import build_remote
     from ingest.build import build_ingest
     from retrieval.switch import IndexService
     from tuning.build import build_tuning
@@ -60,7 +75,18 @@ def _ingest(parts: Parts, stack: ExitStack, wait_for_stop: StopSignal, on_ready:
     tuning = build_tuning(settings, db, parts.blobs, jobs, AdapterRegistry(db, settings, None), retrieval)
     index = IndexService(db, jobs, retrieval, settings)
     index.fill_serving()
-    stack.enter_context(kept_settled(index))
+    stack.enter_context(kept_up("index-keeper", index.settle))
+    stack.enter_context(kept_up("run-folders", lambda: drop_run_folders(db, settings.runs_dir)))
+
+    @functools.cache
+    def engine() -> Engine | None:
+        """Proves an adapter that is to take a retired one's place; most workers never need it."""
+        remote = build_remote(settings, db)
+        if remote is None:
+            return None
+        stack.callback(remote.engine.close)
+        return remote.engine
+
     set_context(
         WorkerContext(
             settings=settings,
@@ -68,6 +94,7 @@ def _ingest(parts: Parts, stack: ExitStack, wait_for_stop: StopSignal, on_ready:
             ingest_pipeline=ingest.pipeline,
             index_builder=ingest.builder,
             dataset_builder=tuning.builder,
+            erasure_runner=build_erasure(settings, db, parts.blobs, jobs, retrieval, engine),
             tuning_runner=tuning.runner,
             schedules=tuning.schedules,
         )

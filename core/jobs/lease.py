@@ -101,6 +101,18 @@ class JobLease:
                 self._open.held = None
         self._last_sign = time.monotonic()
 
+    def go_past_return(self) -> None:
+        """From the commit of this transaction of `write` on, the job is no longer cancelled.
+
+        Raises:
+            Cancelled: a user asked for that before.
+        """
+        held = self._held()
+        assert held is not None
+        if held[1].cancel_requested:
+            raise Cancelled(f"job {self.job_id} was cancelled")
+        held[1].irrevocable = True
+
     def progress(self, stage: str, fraction: float) -> None:
         """Report where the work is; fraction in 0..1 over the whole job. Written at most twice a second.
 

@@ -222,7 +222,7 @@ class JobStore:
 
         Raises:
             NotFound: this tenant has no such job.
-            Conflict: it has succeeded or failed.
+            Conflict: it has succeeded or failed, or is past its point of no return (`job_irrevocable`).
         """
         with self._transaction(session) as write:
             job = self._locked(write, job_id, tenant_id)
@@ -230,6 +230,8 @@ class JobStore:
                 raise Conflict(f"job '{job_id}' has already {job.status}", code="job_finished")
             if job.status == JobStatus.CANCELLED.value or job.cancel_requested:
                 return job
+            if job.irrevocable:
+                raise Conflict(f"job '{job_id}' has begun what cannot be taken back", code="job_irrevocable")
             job.cancel_requested = True
             if job.status == JobStatus.QUEUED.value:
                 self._machine.cancel(write, job)

@@ -66,18 +66,21 @@ def storing(db: Database, blobs: BlobStore, contents: Iterable[bytes]) -> Iterat
         raise
 
 
-def drop_unused(db: Database, blobs: BlobStore, digests: Iterable[str]) -> None:
-    """Delete those that no committed row names. Call outside any transaction; calling again is fine.
+def drop_unused(db: Database, blobs: BlobStore, digests: Iterable[str]) -> list[str]:
+    """Delete those that no committed row names; returns them. Call outside any transaction; calling again is fine.
 
     Raises:
         Unavailable: the store does not answer, or somebody stores such bytes for longer than a minute.
     """
+    dropped = []
     for digest in sorted(digests):
         with _alone(db, digest):
             with db.read() as session:
                 used = blob_is_used(session, digest)
             if not used:
                 blobs.delete(digest)
+                dropped.append(digest)
+    return dropped
 
 
 def blob_is_used(session: Session, digest: str) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.blobs import is_digest
+from core.database import Database
+from core.ports import BlobStore
+from core.repositories.blob_use import drop_unused
 from core.tables import Dataset, DocumentGeneration, TuningRun
 
 
@@ -24,9 +27,24 @@ def named_blobs(session: Session) -> Iterator[tuple[str, str]]:
     for dataset_id, uploaded in session.execute(select(Dataset.id, Dataset.source_sha256)):
         if uploaded is not None:
             yield uploaded, f"the source of {dataset_id}"
+    for run_id, digest in run_blobs(session):
+        yield digest, f"a file of {run_id}"
+
+
+def run_blobs(session: Session) -> Iterator[tuple[str, str]]:
+    """(run, digest) of every blob that a tuning run names."""
     for run_id, progress in session.execute(select(TuningRun.id, TuningRun.progress)):
         for digest in _of_run(progress):
-            yield digest, f"a file of {run_id}"
+            yield run_id, digest
+
+
+def drop_unnamed(db: Database, blobs: BlobStore, digests: Collection[str]) -> list[str]:
+    """`blob_use.drop_unused` of those that no run names either; returns them. Call outside any transaction."""
+    if not digests:
+        return []
+    with db.read() as session:
+        kept = {digest for _, digest in run_blobs(session)}
+    return drop_unused(db, blobs, set(digests) - kept)
 
 
 def _of_run(progress: Mapping[str, Any]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from core.tables.canary import AnswerFailure, CanaryTrial, FamilyPolicy, ShadowA
 from core.tables.datasets import Dataset, DatasetRow
 from core.tables.dictionaries import TenantDictionary
 from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration, DocumentGroup, DocumentValue
+from core.tables.erasures import ErasedDocument, Erasure
 from core.tables.evaluations import EvaluationOutcome, EvaluationRun, EvaluationSet
 from core.tables.gpu import GpuLease
 from core.tables.jobs import Job, OutboxMessage
@@ -39,6 +40,8 @@ __all__ = [
     "DocumentGeneration",
     "DocumentGroup",
     "DocumentValue",
+    "ErasedDocument",
+    "Erasure",
     "EvaluationOutcome",
     "EvaluationRun",
     "EvaluationSet",

@@ -71,7 +71,7 @@ class AliasEvent(Base):
     family_id: Mapped[str] = mapped_column(ForeignKey("adapter_families.id", ondelete="CASCADE"), index=True)
     alias: Mapped[str] = mapped_column(String(16))
     action: Mapped[str] = mapped_column(String(16))
-    """promote, rollback, retire; refused: asked for and not made, with the reason."""
+    """promote, rollback, retire (it must be forgotten); refused: asked for and not made, with the reason."""
     from_version: Mapped[str | None] = mapped_column(String(32), default=None)
     to_version: Mapped[str | None] = mapped_column(String(32), default=None)
     reason: Mapped[str | None] = mapped_column(Text, default=None)

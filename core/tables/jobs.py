@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy import ForeignKey, Index, String, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.tables.base import Base, created_column, id_column, only_where
@@ -51,6 +51,8 @@ class Job(Base):
     """0 is the most urgent, 9 the least, as Celery's Redis transport counts."""
     error: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    irrevocable: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It has begun what cannot be taken back: it is no longer cancelled, only redone until it is whole."""
     worker: Mapped[str | None] = mapped_column(String(120), default=None)
     created_at: Mapped[datetime] = created_column()
     not_before: Mapped[datetime | None] = mapped_column(default=None)

@@ -9,6 +9,8 @@ from sqlalchemy import select
 from core.database import ReadSession
 from core.tables import AliasEvent
 
+RETIRE = "retire"
+"""Action of a move that takes a version out for good; it goes back as a rollback does, or on to a replacement."""
 REFUSED = "refused"
 """Action of a move that was asked for and not made; its reason says why, and the alias stayed."""
 
@@ -21,7 +23,7 @@ def champions(events: Iterable[tuple[str, str | None]]) -> list[str | None]:
     """
     stack: list[str | None] = [None]
     for action, version in events:
-        if action == "rollback" and version in stack:
+        if action in {"rollback", RETIRE} and version in stack:
             while stack[-1] != version:
                 stack.pop()
         elif stack[-1] != version:

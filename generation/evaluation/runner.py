@@ -15,12 +15,13 @@ from importlib.metadata import version as package_version
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from core.access import Principal
 from core.database import Database
 from core.errors import Cancelled, Interrupted, NotFound, Postponed, TsumugiError
 from core.jobs import JobLease
+from core.repositories.erasures import any_erased
 from core.settings import Settings
 from core.tables.evaluations import EvaluationOutcome, EvaluationRun
 from core.tables.operations import IndexVersion
@@ -136,7 +137,11 @@ class EvaluationRunner:
     @staticmethod
     def _keep(lease: JobLease, run_id: str, ordinal: int, outcome: Outcome) -> None:
         row = (EvaluationOutcome.run_id == run_id, EvaluationOutcome.ordinal == ordinal)
+        read = {str(one["document_id"]) for one in outcome.citations}
         with lease.write() as session:
+            if any_erased(session, read):  # meanwhile: the question goes the way of its like
+                session.execute(delete(EvaluationOutcome).where(*row))
+                return
             session.execute(
                 update(EvaluationOutcome).where(*row).values(status=outcome.status.value, outcome=outcome.to_json())
             )

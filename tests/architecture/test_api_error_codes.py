@@ -13,7 +13,7 @@ from core import errors as core_errors
 from core.errors import TsumugiError
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("core", "retrieval", "generation", "ingest", "tuning", "api", "workers")
+PACKAGES = ("core", "retrieval", "generation", "ingest", "tuning", "erasure", "api", "workers")
 HELPERS = frozenset({"_invalid", "_field_error", "refuse", "problem_response", "_refused", "_broken", "_error"})
 """Functions that make an error of a code given by position, or a response of one given by name."""
 CODE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")

@@ -74,6 +74,18 @@ def test_an_evaluation(tsumugi: Tsumugi, api: Api) -> None:
         tsumugi.evaluate("no such set")
 
 
+def test_an_erasure(tsumugi: Tsumugi) -> None:
+    uploaded = tsumugi.upload("消してください".encode(), filename="a.txt", external_id="a-1")
+    planned = tsumugi.erase(external_id="a-1", dry_run=True)
+    assert planned.job is not None and planned.job.kind == "erasure" and planned.certificate is None
+    assert tsumugi.erasure(planned.id).selector == {"documents": [uploaded.document.id]}
+    with pytest.raises(Refused) as raised:
+        tsumugi.start_erasure(planned.id)
+    assert raised.value.code == "erasure_begun", "its plan is not made yet"
+    with pytest.raises(Refused):
+        tsumugi.erase(text="a", tenant="b")
+
+
 def test_the_async_client_does_the_same(api: Api, api_url: str) -> None:
     async def run() -> None:
         async with AsyncTsumugi(api_url, api.admin) as client:
@@ -101,8 +113,9 @@ def test_both_clients_have_the_same_calls() -> None:
 
     assert calls(Tsumugi) == calls(AsyncTsumugi)
     assert sorted(calls(Tsumugi)) == [
-        "ask", "close", "delete", "document", "documents", "evaluate", "evaluation", "evaluation_outcomes", "feedback",
-        "job", "search", "stream", "update", "upload", "wait",
+        "ask", "close", "delete", "document", "documents", "erase", "erasure", "evaluate", "evaluation",
+        "evaluation_outcomes", "feedback",
+        "job", "search", "start_erasure", "stream", "update", "upload", "wait",
     ]  # fmt: skip
     assert calls(Tsumugi)["search"][:2] == ["query", "limit"], "signatures are those of the calls"
     assert (Tsumugi.search.__doc__ or "").startswith("Passages, best first")

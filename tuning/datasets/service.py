@@ -15,12 +15,14 @@ from sqlalchemy.exc import IntegrityError
 from core.access import Principal
 from core.audit import record
 from core.database import Database, WriteSession
-from core.errors import InvalidInput, NotFound, Unavailable
+from core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from core.language import language_of
 from core.paging import Page, after_cursor, checked_limit, cut_page
 from core.ports import BlobStore
 from core.repositories.blob_use import drop_unused, storing
 from core.repositories.derived import rows_readable, sets_with_hidden_rows
+from core.repositories.erasures import any_erased
+from core.repositories.lineage import SourceKind
 from core.tables.base import new_id
 from core.tables.datasets import Dataset, DatasetRow
 from core.types import Scope
@@ -143,6 +145,9 @@ class DatasetService:
         full = {"languages": dict(sorted(languages.items())), "invalid": [], "invalid_lines": {}, **report}
         full |= fitness(row.content for row in rows)
         with self._db.write() as session:
+            read = {source.id for row in rows for source in row.sources if source.kind is SourceKind.DOCUMENT}
+            if any_erased(session, read):
+                raise Conflict("a document that the rows were made of was erased meanwhile", code="document_erased")
             dataset = Dataset(
                 id=new_id("dst"),
                 tenant_id=principal.tenant_id,
