@@ -27,11 +27,12 @@ def holds(data: bytes, marker: str) -> bool:
 
 
 def _unpacked(data: bytes) -> Iterator[bytes]:
-    for unpack in (gzip.decompress, zlib.decompress):
-        try:
-            yield unpack(data)
-        except (OSError, EOFError, zlib.error):
-            continue
+    for head, unpack in ((b"\x1f\x8b", gzip.decompress), (b"\x78", zlib.decompress)):
+        if data.startswith(head):
+            try:
+                yield unpack(data)
+            except (OSError, EOFError, zlib.error):
+                continue
 
 
 def files_with(folder: Path, marker: str) -> list[str]:
