@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from core import errors as core_errors
-from core.environment import environment_fault
+from core.environment import STORAGE_CODES, environment_fault
 from core.errors import FieldError, TsumugiError
 
 log = structlog.stdlib.get_logger("api.errors")
@@ -187,8 +187,10 @@ def response_of(scope: Scope, error: TsumugiError) -> ProblemResponse:
 
 
 def _on_tsumugi_error(request: Request, error: Exception) -> Response:
+    """Whoever reads input takes any error for the input's; one that the disk made is told by its own code."""
     assert isinstance(error, TsumugiError)
-    return response_of(request.scope, error)
+    fault = environment_fault(error)
+    return response_of(request.scope, fault if fault is not None and fault.code in STORAGE_CODES else error)
 
 
 def _on_validation_error(request: Request, error: Exception) -> Response:

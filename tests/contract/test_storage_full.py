@@ -15,9 +15,12 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
 from core.blobs import FolderBlobStore
-from core.database import WriteSession
+from core.database import Database, WriteSession
+from core.settings import Settings
 from core.tables import Answer, Document
-from tests.api_app import Api
+from generation.adapters import archive as adapter_archive
+from generation.adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
+from tests.api_app import Api, build_api
 
 ROW = json.dumps({"instruction": "How many days?", "output": "25."}).encode()
 
@@ -144,6 +147,27 @@ def test_a_fault_of_the_machine_is_told_apart_from_a_bug(
     with api.database.read() as session:
         assert session.scalar(select(func.count()).select_from(Document)) == 0
     assert upload(admin).status_code == 202, "nothing has to be restarted"
+
+
+def test_an_archive_is_not_blamed_for_the_disk_it_is_unpacked_to(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base: Any = object()  # what it would be compared with once it is unpacked
+    admin = build_api(settings, database, base).client()
+    import tarfile
+
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            entry = tarfile.TarInfo(name)
+            entry.size = 2
+            archive.addfile(entry, io.BytesIO(b"{}"))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(adapter_archive, "_copy", full)
+    assert_full(admin.post("/v1/admin/adapters/house/versions", files={"file": ("a.tar", packed.getvalue())}))
 
 
 @pytest.mark.parametrize(
