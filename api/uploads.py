@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from email.message import Message
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import anyio.to_thread
@@ -15,6 +17,7 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from api.schemas.base import is_storable, refuse_bad_text
+from core.contents import IN_MEMORY_BYTES, Content, keep, size_of
 from core.errors import FieldError, InvalidInput
 from ingest.encoding import known_encoding
 
@@ -32,7 +35,7 @@ class UploadedFile:
     """One file of a request."""
 
     filename: str
-    data: bytes
+    data: Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,8 @@ async def in_store(request: Request, call: Callable[[], Result]) -> Result:
     return await anyio.to_thread.run_sync(call, limiter=request.app.state.storing)
 
 
-async def read_form(request: Request, allowed_fields: Sequence[str]) -> UploadForm:
-    """Read a multipart form.
+async def read_form(request: Request, allowed_fields: Sequence[str], folder: Path) -> UploadForm:
+    """Read a multipart form; files over IN_MEMORY_BYTES are moved into `folder`.
 
     Raises:
         InvalidInput: `invalid_request` for fields that are unknown, repeated or not text.
@@ -63,13 +66,17 @@ async def read_form(request: Request, allowed_fields: Sequence[str]) -> UploadFo
     async with request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
         _refuse_unknown(form, allowed_fields)
         fields = {name: _text_field(form, name) for name in allowed_fields if name in form}
-        files = []
+        files: list[UploadedFile] = []
         for item in form.getlist("file"):
             if isinstance(item, str):
                 raise refuse("file", "the part has no file name; send it as a file", "invalid_request")
-            data = await run_in_threadpool(item.file.read)
+            data = await run_in_threadpool(_kept, item, folder / str(len(files)))
             files.append(UploadedFile(item.filename or "", data))
     return UploadForm(tuple(files), fields)
+
+
+def _kept(item: UploadFile, path: Path) -> Content:
+    return item.file.read() if (item.size or 0) <= IN_MEMORY_BYTES else keep(item.file, path)
 
 
 def _refuse_odd_charset(request: Request) -> None:
@@ -142,23 +149,32 @@ def refuse(field: str, detail: str, code: str) -> InvalidInput:
     return InvalidInput(f"{field}: {detail}", code=code, errors=[FieldError(f"body.{field}", detail, code)])
 
 
-async def read_upload(request: Request, allowed_fields: Sequence[str], default_name: str) -> UploadForm:
+async def read_upload(request: Request, allowed_fields: Sequence[str], default_name: str, folder: Path) -> UploadForm:
     """Exactly one file, as multipart `file` or as the raw body (its name from Content-Disposition or `default_name`).
 
     Raises:
         InvalidInput: `missing_file`, and all of `read_form`.
     """
     if media_type_of(request) == "multipart/form-data":
-        form = await read_form(request, allowed_fields)
+        form = await read_form(request, allowed_fields, folder)
         if len(form.files) != 1:
             raise refuse("file", f"exactly one file is taken, {len(form.files)} came", "missing_file")
         return form
-    data = await request.body()
-    if not data:
+    data = await _body(request, folder / "body")
+    if not size_of(data):
         raise refuse("file", "the body is empty; send the file as the body or as multipart `file`", "missing_file")
     name = _file_name(request.headers.get("content-disposition", "attachment")) or default_name
     fields = {name: request.query_params[name] for name in allowed_fields if name in request.query_params}
     return UploadForm((UploadedFile(name, data),), fields)
+
+
+async def _body(request: Request, path: Path) -> Content:
+    with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as spool:
+        async for block in request.stream():
+            await run_in_threadpool(spool.write, block)
+        size = spool.tell()
+        spool.seek(0)
+        return spool.read() if size <= IN_MEMORY_BYTES else await run_in_threadpool(keep, spool, path)
 
 
 def _file_name(disposition: str) -> str | None:

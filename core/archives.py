@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
@@ -27,6 +28,8 @@ class Budget:
 
     bytes: int
     members: int
+    room_for: Callable[[int], object] = lambda _size: None
+    """Raises where there is no room on the disk for so many bytes more."""
 
     @property
     def spent(self) -> bool:
@@ -43,6 +46,7 @@ class Budget:
         self.members -= 1
         if self.spent:
             raise ArchiveTooLarge("the archives of one request unpack to more than is taken")
+        self.room_for(size)
 
 
 def open_zip(file: IO[bytes]) -> zipfile.ZipFile:

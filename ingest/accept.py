@@ -10,7 +10,6 @@ get it with the switch. So neither version is ever read by someone it was not me
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 
 from core import audit
 from core.access import Principal, access_filter, documents_visible, stored_groups
+from core.contents import sha256_of, size_of, work_folder
 from core.database import Database, WriteSession
 from core.errors import Conflict, NotFound, TooLarge
 from core.jobs import JobStore
@@ -104,20 +104,24 @@ class IngestService(DocumentCatalogue):
         principal.require(Scope.INGEST)
         limit = self._settings.http.max_upload_bytes
         checked = [checked_upload(upload, max_bytes=limit) for upload in uploads]
-        total = sum(len(upload.data) for upload in checked)
+        total = sum(size_of(upload.data) for upload in checked)
         if total > limit:
             raise TooLarge(
                 f"the files have {total} bytes together, the limit is {limit}", extra={"limit": limit, "actual": total}
             )
-        budget = request_budget()
-        with Keyring(self._settings) as keyring:
-            checked = [keyring.unlocked(upload) for upload in checked]
-            checked = [
-                keyring.unlocked(part, or_as_it_is=part is not upload)
-                for upload in checked
-                for part in unpacked(upload, max_bytes=limit, budget=budget)
-            ]
-        require_room(self._settings, sum(len(upload.data) for upload in checked))
+        budget = request_budget(lambda size: require_room(self._settings, size))
+        with work_folder(self._settings) as folder:
+            with Keyring(self._settings) as keyring:
+                checked = [keyring.unlocked(upload) for upload in checked]
+                checked = [
+                    keyring.unlocked(part, or_as_it_is=part is not upload)
+                    for upload in checked
+                    for part in unpacked(upload, folder, max_bytes=limit, budget=budget)
+                ]
+            require_room(self._settings, sum(size_of(upload.data) for upload in checked))
+            return self._stored(principal, checked, request_id)
+
+    def _stored(self, principal: Principal, checked: Sequence[Upload], request_id: str | None) -> list[Accepted]:
         with storing(self._db, self._blobs, (upload.data for upload in checked)) as still_held:
             for attempt in range(1, _ACCEPT_ATTEMPTS + 1):
                 try:
@@ -160,7 +164,7 @@ class IngestService(DocumentCatalogue):
     def _accept_one(
         self, session: WriteSession, principal: Principal, upload: Upload, request_id: str | None
     ) -> Accepted:
-        digest = hashlib.sha256(upload.data).hexdigest()
+        digest = sha256_of(upload.data)
         collection = collection_to_fill(session, principal.tenant_id, upload.collection_name)
         found = self._existing(session, principal, collection, upload, digest)
         if found is None:
@@ -289,7 +293,7 @@ class IngestService(DocumentCatalogue):
                 tenant_id=document.tenant_id,
                 source_sha256=digest,
                 filename=upload.filename,
-                byte_size=len(upload.data),
+                byte_size=size_of(upload.data),
                 given_encoding=upload.encoding,
             )
         )

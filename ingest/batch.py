@@ -7,38 +7,45 @@ the failed inbox like any other file, instead of refusing the files that came wi
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from core.archives import Budget
+from core.contents import size_of
+from core.environment import environment_fault
 from core.errors import ExtractionFailed, InvalidInput, TooLarge
 from core.names import one_spelling
-from ingest.extract.archive import read_archive
+from ingest.extract.archive import unpack_archive
 from ingest.extract.detect import is_batch_archive
 from ingest.upload import MAX_EXTERNAL_ID_CHARS, Upload, checked_upload
 
 
-def unpacked(upload: Upload, *, max_bytes: int, budget: Budget | None = None) -> list[Upload]:
+def unpacked(upload: Upload, folder: Path, *, max_bytes: int, budget: Budget | None = None) -> list[Upload]:
     """The members of an archive, or the upload itself when it is none, or cannot be taken apart.
 
     `external_id` of a member is ARCHIVE!/PATH, where ARCHIVE is the upload's own, else its file name: the same archive
     again replaces its members one by one, and leaves those alone that have not changed. Empty members are left out.
-    budget: of the request, over all its archives.
+    folder: where members that are not small wait. budget: of the request, over all its archives.
 
     Raises:
         TooLarge: the archives of the request pass their budget.
+        Unavailable: `storage_full`: there is no room for them.
     """
     try:
         if not is_batch_archive(upload.data, upload.filename):
             return [upload]
-        members = read_archive(upload.data, upload.encoding, budget)
-    except ExtractionFailed:
+        members = unpack_archive(upload.data, folder, upload.encoding, budget)
+    except ExtractionFailed as error:
+        fault = environment_fault(error)
+        if fault is not None:
+            raise fault from error
         return [upload]
     prefix = upload.external_id or upload.filename
     parts: list[Upload] = []
     seen: set[str] = set()
     for member in members:
         external_id = one_spelling(f"{prefix}!/{member.path}")
-        if not member.data or external_id in seen or len(external_id) > MAX_EXTERNAL_ID_CHARS:
-            if not member.data:
+        if not size_of(member.data) or external_id in seen or len(external_id) > MAX_EXTERNAL_ID_CHARS:
+            if not size_of(member.data):
                 continue
             return [upload]  # two members of one name, or names without end: not a batch that can be followed
         seen.add(external_id)

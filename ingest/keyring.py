@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from core.contents import whole
 from core.errors import ExtractionFailed, FieldError, InvalidInput, Unavailable
 from core.settings import Settings
 from ingest.extract.decrypt import may_be_locked
@@ -49,12 +50,15 @@ class Keyring:
             InvalidInput: `wrong_password`, or `unlock_failed` for a file that cannot be unlocked within the limits.
             Unavailable: `busy_unlocking`: others are being unlocked.
         """
-        if upload.password is None or not may_be_locked(upload.data):
+        if upload.password is None:
+            return upload
+        data = whole(upload.data)
+        if not may_be_locked(data):
             return upload
         if or_as_it_is and self._sandbox is not None and time.monotonic() > self._deadline:
             return upload
         try:
-            data = self._started().unlock(upload.data, upload.filename, upload.password, encoding=upload.encoding)
+            opened = self._started().unlock(data, upload.filename, upload.password, encoding=upload.encoding)
         except ExtractionFailed as error:
             if or_as_it_is and not error.retryable:
                 return upload
@@ -66,7 +70,7 @@ class Keyring:
                     detail, code="wrong_password", errors=[FieldError("body.password", detail)]
                 ) from error
             raise InvalidInput(detail, code="unlock_failed") from error
-        return upload if data is None else replace(upload, data=data)
+        return upload if opened is None else replace(upload, data=opened)
 
     def _started(self) -> Sandbox:
         if self._sandbox is None:

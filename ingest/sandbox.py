@@ -23,6 +23,7 @@ from typing import Any
 
 import structlog
 
+from core.contents import remove_stale
 from core.errors import ExtractionFailed, Unavailable
 from core.settings import IngestSettings
 from core.types import ExtractedDocument, PlacedText
@@ -52,7 +53,7 @@ class Sandbox:
         self._mother: _Mother | None = None
         self._closed = False
         work_dir.mkdir(parents=True, exist_ok=True)
-        _remove_stale(work_dir)
+        remove_stale(work_dir)
 
     def extract(
         self, data: bytes, filename: str, *, encoding: str | None = None, poll: Callable[[], None] | None = None
@@ -318,11 +319,3 @@ class _Waiter:
     def __init__(self) -> None:
         self.event = threading.Event()
         self.outcome: dict[str, Any] | None = None
-
-
-def _remove_stale(work_dir: Path) -> None:
-    """Folders of processes that ended without cleaning up."""
-    for folder in work_dir.iterdir():
-        owner = folder.name.partition("-")[0]
-        if owner.isdigit() and int(owner) != os.getpid() and not Path(f"/proc/{owner}").exists():
-            shutil.rmtree(folder, ignore_errors=True)

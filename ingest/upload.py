@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from core.access import PUBLIC_GROUP
+from core.contents import Content, size_of
 from core.errors import FieldError, InvalidInput, TooLarge
 from core.names import one_spelling
 from core.repositories.documents import DEFAULT_COLLECTION
@@ -37,7 +38,7 @@ class Upload:
     """
 
     filename: str
-    data: bytes
+    data: Content
     external_id: str | None = None
     groups: Sequence[str] | None = None
     metadata: Mapping[str, Any] | None = None
@@ -62,12 +63,13 @@ def checked_upload(upload: Upload, *, max_bytes: int) -> Upload:
             `invalid_metadata`, `invalid_validity`, `invalid_supersedes`, `encoding_unknown`, `invalid_password`.
     """
     filename = clean_filename(upload.filename)
-    if not upload.data:
+    size = size_of(upload.data)
+    if not size:
         raise _invalid("file", f"'{filename}' is empty", "empty_file")
-    if len(upload.data) > max_bytes:
+    if size > max_bytes:
         raise TooLarge(
-            f"'{filename}' has {len(upload.data)} bytes, the limit is {max_bytes}",
-            extra={"limit": max_bytes, "actual": len(upload.data)},
+            f"'{filename}' has {size} bytes, the limit is {max_bytes}",
+            extra={"limit": max_bytes, "actual": size},
         )
     if upload.password is not None and len(upload.password) > MAX_PASSWORD_CHARS:
         raise _invalid("password", f"at most {MAX_PASSWORD_CHARS} characters", "invalid_password")

@@ -27,6 +27,7 @@ from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.services import Services
 from api.uploads import read_upload
 from core.access import Principal
+from core.contents import Content, work_folder
 from core.errors import FieldError, InvalidInput
 from core.paging import after_cursor, cut_page
 from core.repositories.lineage import SourceKind, versions_that_saw
@@ -215,13 +216,14 @@ async def import_version(family: str, request: Request, caller: Caller, services
 
     An output folder of TRL is taken as it is; what was left out of it is in `manifest.notes.left_out`.
     """
-    form = await read_upload(request, [], "adapter.tar")
     request_id = request_id_of(request.scope)
-    return await run_in_threadpool(_import, services, caller, family, form.files[0].data, request_id)
+    with work_folder(services.settings) as folder:
+        form = await read_upload(request, [], "adapter.tar", folder)
+        return await run_in_threadpool(_import, services, caller, family, form.files[0].data, request_id)
 
 
-def _import(services: Services, caller: Principal, family: str, data: bytes, request_id: str) -> VersionBody:
-    imported = services.registry.import_archive(caller, family, data, request_id=request_id)
+def _import(services: Services, caller: Principal, family: str, archive: Content, request_id: str) -> VersionBody:
+    imported = services.registry.import_archive(caller, family, archive, request_id=request_id)
     with services.db.read() as session:
         found = find_family(session, caller, family)
         version = session.scalars(

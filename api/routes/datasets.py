@@ -19,6 +19,7 @@ from api.schemas.datasets import (
 )
 from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.uploads import in_store, read_upload
+from core.contents import whole, work_folder
 from core.types import Scope
 
 router = APIRouter(route_class=GuardedRoute, prefix="/v1/datasets", tags=["datasets"])
@@ -59,10 +60,13 @@ async def upload_dataset(
     request: Request, response: Response, caller: Caller, services: ServicesOf
 ) -> UploadedDatasetBody:
     """Upload JSONL or JSON: Alpaca, ShareGPT, messages or preference pairs. Rows that cannot be used are reported."""
-    form = await read_upload(request, ["name", "family"], "dataset.jsonl")
-    file = form.files[0]
-    name, family = (form.fields.get(field) or None for field in ("name", "family"))
-    upload = await in_store(request, lambda: services.datasets.upload(caller, file.data, file.filename, name, family))
+    with work_folder(services.settings) as folder:
+        form = await read_upload(request, ["name", "family"], "dataset.jsonl", folder)
+        file = form.files[0]
+        name, family = (form.fields.get(field) or None for field in ("name", "family"))
+        upload = await in_store(
+            request, lambda: services.datasets.upload(caller, whole(file.data), file.filename, name, family)
+        )
     response.status_code = 201 if upload.created else 200
     return UploadedDatasetBody(
         **{**asdict(upload.dataset), "report": upload.report, "warnings": upload.warnings, "created": upload.created}

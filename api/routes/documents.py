@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
@@ -33,6 +34,7 @@ from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.services import Services
 from api.uploads import in_store, media_type_of, parse_date_field, parse_json_field, read_form, refuse
 from core.access import Principal
+from core.contents import work_folder
 from core.errors import InvalidInput, UnsupportedFormat
 from core.paging import Page
 from core.repositories.documents import DEFAULT_COLLECTION
@@ -103,20 +105,21 @@ _UPLOAD_BODY = {
 async def add_documents(request: Request, caller: Caller, services: ServicesOf) -> AcceptedDocuments:
     """Take files (multipart) or one text (JSON). They are read by a job; follow it at `/v1/jobs/{id}/events`."""
     kind = media_type_of(request)
-    if kind == "multipart/form-data":
-        uploads = await _uploads_from_form(request)
-    elif kind == "application/json":
-        uploads = [_upload_from_json(await request.body())]
-    else:
-        raise UnsupportedFormat(
-            "send multipart/form-data with `file`, or application/json with `text`", code="unsupported_media_type"
-        )
     request_id = request_id_of(request.scope)
-    return await in_store(request, lambda: _accept(services, caller, uploads, request_id))
+    with work_folder(services.settings) as folder:
+        if kind == "multipart/form-data":
+            uploads = await _uploads_from_form(request, folder)
+        elif kind == "application/json":
+            uploads = [_upload_from_json(await request.body())]
+        else:
+            raise UnsupportedFormat(
+                "send multipart/form-data with `file`, or application/json with `text`", code="unsupported_media_type"
+            )
+        return await in_store(request, lambda: _accept(services, caller, uploads, request_id))
 
 
-async def _uploads_from_form(request: Request) -> list[Upload]:
-    form = await read_form(request, FORM_FIELDS)
+async def _uploads_from_form(request: Request, folder: Path) -> list[Upload]:
+    form = await read_form(request, FORM_FIELDS, folder)
     if not form.files:
         raise refuse("file", "no file came; send at least one part named `file`", "missing_file")
     external_id = form.fields.get("external_id")

@@ -7,7 +7,6 @@ The locks live outside transactions: in SQLite's one process in memory, in Postg
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from core.contents import Content, FileOnDisk, sha256_of
 from core.database import Database
 from core.errors import Unavailable
 from core.ports import BlobStore
@@ -39,7 +39,7 @@ _ASK_AGAIN_S = 0.05
 
 
 @contextmanager
-def storing(db: Database, blobs: BlobStore, contents: Iterable[bytes]) -> Iterator[Callable[[], None]]:
+def storing(db: Database, blobs: BlobStore, contents: Iterable[Content]) -> Iterator[Callable[[], None]]:
     """Store bytes, then let the block commit the rows that name them; nobody drops them in between.
 
     Yields what the block calls last in its transaction: it raises where the lock was lost with its connection. When
@@ -48,11 +48,14 @@ def storing(db: Database, blobs: BlobStore, contents: Iterable[bytes]) -> Iterat
     Raises:
         Unavailable: the store does not take them, or stays busy dropping one of them.
     """
-    held = {hashlib.sha256(data).hexdigest(): data for data in contents}
+    held = {sha256_of(content): content for content in contents}
     try:
         with _shared(db, held) as check:
-            for data in held.values():
-                blobs.put(data)
+            for content in held.values():
+                if isinstance(content, FileOnDisk):
+                    blobs.put_file(content.path)
+                else:
+                    blobs.put(content)
             yield check
     except BaseException:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import re
 import stat
 import tarfile
@@ -15,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from core.archives import ArchiveTooLarge, GuardedHeader, open_zip
+from core.contents import Content, opened
 from core.errors import AdapterRefused, TooLarge, UnsupportedFormat
 from generation.adapters.manifest import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, refuse_unsafe_files
 
@@ -36,7 +36,7 @@ _TRAINERS = re.compile(
 """State that Trainer, TRL and Accelerate put beside what they trained: pickles, never read, of no use for serving."""
 
 
-def unpack(data: bytes, folder: Path) -> list[str]:
+def unpack(content: Content, folder: Path) -> list[str]:
     """Write the adapter's own files from a .tar, .tar.gz or .zip into `folder`, flat; others (a README) are left out.
 
     An output folder of a trainer is taken as it is: without the state of its optimiser, and without its checkpoints
@@ -52,7 +52,7 @@ def unpack(data: bytes, folder: Path) -> list[str]:
     found: dict[PurePosixPath, Path] = {}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".parts-") as work:
         try:
-            for name, size, source in _members(data):
+            for name, size, source in _members(content):
                 path = _checked(name)
                 if _is_hidden(path):
                     continue
@@ -107,16 +107,16 @@ def _the_adapter(parents: list[PurePosixPath]) -> PurePosixPath | None:
     return own[0] if own else None
 
 
-def _members(data: bytes) -> Iterator[tuple[str, int, IO[bytes]]]:
+def _members(content: Content) -> Iterator[tuple[str, int, IO[bytes]]]:
     """Name, size and content of each regular file; sizes are bounded before anything is read."""
-    if zipfile.is_zipfile(io.BytesIO(data)):
-        yield from _zip_members(data)
-    else:
-        yield from _tar_members(data)
+    with opened(content) as file:
+        zipped = zipfile.is_zipfile(file)
+        file.seek(0)
+        yield from _zip_members(file) if zipped else _tar_members(file)
 
 
-def _zip_members(data: bytes) -> Iterator[tuple[str, int, IO[bytes]]]:
-    with open_zip(io.BytesIO(data)) as archive:
+def _zip_members(file: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:
+    with open_zip(file) as archive:
         entries = archive.infolist()
         _check_bounds(len(entries), sum(entry.file_size for entry in entries))
         for entry in entries:
@@ -128,11 +128,13 @@ def _zip_members(data: bytes) -> Iterator[tuple[str, int, IO[bytes]]]:
                     yield entry.filename, entry.file_size, source
 
 
-def _tar_members(data: bytes) -> Iterator[tuple[str, int, IO[bytes]]]:
+def _tar_members(file: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:
     count = total = 0
-    stream: Any = io.BytesIO(data)
-    if data.startswith(_GZIP):  # no other compression: their decoders take the memory that a header asks for
-        stream = gzip.GzipFile(fileobj=stream)
+    stream: Any = file
+    packed = file.read(len(_GZIP)) == _GZIP
+    file.seek(0)
+    if packed:  # no other compression: their decoders take the memory that a header asks for
+        stream = gzip.GzipFile(fileobj=file)
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=GuardedHeader) as archive:
         for entry in archive:
             count, total = count + 1, total + entry.size

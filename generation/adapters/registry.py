@@ -22,6 +22,7 @@ from sqlalchemy import select
 
 from core import audit
 from core.access import Principal
+from core.contents import Content
 from core.database import Database, ReadSession, WriteSession, lock_name
 from core.errors import AdapterRefused, InvalidInput, TsumugiError, Unavailable
 from core.ports import Engine
@@ -138,7 +139,7 @@ class AdapterRegistry(AliasMover):
             raise AdapterRefused(reason, code="adapter_unsupported")
 
     def import_archive(
-        self, principal: Principal, family: str, data: bytes, *, request_id: str | None = None
+        self, principal: Principal, family: str, archive: Content, *, request_id: str | None = None
     ) -> AdapterVersion:
         """Take in a PEFT adapter from a .tar, .tar.gz or .zip.
 
@@ -156,7 +157,7 @@ class AdapterRegistry(AliasMover):
         self._dir.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=self._dir, prefix=".import-"))
         try:
-            left_out = unpack(data, work)
+            left_out = unpack(archive, work)
             check_servable(work, base.path)
             notes: dict[str, Any] = {"imported_by": principal.actor, "left_out": left_out}
             if (work / MANIFEST_FILE).is_file():

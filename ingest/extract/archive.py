@@ -7,13 +7,15 @@ a device in it is refused. Archives inside archives are not opened; they become 
 
 from __future__ import annotations
 
-import io
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NoReturn
+from pathlib import Path
+from typing import IO, NoReturn
+from uuid import uuid4
 
 from core.archives import ArchiveTooLarge, Budget, open_zip
+from core.contents import IN_MEMORY_BYTES, Content, head_of, keep, opened, size_of
 from core.errors import ExtractionFailed, TooLarge
 from ingest.extract.container import ZIP_ERRORS
 from ingest.extract.tar import TAR_ERRORS, bomb, is_tar, tar_members, unsafe
@@ -32,45 +34,68 @@ class Member:
     """One file of an archive. `path` is a label: relative, without dots, slashes forward."""
 
     path: str
-    data: bytes
+    data: Content
 
 
-def request_budget() -> Budget:
+def request_budget(room_for: Callable[[int], object] = lambda _size: None) -> Budget:
     """What the archives of one request may unpack to together: as much as one alone, in twice as many files."""
-    return Budget(MAX_ARCHIVE_BYTES, 2 * MAX_ARCHIVE_MEMBERS)
+    return Budget(MAX_ARCHIVE_BYTES, 2 * MAX_ARCHIVE_MEMBERS, room_for)
 
 
-def read_archive(data: bytes, encoding: str | None = None, budget: Budget | None = None) -> list[Member]:
-    """Unpack an archive in memory. encoding: of the names in a ZIP that do not say so themselves, where it is known.
+def unpack_archive(
+    content: Content, folder: Path, encoding: str | None = None, budget: Budget | None = None
+) -> list[Member]:
+    """Unpack an archive; members over IN_MEMORY_BYTES go into files in `folder`.
 
-    budget: what is left of the request's; members are counted before they are kept.
+    encoding: of the names in a ZIP that do not say so themselves, where it is known. budget: what is left of the
+    request's; members are counted before they are read.
 
     Raises:
         TooLarge: `too_large`: it is good in itself, and passes the budget.
         ExtractionFailed: `broken_archive`, `encrypted_archive`, `unsafe_archive`, `zip_bomb`, `empty_archive`.
     """
+
+    def take(part: IO[bytes], size: int) -> Content:
+        return part.read() if size <= IN_MEMORY_BYTES else keep(part, folder / uuid4().hex)
+
+    return _members(content, encoding, budget or request_budget(), take)
+
+
+def read_archive(data: bytes) -> list[Member]:
+    """Unpack an archive in memory; raises as `unpack_archive` does."""
+    return _members(data, None, request_budget(), lambda part, _size: part.read())
+
+
+def _members(
+    archive: Content, encoding: str | None, budget: Budget, take: Callable[[IO[bytes], int], Content]
+) -> list[Member]:
     members: list[Member] = []
-    budget = budget or request_budget()
     left = MAX_ARCHIVE_BYTES
     try:
-        unpacked = tar_members(data, MAX_ARCHIVE_BYTES) if is_tar(data) else _zip_members(data, encoding)
-        for name, content in unpacked:
-            left -= len(content)
-            if left < 0:
-                raise bomb(f"it unpacks to more than {MAX_ARCHIVE_BYTES} bytes")
-            if name.startswith(_JUNK) or name.rpartition("/")[2].startswith("."):
-                continue
-            if len(members) == MAX_ARCHIVE_MEMBERS:
-                raise bomb(f"it holds more than {MAX_ARCHIVE_MEMBERS} files")
-            budget.take(len(content))
-            members.append(Member(_label(name, len(members)), content))
+        with opened(archive) as file:
+            tar = is_tar(head_of(archive))
+            size = size_of(archive)
+            parts = tar_members(file, size, MAX_ARCHIVE_BYTES) if tar else _zip_members(file, size, encoding)
+            for name, length, part in parts:
+                left -= length
+                if left < 0:
+                    raise bomb(f"it unpacks to more than {MAX_ARCHIVE_BYTES} bytes")
+                if name.startswith(_JUNK) or name.rpartition("/")[2].startswith("."):
+                    continue
+                if len(members) == MAX_ARCHIVE_MEMBERS:
+                    raise bomb(f"it holds more than {MAX_ARCHIVE_MEMBERS} files")
+                budget.take(length)
+                content = take(part, length)
+                if size_of(content) != length:
+                    raise ValueError(f"'{name}' ends early")
+                members.append(Member(_label(name, len(members)), content))
     except ArchiveTooLarge as error:
         if budget.spent:
             raise TooLarge(f"{error}; send them one by one", extra={"limit": MAX_ARCHIVE_BYTES}) from error
         raise bomb(str(error)) from error
     except _ERRORS as error:
         raise ExtractionFailed(f"the archive cannot be read: {error}", code="broken_archive") from error
-    if not any(member.data for member in members):
+    if not any(size_of(member.data) for member in members):
         raise ExtractionFailed("there is no file with content in the archive", code="empty_archive")
     return members
 
@@ -87,15 +112,15 @@ def refuse_archive(data: bytes) -> NoReturn:
     )
 
 
-def _zip_members(data: bytes, encoding: str | None) -> Iterator[tuple[str, bytes]]:
-    with open_zip(io.BytesIO(data)) as archive:
+def _zip_members(file: IO[bytes], size: int, encoding: str | None) -> Iterator[tuple[str, int, IO[bytes]]]:
+    with open_zip(file) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         if len(entries) > MAX_ARCHIVE_MEMBERS:
             raise bomb(f"it holds {len(entries)} files; {MAX_ARCHIVE_MEMBERS} are taken")
         total = sum(entry.file_size for entry in entries)
         if total > MAX_ARCHIVE_BYTES:
             raise bomb(f"it unpacks to more than {MAX_ARCHIVE_BYTES} bytes")
-        if total > max(_RATIO_FREE_TOTAL, MAX_MEMBER_RATIO * len(data)):
+        if total > max(_RATIO_FREE_TOTAL, MAX_MEMBER_RATIO * size):
             raise bomb(f"it unpacks more than {MAX_MEMBER_RATIO} to 1")
         for entry in entries:
             name = member_name(entry.filename, entry.flag_bits, encoding)
@@ -106,7 +131,7 @@ def _zip_members(data: bytes, encoding: str | None) -> Iterator[tuple[str, bytes
             if entry.file_size > max(_RATIO_FREE_BYTES, MAX_MEMBER_RATIO * entry.compress_size):
                 raise bomb(f"'{name}' unpacks more than {MAX_MEMBER_RATIO} to 1")
             with archive.open(entry) as part:
-                yield name, part.read(MAX_ARCHIVE_BYTES + 1)
+                yield name, entry.file_size, part
 
 
 def member_name(name: str, flags: int, encoding: str | None = None) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import re
 from enum import StrEnum
 from pathlib import PurePosixPath
 
 from core.archives import open_zip
+from core.contents import Content, head_of, opened
 from core.errors import ExtractionFailed, UnsupportedFormat
 from ingest.encoding import wide_encoding
 from ingest.extract.container import ZIP_ERRORS
@@ -111,17 +111,20 @@ def detect_format(data: bytes, filename: str) -> FileFormat:
     return FileFormat.MARKDOWN if suffix in _MARKDOWN else FileFormat.TEXT
 
 
-def is_batch_archive(data: bytes, filename: str) -> bool:
+def is_batch_archive(content: Content, filename: str) -> bool:
     """Whether the bytes are a ZIP or TAR of files, not a document in a ZIP container, and named as nothing else.
 
     Raises:
         ExtractionFailed: the name promises what the bytes are not.
     """
-    return (data.startswith(_ZIP) or is_tar(data)) and detect_format(data, filename) is FileFormat.ARCHIVE
+    head = head_of(content)
+    if head.startswith(_ZIP):
+        return _zip_format(content, filename, PurePosixPath(filename.lower()).suffix) is FileFormat.ARCHIVE
+    return is_tar(head) and detect_format(head, filename) is FileFormat.ARCHIVE
 
 
-def _zip_format(data: bytes, filename: str, suffix: str) -> FileFormat:
-    kind = _zip_kind(data, suffix)
+def _zip_format(content: Content, filename: str, suffix: str) -> FileFormat:
+    kind = _zip_kind(content, suffix)
     if kind is not FileFormat.ARCHIVE or suffix in {"", ".zip"}:
         return kind
     if suffix == ".pdf":
@@ -131,10 +134,10 @@ def _zip_format(data: bytes, filename: str, suffix: str) -> FileFormat:
     raise UnsupportedFormat(f"'{filename}' is a ZIP container of a kind that is not taken; {_TAKEN}")
 
 
-def _zip_kind(data: bytes, suffix: str) -> FileFormat:
+def _zip_kind(content: Content, suffix: str) -> FileFormat:
     """The format by the members; with a broken directory by the name, whose extractor says what is broken."""
     try:
-        with open_zip(io.BytesIO(data)) as archive:
+        with opened(content) as file, open_zip(file) as archive:
             names = archive.namelist()
             declared = ""
             if "mimetype" in names and archive.getinfo("mimetype").file_size < 200:

@@ -11,7 +11,7 @@ import io
 import tarfile
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 from core.archives import GuardedHeader
 from core.errors import ExtractionFailed
@@ -33,18 +33,22 @@ def is_tar(data: bytes) -> bool:
     return data[_MAGIC] == b"ustar"
 
 
-def tar_members(data: bytes, max_bytes: int) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of each file.
+def tar_members(file: IO[bytes], size: int, max_bytes: int) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """(name, size, content) of each file; the content is read, or left, before the next is asked for.
+
+    size: of the archive itself.
 
     Raises:
         ExtractionFailed: `zip_bomb`, `unsafe_archive`.
         OSError, ValueError, zlib.error, one of TAR_ERRORS: it is damaged.
     """
-    stream: Any = io.BytesIO(data)
-    limit = len(data)
-    if data.startswith(_GZIP):
-        stream = gzip.GzipFile(fileobj=stream)
-        limit = min(2 * max_bytes, max(_RATIO_FREE_BYTES, _MAX_RATIO * len(data)))
+    stream: Any = file
+    limit = size
+    packed = file.read(len(_GZIP)) == _GZIP
+    file.seek(0)
+    if packed:
+        stream = gzip.GzipFile(fileobj=file)
+        limit = min(2 * max_bytes, max(_RATIO_FREE_BYTES, _MAX_RATIO * size))
     counted: Any = _Counted(stream, limit)
     with tarfile.open(fileobj=counted, mode="r|", tarinfo=GuardedHeader, encoding="utf-8") as archive:
         for entry in archive:
@@ -56,10 +60,8 @@ def tar_members(data: bytes, max_bytes: int) -> Iterator[tuple[str, bytes]]:
             if entry.size > max_bytes:
                 raise bomb(f"'{name}' has more than {max_bytes} bytes")
             part = archive.extractfile(entry)
-            content = part.read() if part is not None else b""
-            if len(content) != entry.size:
-                raise tarfile.ReadError(f"'{name}' ends early")
-            yield name, content
+            assert part is not None  # it is a file
+            yield name, entry.size, part
 
 
 def bomb(detail: str) -> ExtractionFailed:

@@ -69,7 +69,7 @@ def test_a_directory_without_end_is_refused_before_it_is_read(tmp_path: Path) ->
         with pytest.raises(ArchiveTooLarge):
             open_zip(io.BytesIO(data))
         assert is_batch_archive(data, "a.zip")
-        assert unpacked(Upload("a.zip", data), max_bytes=2**30) == [Upload("a.zip", data)]
+        assert unpacked(Upload("a.zip", data), tmp_path, max_bytes=2**30) == [Upload("a.zip", data)]
         with pytest.raises(ExtractionFailed) as refused:
             read_archive(data)
         assert refused.value.code == "zip_bomb"
@@ -97,14 +97,14 @@ def test_many_small_parts_are_one_bomb() -> None:
     assert refused.value.code == "zip_bomb"
 
 
-def test_the_archives_of_a_request_share_one_budget() -> None:
+def test_the_archives_of_a_request_share_one_budget(tmp_path: Path) -> None:
     data = zipped(60, 2**20)
     budget = request_budget()
     budget.bytes = 150 * 2**20
-    assert len(unpacked(Upload("a.zip", data), max_bytes=2**30, budget=budget)) == 60
-    assert len(unpacked(Upload("b.zip", data), max_bytes=2**30, budget=budget)) == 60
+    assert len(unpacked(Upload("a.zip", data), tmp_path, max_bytes=2**30, budget=budget)) == 60
+    assert len(unpacked(Upload("b.zip", data), tmp_path, max_bytes=2**30, budget=budget)) == 60
     with pytest.raises(TooLarge):
-        unpacked(Upload("c.zip", data), max_bytes=2**30, budget=budget)
+        unpacked(Upload("c.zip", data), tmp_path, max_bytes=2**30, budget=budget)
 
 
 def test_what_people_pack_is_taken(tmp_path: Path) -> None:

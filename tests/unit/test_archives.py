@@ -6,6 +6,7 @@ import gzip
 import io
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -42,9 +43,9 @@ def code_of(data: bytes) -> str:
 
 
 @pytest.mark.parametrize(("mode", "name"), [("w:gz", "束.tar.gz"), ("w", "束.tar"), ("w:gz", "束.tgz")])
-def test_a_tar_is_its_files_under_names_that_cannot_escape(mode: str, name: str) -> None:
+def test_a_tar_is_its_files_under_names_that_cannot_escape(mode: str, name: str, tmp_path: Path) -> None:
     data = tarred({"../../etc/規程.txt": b"1", "/abs/b.md": b"# 2", "a/.hidden": b"x", "empty.txt": b""}, mode=mode)
-    parts = unpacked(Upload(name, data, groups=["hr"]), max_bytes=10**6)
+    parts = unpacked(Upload(name, data, groups=["hr"]), tmp_path, max_bytes=10**6)
     assert [(part.filename, part.external_id) for part in parts] == [
         ("規程.txt", f"{name}!/etc/規程.txt"),
         ("b.md", f"{name}!/abs/b.md"),
@@ -88,9 +89,9 @@ def test_a_header_with_a_negative_size_does_not_read_for_ever() -> None:
     assert code_of(bytes(data)) == "broken_archive"
 
 
-def test_a_tar_in_a_zip_and_a_gzip_of_something_else_fail_with_a_code() -> None:
+def test_a_tar_in_a_zip_and_a_gzip_of_something_else_fail_with_a_code(tmp_path: Path) -> None:
     with pytest.raises(ExtractionFailed) as caught:
         extract_document(tarred({"a.txt": b"x"}), "a.tar.gz", max_chars=1000)
     assert caught.value.code == "nested_archive"
     upload = Upload("notes.txt.gz", gzip.compress(b"text"))
-    assert unpacked(upload, max_bytes=10**6) == [upload]
+    assert unpacked(upload, tmp_path, max_bytes=10**6) == [upload]
