@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from email.message import EmailMessage
+from pathlib import Path
 
 import pytest
 import xlsxwriter
@@ -281,11 +282,11 @@ def test_without_converter_or_ocr_the_error_says_so_and_can_be_retried(monkeypat
     assert code_of(target.getvalue(), "scan.png") == ("ocr_unavailable", True)
 
 
-def test_an_archive_is_its_files_under_names_that_cannot_escape() -> None:
+def test_an_archive_is_its_files_under_names_that_cannot_escape(tmp_path: Path) -> None:
     archive = zipped(
         {"../../etc/規程.txt": "一", "a/b.md": "# 二", "C:\\x\\c.txt": "三", "empty.txt": "", "__MACOSX/x": "y"}
     )
-    parts = unpacked(Upload("束.zip", archive, groups=["hr"]), max_bytes=10**6)
+    parts = unpacked(Upload("束.zip", archive, groups=["hr"]), tmp_path, max_bytes=10**6)
     assert [(part.filename, part.external_id) for part in parts] == [
         ("規程.txt", "束.zip!/etc/規程.txt"),
         ("b.md", "束.zip!/a/b.md"),
@@ -293,12 +294,12 @@ def test_an_archive_is_its_files_under_names_that_cannot_escape() -> None:
     ]
     assert all(part.groups == ("hr",) for part in parts)
     document = workbook([["a"]])
-    assert unpacked(Upload("a.xlsx", document), max_bytes=10**6)[0].data == document
+    assert unpacked(Upload("a.xlsx", document), tmp_path, max_bytes=10**6)[0].data == document
 
 
-def test_archive_names_of_japanese_windows() -> None:
+def test_archive_names_of_japanese_windows(tmp_path: Path) -> None:
     archive = zipped({"XXXXXXXX.txt": "中身"}).replace(b"XXXXXXXX", "見積書別".encode("cp932"))
-    (part,) = unpacked(Upload("a.zip", archive), max_bytes=10**6)
+    (part,) = unpacked(Upload("a.zip", archive), tmp_path, max_bytes=10**6)
     assert part.filename == "見積書別.txt"
 
 
@@ -312,8 +313,8 @@ def test_archive_names_of_japanese_windows() -> None:
         (zipped({"a.txt": "x", "A.txt": "y"}), "nested_archive"),
     ],
 )
-def test_an_archive_that_is_not_taken_apart_fails_with_a_code(archive: bytes, code: str) -> None:
+def test_an_archive_that_is_not_taken_apart_fails_with_a_code(archive: bytes, code: str, tmp_path: Path) -> None:
     if code != "nested_archive":
         upload = Upload("a.zip", archive)
-        assert unpacked(upload, max_bytes=10**6) == [upload]  # it becomes one document, whose job says why
+        assert unpacked(upload, tmp_path, max_bytes=10**6) == [upload]  # it becomes one document, whose job says why
     assert code_of(archive, "a.zip") == (code, False)
