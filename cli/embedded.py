@@ -23,7 +23,7 @@ from cli.child import SupervisedChild
 from cli.redis_child import RedisChild
 from core.environment import STORAGE_CODES
 from core.errors import Unavailable
-from core.interpreter import take_short_turns
+from core.interpreter import give_back, take_short_turns
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ def embedded_service(settings: Settings, say: Say) -> Iterator[EmbeddedService]:
         Unavailable: a part does not start.
     """
     with ExitStack() as stack:
-        yield _start(settings, stack, say)
+        service = _start(settings, stack, say)
+        give_back()
+        yield service
 
 
 def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
@@ -251,11 +253,13 @@ def _build_retention(settings: Settings, db: Database, blobs: BlobStore) -> Rete
 
 
 def _prepare_base(settings: Settings, say: Say) -> None:
+    from core.inference_imports import import_for_inference
     from generation.build import build_base
 
     if not any(settings.models_dir.glob("*/card.json")):
         say("preparing the base model (once, about half a minute)")
     build_base(settings)
+    import_for_inference()  # in this thread, beside database and broker
 
 
 def _open_database(settings: Settings, stack: ExitStack) -> tuple[Database, Bootstrap]:

@@ -1,7 +1,9 @@
-"""How the threads of one process share the interpreter."""
+"""How the threads of one process share the interpreter, and what it gives back of its memory."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import sys
 
 SWITCH_INTERVAL_S = 0.0005
@@ -12,3 +14,17 @@ to torch, index and database, and beside ingest would wait up to Python's usual 
 def take_short_turns() -> None:
     """For processes in which ingest runs beside forward passes or queries. Holds for the whole process."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+def give_back() -> None:
+    """After a start: free what it was made with. What stands then stays, and the collector passes over it."""
+    gc.collect()
+    gc.freeze()
+    trim()
+
+
+def trim() -> None:
+    """Return what was freed to the system, in milliseconds: the C library keeps what lies before anything in use."""
+    of_glibc = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if of_glibc is not None:
+        of_glibc(0)

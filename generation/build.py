@@ -15,7 +15,7 @@ from generation.adapters.routing import Router
 from generation.answer import AnswerService, Stamp
 from generation.canary.monitor import CanaryMonitor
 from generation.canary.shadow import ShadowRunner
-from generation.models import CARD_FILE, BaseModelInfo, describe_base, prepare_base, read_card
+from generation.models import CARD_FILE, BaseModelInfo, describe_base, prepare_apart, read_card
 from generation.template import require_template
 from retrieval.live import Retrieval
 
@@ -59,7 +59,7 @@ def build_base(settings: Settings) -> BaseModelInfo:
             raise Unavailable(f"no safetensors in {folder}", code="generator_misconfigured", retryable=False)
         described = (folder / CARD_FILE).is_file()
         return require_template(read_card(folder) if described else describe_base(folder, folder.resolve().name))
-    return prepare_base(settings.models_dir, starter_folder())
+    return prepare_apart(settings.models_dir, starter_folder())
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,9 @@ import json
 import os
 import shutil
 import tempfile
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +73,19 @@ def prepare_base(models_dir: Path, starter_dir: Path | None) -> BaseModelInfo:
     if starter_dir is None or not (starter_dir / CONFIG_FILE).is_file():
         return raw
     verify(starter_dir, raw)
-    source = {"raw": raw.digest, "starter": content_digest(starter_dir), "preparation": PREPARATION}
+    source = _merged_source(raw, starter_dir)
     return _find(models_dir, source) or _merge_starter(models_dir, raw, starter_dir, source)
+
+
+def prepare_apart(models_dir: Path, starter_dir: Path | None) -> BaseModelInfo:
+    """`prepare_base`, the work done by a child: the gigabyte that it takes is never this process's.
+
+    Raises: as `prepare_base`.
+    """
+    if not _is_prepared(models_dir, starter_dir):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            wait([pool.submit(prepare_base, models_dir, starter_dir)])  # what it raises is raised again below
+    return prepare_base(models_dir, starter_dir)
 
 
 def read_card(folder: Path) -> BaseModelInfo:
@@ -156,9 +169,24 @@ def quiet_transformers() -> None:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 
+def _is_prepared(models_dir: Path, starter_dir: Path | None) -> bool:
+    raw = _find(models_dir, _raw_source(_find_gguf()[1]))
+    if raw is None or starter_dir is None or not (starter_dir / CONFIG_FILE).is_file():
+        return raw is not None
+    return _find(models_dir, _merged_source(raw, starter_dir)) is not None
+
+
+def _raw_source(recorded: str) -> dict[str, Any]:
+    return {"gguf": recorded, "preparation": PREPARATION}
+
+
+def _merged_source(raw: BaseModelInfo, starter_dir: Path) -> dict[str, Any]:
+    return {"raw": raw.digest, "starter": content_digest(starter_dir), "preparation": PREPARATION}
+
+
 def _prepare_raw(models_dir: Path) -> BaseModelInfo:
     gguf, recorded = _find_gguf()
-    source = {"gguf": recorded, "preparation": PREPARATION}
+    source = _raw_source(recorded)
     found = _find(models_dir, source)
     if found is not None:
         return found

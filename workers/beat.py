@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from core.interpreter import trim
 from core.notify import OUTBOX_TOPIC
 from core.tables.base import utc_now
 from workers.context import WorkerContext
@@ -15,6 +16,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 SCHEDULES_EVERY_S = 15.0
 """Schedules are as fine as a minute, so looking four times a minute starts each within 15 seconds."""
+
+TRIM_EVERY_S = 60.0
+"""How soon memory that work has freed is the system's again; a file that was read leaves 100 MB and more."""
 
 CANARIES_EVERY_S = 15.0
 """How soon a canary whose figures break its policy is ended. One look reads what is new, some milliseconds."""
@@ -53,7 +57,7 @@ class Beat:
 
     def _run(self) -> None:
         settings = self._context.settings.jobs
-        next_sweep = next_schedules = next_canaries = next_retention = last_round = utc_now()
+        next_sweep = next_schedules = next_canaries = next_retention = next_trim = last_round = utc_now()
         away = False
         with self._context.jobs.notifier.callback(OUTBOX_TOPIC, self._wake.set):
             while not self._stopping.is_set():
@@ -77,6 +81,9 @@ class Beat:
                 if now >= next_retention and self._context.retention is not None:
                     self._step("retention", self._context.retention.sweep)
                     next_retention = now + timedelta(seconds=RETENTION_EVERY_S)
+                if now >= next_trim:
+                    self._step("memory", trim)
+                    next_trim = now + timedelta(seconds=TRIM_EVERY_S)
                 self.rounds += 1
                 self._wake.wait(self._sleep_s(next_sweep, next_schedules, next_canaries))
 
