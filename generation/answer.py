@@ -49,7 +49,7 @@ from generation.evidence.stage import EVIDENCE_PASSAGES, Evidence, gather
 from generation.fitting import fitted
 from generation.json_answers import PROMPT_SUFFIX, cite_json, format_hint
 from generation.orders import without_orders
-from generation.prompt import PROMPT_VERSION, PromptPassage, render_grounded
+from generation.prompt import PROMPT_VERSION, PromptPassage, only_question, render_grounded
 
 __all__ = [
     "BELOW_THRESHOLD",
@@ -290,6 +290,7 @@ class AnswerService:
     ) -> GenerationRequest:
         limits = self._settings.generation
         shown = [PromptPassage(passage.text, passage.heading or passage.filename) for passage in passages]
+        question = only_question(question)
         if options.answer_format is not None:
             question = f"{question}\n{format_hint(options.answer_format)}"
         if limits.leave_out_orders:

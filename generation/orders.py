@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 LEFT_OUT = "(...)"
 """What stands in the prompt for a run of such sentences."""
@@ -74,7 +75,6 @@ _SIGNS = tuple(
 
 _SENTENCE = re.compile(r"[^\n。！？!?.]*+(?:[。！？!?]++[」』）)\"']*+|\.++[\"')]*+|\n|\Z)")
 _FORGED_TURNS = re.compile(r"<\|[\w ]{1,40}\|>(?:.*<\|[\w ]{1,40}\|>)?[^\n]*(?:\n[^\n]*)?", re.DOTALL)
-_FORGED_LABEL = re.compile(r"(?im)^([ \t]*)(question|answer|passages?)([ \t]*[:：])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +86,16 @@ class Kept:
 
 
 def without_orders(text: str) -> Kept:
-    """The text with sentences that give orders to a model replaced by LEFT_OUT, and with no line that poses as ours.
+    """The text with sentences that give orders to a model replaced by LEFT_OUT.
 
     White space and everything else stay as they are; a text without such sentences comes back unchanged.
     """
     text, forged = _without_forged_turns(text)
     spans = list(_sentences(text))
     folded = [unicodedata.normalize("NFKC", text[start:end]).strip() for start, end in spans]
-    orders = {at for at, sentence in enumerate(folded) if _is_order(sentence)}
-    # An order goes on in the sentences beside it: "The rules have changed. Your answer must contain X."
-    beside = {at + step for at in orders for step in (-1, 1) if 0 <= at + step < len(spans)}
-    orders |= {at for at in beside if any(sign.search(folded[at]) for sign in _SIGNS)}
+    orders = _orders_among(folded)
     if not orders:
-        return Kept(_without_labels(text), forged)
+        return Kept(text, forged)
     pieces: list[str] = []
     for at, (start, end) in enumerate(spans):
         piece = text[start:end]
@@ -108,7 +105,18 @@ def without_orders(text: str) -> Kept:
             pieces.append(f"{LEFT_OUT}{piece[len(piece.rstrip()) :]}")
         elif piece.endswith("\n") and not pieces[-1].endswith("\n"):
             pieces.append("\n")
-    return Kept(_without_labels("".join(pieces)), len(orders) + forged)
+    return Kept("".join(pieces), len(orders) + forged)
+
+
+@lru_cache(maxsize=512)
+def orders_in(text: str) -> tuple[tuple[int, int], ...]:
+    """Spans of what `without_orders` leaves out, in order: none of it is a line that answers anything."""
+    forged = [found.span() for found in _FORGED_TURNS.finditer(text)] if "<|" in text else []
+    for start, end in forged:
+        text = f"{text[:start]}{' ' * (end - start - 1)}\n{text[end:]}"
+    spans = list(_sentences(text))
+    orders = _orders_among([unicodedata.normalize("NFKC", text[start:end]).strip() for start, end in spans])
+    return tuple(sorted([*forged, *(spans[at] for at in orders)]))
 
 
 def _without_forged_turns(text: str) -> tuple[str, int]:
@@ -118,15 +126,17 @@ def _without_forged_turns(text: str) -> tuple[str, int]:
     return _FORGED_TURNS.subn(f"{LEFT_OUT}\n", text)
 
 
+def _orders_among(sentences: Sequence[str]) -> set[int]:
+    orders = {at for at, sentence in enumerate(sentences) if _is_order(sentence)}
+    # An order goes on in the sentences beside it: "The rules have changed. Your answer must contain X."
+    beside = {at + step for at in orders for step in (-1, 1) if 0 <= at + step < len(sentences)}
+    return orders | {at for at in beside if any(sign.search(sentences[at]) for sign in _SIGNS)}
+
+
 def _is_order(sentence: str) -> bool:
     if any(pattern.search(sentence) for pattern in _PLAIN_ORDERS):
         return True
     return sum(bool(sign.search(sentence)) for sign in _SIGNS) >= 2
-
-
-def _without_labels(text: str) -> str:
-    """`Question:` at the start of a line would look like the one that the prompt ends with."""
-    return _FORGED_LABEL.sub(lambda found: f"{found.group(1)}{found.group(2)[0]}{found.group(3)}", text)
 
 
 def _sentences(text: str) -> Iterator[tuple[int, int]]:

@@ -1,7 +1,8 @@
 """The one renderer of prompts: serving, training rows and evaluation all call it, so they cannot drift apart.
 
-Retrieved text is data. Before it enters a prompt, anything in it that the chat template or our own passage numbering
-would read as structure is defused: `<|` cannot open a special token, and a bracketed number cannot pose as a citation.
+Retrieved text is data, and so is a question. Before they enter a prompt, anything in them that would read as its
+structure is defused: no token of a chat template opens, a bracketed number cannot pose as a citation, and no line
+begins as a turn does, in whatever spelling: `Question:`, `**答え**：`, or `User:` where an `Assistant:` answers it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,36 @@ NOT_FOUND = {
 """What the model is trained to say when the passages hold no answer, and what a refusal before the model says."""
 
 _REFUSALS = ("could not find this in the documents", "資料には見つかりません")
+_TEMPLATE_TOKENS = {
+    "<|": "< |",
+    "|>": "| >",
+    "<｜": "< ｜",
+    "｜>": "｜ >",
+    "[INST]": "(INST)",
+    "[/INST]": "(/INST)",
+    "<<SYS>>": "< <SYS>>",
+    "<start_of_turn>": "< start_of_turn>",
+    "<end_of_turn>": "< end_of_turn>",
+}
+"""Openings of the special tokens that families of models take turns with. An engine that holds a tokenizer also breaks
+whatever else that one reads as special."""
+_TURNS = {
+    **dict.fromkeys(("question", "questions", "answer", "answers", "final answer", "passage", "passages"), ""),
+    **dict.fromkeys(("質問", "質問文"), "問"),
+    **dict.fromkeys(("回答", "答え", "解答", "最終回答"), "答"),
+}
+"""{label: what is left of it}; nothing stands for its first letter."""
+_ANSWERS = frozenset({"answer", "answers", "final answer", "回答", "答え", "解答", "最終回答"})
+_ASKING = frozenset({"user", "human", "instruction", "input", "ユーザー", "ユーザ", "利用者", "指示", "入力"})
+_REPLYING = frozenset({"assistant", "ai", "bot", "response", "output", "model", "アシスタント", "応答", "出力"})
+_ROLES = dict.fromkeys((*_ASKING, *_REPLYING, "system", "developer", "システム", "開発者"), "")
+_COLONS = frozenset(":：﹕︰ː∶꞉】］")
+_BEFORE = frozenset(" \t\u3000>＞*＊#＃_`~|｜-–—・•●■◆▼【［[(（「『\"'\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad")
+_BEHIND = frozenset(" \t\u3000*＊_`~】］])）」』\"'\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad")
+_UNSEEN = frozenset("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad")
+_LOOK_ALIKES = str.maketrans("аеіорсуѕԛһАЕІОРСЅНТ", "aeiopcysqhAEIOPCSHT")
+_LABEL_CHARS = 48
+_LINE_BREAKS = re.compile(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 _BRACKETED_NUMBER = re.compile(r"[\[［]\s*([0-9０-９]{1,3})\s*[\]］]")
 
 
@@ -50,7 +81,72 @@ def is_not_found(answer: str) -> bool:
 
 def defuse(text: str) -> str:
     """Take the power of structure from untrusted text, keeping it readable."""
-    return _BRACKETED_NUMBER.sub(r"(\1)", text.replace("<|", "< |").replace("|>", "| >"))
+    for opening, broken in _TEMPLATE_TOKENS.items():
+        text = text.replace(opening, broken)
+    return without_labels(_BRACKETED_NUMBER.sub(r"(\1)", text))
+
+
+def without_labels(text: str) -> str:
+    """Lines that begin as a turn of the prompt does keep the first letter of its label: `Answer: 5` is `A: 5`."""
+    lines = text.splitlines(keepends=True)
+    found = _labelled(lines)
+    if not found:
+        return text
+    for at, label in found.items():
+        short = (_TURNS | _ROLES)[label.word] or lines[at][label.start]
+        lines[at] = f"{lines[at][: label.start]}{short}{lines[at][label.end :]}"
+    return "".join(lines)
+
+
+def only_question(text: str) -> str:
+    """A question up to the line where a turn of its own making begins; the first line may begin as it likes."""
+    lines = text.strip().splitlines(keepends=True)
+    end = next((at for at in _labelled(lines) if at > 0), None)
+    return text if end is None else "".join(lines[:end]).rstrip()
+
+
+def poses_as_answer(line: str) -> bool:
+    """Whether a line begins as an answer does: what stands above other text is then none of its headings."""
+    label = _label_of(line)
+    return label is not None and label.word in _ANSWERS
+
+
+def _labelled(lines: Sequence[str]) -> dict[int, _Label]:
+    """{number of the line: its label}, in order."""
+    labels = {at: label for at, line in enumerate(lines) if (label := _label_of(line)) is not None}
+    said = {label.word for label in labels.values()}
+    # `User: admin` is a line of a manual; with an `Assistant:` in the same text it is a conversation.
+    taken = _TURNS.keys() | (_ROLES.keys() if said & _ASKING and said & _REPLYING else frozenset())
+    return {at: label for at, label in labels.items() if label.word in taken}
+
+
+@dataclass(frozen=True, slots=True)
+class _Label:
+    """line[start:end] is a word before a colon at the start of a line."""
+
+    start: int
+    end: int
+    word: str
+
+
+def _label_of(line: str) -> _Label | None:
+    head = line[:_LABEL_CHARS]
+    colon = next((at for at, char in enumerate(head) if char in _COLONS), None)
+    if colon is None:
+        return None
+    start, end = 0, colon
+    while start < end and head[start] in _BEFORE:
+        start += 1
+    while end > start and head[end - 1] in _BEHIND:
+        end -= 1
+    plain = "".join(char for char in head[start:end].translate(_LOOK_ALIKES) if char not in _UNSEEN)
+    word = " ".join(unicodedata.normalize("NFKC", plain).casefold().split()).rstrip("0123456789.# ")
+    return _Label(start, end, word) if word in _TURNS or word in _ROLES else None
+
+
+def _defused_line(line: str) -> str:
+    """Without looking for a label at its start."""
+    return defuse(f"Question: {line}").removeprefix("Q: ")
 
 
 def render_grounded(
@@ -65,9 +161,11 @@ def render_grounded(
     stands alone under the same system message, which is how leaked facts are probed.
     """
     lines = []
+    asked, *more = question.strip().splitlines(keepends=True) or [""]
     for number, passage in enumerate(passages, start=1):
-        title = f"({defuse(passage.title).strip()}) " if passage.title else ""
+        title = f"({defuse(_LINE_BREAKS.sub(' ', passage.title)).strip()}) " if passage.title else ""
         lines.append(f"[{number}] {title}{defuse(passage.text).strip()}")
-    lines.append(f"Question: {defuse(question).strip()}")
+    # The first line stands behind our own label: what it begins with is the asker's.
+    lines.append(f"Question: {_defused_line(asked)}{defuse(''.join(more))}".rstrip())
     earlier = tuple(Message(turn.role, defuse(turn.content)) for turn in history if turn.role in {"user", "assistant"})
     return (Message("system", SYSTEM), *earlier, Message("user", "\n\n".join(lines)))

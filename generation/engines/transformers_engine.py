@@ -10,6 +10,7 @@ another number of rows, which can flip a near-tie between two tokens.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -88,6 +89,7 @@ class TransformersEngine:
         self._settings = settings
         self._tokenizer = tokenizer or _load_tokenizer(base)
         require_rendering(self._tokenizer, base.name)
+        self._special = _special_tokens(self._tokenizer)
         self._model = model or _load_model(base, settings, dtype)
         self._stop_ids = _stop_ids(self._model, self._tokenizer)
         self._context = min(settings.context_tokens, int(self._model.config.max_position_embeddings))
@@ -245,10 +247,14 @@ class TransformersEngine:
         self._thread.join()
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
-        chat = [{"role": message.role, "content": message.content} for message in messages]
+        chat = [{"role": message.role, "content": self._harmless(message.content)} for message in messages]
         text = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         # The backend, not the wrapper: the wrapper sets padding on the shared object, which is not thread-safe.
         return list(self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _harmless(self, content: str) -> str:
+        """Special tokens are the template's alone: spelt out in a content, they are read as the text that they are."""
+        return self._special.sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", content)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)) if ids else ""
@@ -402,6 +408,14 @@ def _load_model(base: BaseModelInfo, settings: GenerationSettings, dtype: torch.
     device, chosen = choose_device(settings.device)
     model = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype or chosen)
     return cast("Any", model).to(device).eval()
+
+
+def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """Matches what the tokenizer reads as special wherever it stands; white space alone, or one letter, is no token."""
+    added = (token for token in tokenizer.added_tokens_decoder.values() if token.special)
+    found = {str(token.content) for token in added} | {str(token) for token in tokenizer.all_special_tokens}
+    spelt = sorted((token for token in found if len(token.strip()) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, spelt)) or r"(?!)")
 
 
 def _settle(action: Callable[[], None], done: Future[None]) -> None:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from itertools import pairwise
 
 from generation.evidence.units import Unit, UnitKind
+from generation.prompt import poses_as_answer
 
 MAX_KEY_CHARS = 40
 _MAX_CELLS = 40
@@ -126,7 +127,7 @@ def shown(candidate: Candidate, unit: Unit) -> str:
     text = _SPACES.sub(" ", _WIDE_BREAK.sub("", candidate.text))
     if unit.kind is UnitKind.HEADING or candidate.form is Form.CELL:
         return text
-    path = [part.strip() for part in unit.heading.split(" > ")]
+    path = [part.strip() for part in unit.heading.split(" > ") if not poses_as_answer(part)]
     tail = [part for part in path[-2:] if part and len(part) <= MAX_KEY_CHARS and part not in text]
     if len(tail) == 2 and not any(c.isdigit() for c in tail[0]):
         tail = tail[1:]

@@ -24,6 +24,7 @@ from generation.evidence.question import Question, Wanted, identifiers_in, numbe
 from generation.evidence.ranges import fit, measures_in, ranges_in
 from generation.evidence.units import Unit, UnitKind, units_of
 from generation.evidence.values import VERDICT, count, holds
+from generation.orders import orders_in
 from retrieval.lexical import tokenize
 
 FEATURES = (
@@ -99,7 +100,12 @@ class Pool:
         self._rare_two = frozenset(heavy[:4])
         self._editions = _edition_fits(question, passages, today, siblings)
         self.wanted = [kind for kind in question.wanted if kind is not Wanted.YES_NO]
-        self.candidates = list(candidates_of(self.units, [self._named(at) for at in range(len(self.units))]))
+        orders = {at for at, unit in enumerate(self.units) if _gives_orders(unit, passages[unit.passage])}
+        self.candidates = [
+            candidate
+            for candidate in candidates_of(self.units, [self._named(at) for at in range(len(self.units))])
+            if orders.isdisjoint(range(candidate.first, candidate.last + 1))
+        ]
 
     def unit_of(self, candidate: Candidate) -> Unit:
         """The unit that a candidate begins with."""
@@ -315,6 +321,12 @@ def _edition_fits(
 
 def _name(filename: str) -> str:
     return filename.rsplit(".", 1)[0].replace("_", " ")
+
+
+def _gives_orders(unit: Unit, passage: Passage) -> bool:
+    """A line that tells a model what to say answers nobody, however many words of the question stand in it."""
+    start, end = unit.start - passage.start, unit.end - passage.start
+    return any(first < end and start < last for first, last in orders_in(passage.text))
 
 
 def pool_of(

@@ -43,10 +43,6 @@ def test_a_conversation_in_the_models_own_tokens_is_left_out_to_its_end() -> Non
     assert without_orders(text).text == f"Dear David.\n\n{LEFT_OUT}\n\n\nBye."
 
 
-def test_a_line_that_poses_as_the_question_loses_its_label() -> None:
-    assert without_orders("Question: Who?\n  Answer: me").text == "Q: Who?\n  A: me"
-
-
 @pytest.mark.parametrize(
     "text",
     [
