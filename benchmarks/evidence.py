@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,21 @@ from core.errors import TsumugiError
 from core.log import configure
 from generation.evaluation.matching import judge
 from generation.evaluation.questions import Question, chosen, parse_questions, read_questions
-from generation.evidence.candidates import shown
+from generation.evidence.meaning import MEANING_FEATURES
 from generation.evidence.parameters import CONFIDENCE_FEATURES, SHIPPED, shipped_parameters
-from generation.evidence.ranking import FEATURES, Pool, pool_of
-from generation.evidence.stage import EVIDENCE_PASSAGES, signals_of
+from generation.evidence.pool import Pool, pool_of
+from generation.evidence.ranking import FEATURES, SPEAKS_AGAINST, SPEAKS_NEITHER, features
+from generation.evidence.stage import EVIDENCE_PASSAGES, answer_of, signals_of
 from ingest.upload import Upload
 
 _FOLDS = 5
 _SIDES = ("own", "foreign")
+_UNCOMPARED = "uncompared"
+"""All candidates, their meanings not compared: what serves where there is no multilingual arm."""
 _CUTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 Table = NDArray[np.float64]
+_SIGNS = np.array([-1.0 if one in SPEAKS_AGAINST else 0.0 if one in SPEAKS_NEITHER else 1.0 for one in FEATURES])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,9 @@ class Judged:
     right: Table
 
     def side(self, name: str) -> NDArray[np.intp]:
-        """Candidates in the question's own language, or those in others."""
+        """Candidates in the question's own language, those in others, or all of them."""
+        if name == _UNCOMPARED:
+            return np.arange(len(self.table))
         foreign = self.table[:, FEATURES.index("foreign")] > 0
         return np.flatnonzero(foreign if name == "foreign" else ~foreign)
 
@@ -75,16 +81,16 @@ def read_folder(folder: Path, limit: int | None) -> list[Judged]:
                 print(f"not read: {file.name}: {error.code}")
         for question in questions:
             found = service.retrieval.searcher.search(question.question, service.access, EVIDENCE_PASSAGES)
-            pool = pool_of(question.question, found.passages, today, found.siblings, found.compare)
+            pool = pool_of(question.question, found.passages, today, found.siblings, found.bridge)
             if pool.candidates:
-                judged.append(Judged(question, pool, pool.features(), _right(question, pool)))
+                judged.append(Judged(question, pool, features(pool), _right(question, pool)))
     return judged
 
 
 def _right(question: Question, pool: Pool) -> Table:
     if question.unanswerable:
         return np.zeros(len(pool.candidates))
-    answers = [shown(candidate, pool.unit_of(candidate)) for candidate in pool.candidates]
+    answers = [answer_of(pool, candidate) for candidate in pool.candidates]
     verdicts = {
         answer: judge(answer, question.expected, question.not_expected).right for answer in dict.fromkeys(answers)
     }
@@ -96,11 +102,11 @@ def fit_side(judged: Sequence[Judged], name: str) -> Table:
     rows = [
         (item.table[places], item.right[places])
         for item in judged
-        if item.across is (name == "foreign") and not item.question.unanswerable
+        if (name == _UNCOMPARED or item.across is (name == "foreign")) and not item.question.unanswerable
         for places in [item.side(name)]
         if item.right[places].any()
     ]
-    return fit_ranking(rows) if rows else np.zeros(len(FEATURES))
+    return fit_ranking(rows, _SIGNS) if rows else np.zeros(len(FEATURES))
 
 
 def best_of(item: Judged, name: str, weights: Table) -> tuple[list[float], float] | None:
@@ -114,7 +120,8 @@ def best_of(item: Judged, name: str, weights: Table) -> tuple[list[float], float
     probability /= probability.sum()
     candidates = [item.pool.candidates[at] for at in places]
     signals = signals_of(item.pool, candidates, item.table[places], belief, probability, order)
-    return [signals[feature] for feature in CONFIDENCE_FEATURES], float(item.right[places[order[0]]])
+    best = item.pool.narrow(int(places[order[0]]))
+    return [signals[feature] for feature in CONFIDENCE_FEATURES], float(item.right[best])
 
 
 def measure(judged: Sequence[Judged]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -122,9 +129,26 @@ def measure(judged: Sequence[Judged]) -> tuple[dict[str, Any], dict[str, Any]]:
     names = sorted({(item.question.documents or [""])[0] for item in judged})
     fold_of = {name: number % _FOLDS for number, name in enumerate(np.random.RandomState(0).permutation(names))}
     folds = np.array([fold_of[(item.question.documents or [""])[0]] for item in judged])
+    sure, right, stored = _held_out(judged, folds, _SIDES)
+    blind = [replace(item, table=_not_compared(item.table)) for item in judged]
+    blind_sure, blind_right, blind_stored = _held_out(blind, folds, (_UNCOMPARED,))
+    figures = {**figures_of(judged, sure, right), _UNCOMPARED: figures_of(blind, blind_sure, blind_right)}
+    return figures, stored | blind_stored
+
+
+def _not_compared(table: Table) -> Table:
+    blind = table.copy()
+    blind[:, [FEATURES.index(name) for name in ("not_compared", *MEANING_FEATURES)]] = 0.0
+    return blind
+
+
+def _held_out(
+    judged: Sequence[Judged], folds: NDArray[np.intp], sides: Sequence[str]
+) -> tuple[Table, Table, dict[str, Any]]:
+    """(how sure of each question's answer, whether it is right, parameters fitted on all)."""
     sure, right = np.zeros(len(judged)), np.zeros(len(judged))
     stored: dict[str, Any] = {}
-    for name in _SIDES:
+    for name in sides:
         best: list[tuple[list[float], float] | None] = [None] * len(judged)
         for fold in range(_FOLDS):
             weights = fit_side([item for item, own in zip(judged, folds, strict=True) if own != fold], name)
@@ -143,7 +167,7 @@ def measure(judged: Sequence[Judged]) -> tuple[dict[str, Any], dict[str, Any]]:
             "ranking": _named(FEATURES, fit_side(judged, name)),
             "confidence": _named(("bias", *CONFIDENCE_FEATURES), fit_logistic(signals, truth)),
         }
-    return figures_of(judged, sure, right), stored
+    return sure, right, stored
 
 
 def figures_of(judged: Sequence[Judged], sure: Table, right: Table) -> dict[str, Any]:

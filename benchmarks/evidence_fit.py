@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_RIDGE = 2e-4
+_RIDGE = 0.05
 _STEPS = 300
 _RATE = 0.05
 _HARD = 120
@@ -16,10 +16,11 @@ _HARD = 120
 Array = NDArray[np.float64]
 
 
-def fit_ranking(rows: Sequence[tuple[Array, Array]], *, seed: int = 0) -> Array:
+def fit_ranking(rows: Sequence[tuple[Array, Array]], signs: Array, *, seed: int = 0) -> Array:
     """Weights (features,) under which the right candidates of each question carry the most of its softmax.
 
-    rows: (features (candidates, features), right (candidates,)) of each question, at least one right.
+    rows: (features (candidates, features), right (candidates,)) of each question, at least one right. signs: 1 where a
+    weight may not be negative, -1 where it may not be positive, else 0.
     """
     random = np.random.RandomState(seed)
     kept = [_thinned(table, right, random) for table, right in rows]
@@ -39,6 +40,7 @@ def fit_ranking(rows: Sequence[tuple[Array, Array]], *, seed: int = 0) -> Array:
         mean = 0.9 * mean + 0.1 * slope
         square = 0.999 * square + 0.001 * slope * slope
         weights -= _RATE * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+        weights[weights * signs < 0] = 0.0
     return np.where(spread < 1e-9, 0.0, weights / (spread + 1e-6))
 
 
@@ -50,7 +52,7 @@ def _thinned(table: Array, right: Array, random: np.random.RandomState) -> tuple
     return table[places], right[places]
 
 
-def fit_logistic(signals: Array, truth: Array, *, ridge: float = 3.0, rounds: int = 60) -> Array:
+def fit_logistic(signals: Array, truth: Array, *, ridge: float = 15.0, rounds: int = 60) -> Array:
     """(1 + signals,) bias and weights, by Newton's method with a ridge on standardised signals."""
     middle, spread = signals.mean(0), signals.std(0)
     used = spread > 1e-9

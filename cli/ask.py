@@ -90,6 +90,7 @@ def _print_citations(answer: Mapping[str, Any]) -> None:
     for citation in answer.get("citations", ()):
         mark = "[green]verified[/green]" if citation["verified"] else "[yellow]unverified[/yellow]"
         page = f" page {citation['page']}" if citation.get("page") else ""
+        page += f" ({escape(citation['edition'])})" if citation.get("edition") else ""
         console.print(f"  \\[{citation['index']}] [cyan]{escape(citation['filename'])}[/cyan]{page} {mark}")
         console.print(f"      “{escape(' '.join(citation['quote'].split()))}”", soft_wrap=True)
     provenance = answer.get("provenance", {})

@@ -55,6 +55,7 @@ class Citation(Parsed):
     quote: str
     verified: bool
     page: int | None = None
+    edition: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,10 @@ class Bridge(Protocol):
         """Embed one query: float32 (dim,), L2-normalised."""
         ...
 
+    def encode_with_tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """As `encode_passages`, and a vector for each token of each text: float32 (tokens, dim), rows L2-normalised."""
+        ...
+
 
 class Reranker(Protocol):
     """Second stage of a search: reads the query with each of the best passages. Thread-safe."""

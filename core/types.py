@@ -335,7 +335,7 @@ class Citation:
     """A claim in the answer and the span in a source that supports it.
 
     answer[answer_start:answer_end] is the claim; document_text[start:end] == quote. `verified` only when the claim
-    was found in that span by matching; never forced.
+    was found in that span by matching; never forced. edition: which edition its document is, as answers name it.
     """
 
     index: int
@@ -349,3 +349,4 @@ class Citation:
     end: int
     quote: str
     verified: bool
+    edition: str | None = None

@@ -131,7 +131,7 @@ class AnswerService:
             self._parameters,
             today=utc_now().date(),
             siblings=found.siblings,
-            similarity=found.compare,
+            bridge=found.bridge,
         )
         passages = self._shown(found, evidence, quotes=quotes)
         retrieved = time.perf_counter()

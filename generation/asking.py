@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from core.access import Principal
 from core.editions import DocumentEdition
+from core.ports import Bridge
 from core.types import AccessFilter, AnswerFormat, Citation, Message, Passage
 from generation.adapters.routing import Route
 from generation.canary.shadow import ShadowRequest
@@ -54,8 +55,8 @@ class SearchResult(Protocol):
         ...
 
     @property
-    def compare(self) -> Callable[[str, Sequence[str]], Sequence[float]] | None:
-        """(question, texts) -> cosine of each, across languages; None where nothing can tell."""
+    def bridge(self) -> Bridge | None:
+        """What compares meanings across languages; None without a multilingual arm."""
         ...
 
 

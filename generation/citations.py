@@ -17,6 +17,8 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from core.editions import edition_label
+from core.language import passage_language
 from core.types import Citation, Passage
 
 MARKER = re.compile(r"[\[［]\s*([0-9０-９]{1,2}(?:\s*[,、，]\s*[0-9０-９]{1,2})*)\s*[\]］]")
@@ -197,7 +199,13 @@ def cite_claim(claim: str, place: tuple[int, int], number: int, passage: Passage
         end=passage.start + to,
         quote=passage.text[from_:to],
         verified=verified,
+        edition=passage_edition(passage),
     )
+
+
+def passage_edition(passage: Passage) -> str | None:
+    """Which edition a passage is of, in its own language; None where its document tells none."""
+    return None if passage.edition is None else edition_label(passage.edition, passage_language(passage.text))
 
 
 def _unmarked(answer: str, passages: Sequence[Passage], question: str) -> Iterator[Citation]:

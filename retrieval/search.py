@@ -8,7 +8,7 @@ and more candidates are fetched when that leaves too few.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -61,8 +61,8 @@ class SearchResult:
     embedder: str = ""
     siblings: Mapping[str, Sequence[DocumentEdition]] = field(default_factory=dict)
     """{document id: other editions of what it is an edition of}, for `core.editions.edition_fit`."""
-    compare: Callable[[str, Sequence[str]], list[float]] | None = field(default=None, repr=False)
-    """(question, texts) -> cosine of each with the question, across languages; None without a multilingual arm."""
+    bridge: Bridge | None = field(default=None, repr=False)
+    """What compares meanings across languages; None without a multilingual arm."""
 
     @property
     def best_relevance(self) -> float:
@@ -226,8 +226,7 @@ class Searcher:
         with clock.step("editions"), self._db.read() as session:
             found = {one.document_id: one.edition for one in passages if one.edition is not None}
             siblings = siblings_of(session, access, found.values())
-        compare = None if self._bridge is None else self._compare
-        return SearchResult(passages, clock.finish(), threshold, asked.language, siblings=siblings, compare=compare)
+        return SearchResult(passages, clock.finish(), threshold, asked.language, siblings=siblings, bridge=self._bridge)
 
     def _places(self, chunks: Sequence[ChunkRow], limit: int, budget: int) -> list[tuple[ChunkRow, Place]]:
         if self._expander is not None:
@@ -277,12 +276,6 @@ class Searcher:
         with clock.step("bridge"):
             vector = self._bridge.encode_query(query.text).tolist()
             return {point.id: point.score for point in self._index.search_bridge(vector, access, DEPTH)}
-
-    def _compare(self, question: str, texts: Sequence[str]) -> list[float]:
-        """Cosine of each text with a question, by the multilingual arm."""
-        assert self._bridge is not None
-        cosines: list[float] = (self._bridge.encode_passages(texts) @ self._bridge.encode_query(question)).tolist()
-        return cosines
 
     def _arms(
         self, query: _Query, access: AccessFilter, depth: int, clock: Clock

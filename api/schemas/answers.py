@@ -53,6 +53,7 @@ class CitationBody(ResponseBody):
     end: int
     quote: str
     verified: bool
+    edition: str | None = Field(None, description="Which edition of its document was used (2025年度, v4), where told.")
 
 
 class EvidenceBody(ResponseBody):

@@ -15,7 +15,9 @@ MAX_KEY_CHARS = 40
 _MAX_CELLS = 40
 _MAX_KEYS = 4
 _MAX_BLOCK_CHARS = 260
-_CLAUSE_END = re.compile(r"[;；、]|,(?=\s)|　(?=\S)|(?<=\S) (?=[①-⑳])|(?<=[0-9a-zA-Zａ-ｚ）)]) (?=[A-Z]：)")
+_CLAUSE_END = re.compile(
+    r"[;；、]|,(?=\s)|　(?=\S)|(?<=\S) (?=[①-⑳])|(?<=[0-9a-zA-Zａ-ｚ）)]) (?=[A-Z]：)|(?<=\S) (?=[^\s：]{1,16}：)"
+)
 _MIN_CLAUSE_CHARS = 5
 _SPACES = re.compile(r"\s+")
 _WIDE_BREAK = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])[ \t\u3000]{0,8}\n[ \t\u3000]{0,8}")
@@ -50,11 +52,11 @@ def candidates_of(units: Sequence[Unit], named: Sequence[Sequence[bool]]) -> Ite
         if unit.kind is UnitKind.HEADING or unit.asks:
             continue  # shown above what stands under it, and no answer by itself
         yield Candidate(Form.UNIT, at, at, unit.text)
-        if unit.kind is UnitKind.ROW:
+        if unit.kind is UnitKind.ROW and len(unit.cells) > 1:
             yield from _cells(at, unit, named[at])
             continue
-        for start, end in clauses_of(unit.text):
-            yield Candidate(Form.CLAUSE, at, at, unit.text[start:end].strip())
+        for part in parts_of(unit):
+            yield Candidate(Form.CLAUSE, at, at, part)
         following = units[at + 1] if at + 1 < len(units) else None
         if following is not None and _together(unit, following):
             yield Candidate(Form.PAIR, at, at + 1, f"{unit.text}{_gap(unit)}{following.text}")
@@ -120,6 +122,11 @@ def clauses_of(text: str) -> list[tuple[int, int]]:
     edges = [0, *(match.end() for match in _CLAUSE_END.finditer(text)), len(text)]
     parts = [(a, b - 1 if text[b - 1] in ";；、,　" else b) for a, b in pairwise(edges) if b - a >= _MIN_CLAUSE_CHARS]
     return parts if len(edges) > 2 else []
+
+
+def parts_of(unit: Unit) -> list[str]:
+    """Clauses of a unit as candidates give them; [] where there is only one."""
+    return [unit.text[start:end].strip() for start, end in clauses_of(unit.text)]
 
 
 def shown(candidate: Candidate, unit: Unit) -> str:

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from core.ports import GenerationHandle
 from core.types import Citation, GenerationResult, Passage
-from generation.citations import cite
+from generation.citations import cite, passage_edition
 from generation.evidence.parameters import EvidenceParameters
 from generation.evidence.stage import Evidence, Line
 from generation.prompt import is_not_found, not_found_text
@@ -138,6 +138,7 @@ def quoted(line: Line, *, verified: bool) -> tuple[str, Citation]:
         end=passage.end,
         quote=passage.text,
         verified=verified,
+        edition=passage_edition(passage),
     )
 
 

@@ -33,14 +33,15 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class EvidenceParameters:
-    """own, foreign: see `Weights`. heard: what the model's answer adds to the log-odds.
+    """own, foreign, uncompared: see `Weights`; the last where nothing compares meanings.
 
-    Below `hopeless` the model is not even asked, below `refuse` a question is refused, below `verify` nothing is
-    verified.
+    heard: what the model's answer adds to the log-odds. Below `hopeless` the model is not even asked, below `refuse` a
+    question is refused, below `verify` nothing is verified.
     """
 
     own: Weights
     foreign: Weights
+    uncompared: Weights
     heard: Mapping[str, float]
     hopeless: float
     refuse: float
@@ -53,10 +54,15 @@ class EvidenceParameters:
 
 
 def parse_parameters(stored: Mapping[str, Any]) -> EvidenceParameters:
-    """From the stored form: {"own", "foreign": {"ranking", "confidence"}, "heard", "hopeless", "refuse", "verify"}."""
+    """From the stored form: the members of `EvidenceParameters`, each side as {"ranking", "confidence"}."""
+    own, foreign, uncompared = (
+        Weights(_floats(stored[side]["ranking"]), _floats(stored[side]["confidence"]))
+        for side in ("own", "foreign", "uncompared")
+    )
     return EvidenceParameters(
-        own=Weights(_floats(stored["own"]["ranking"]), _floats(stored["own"]["confidence"])),
-        foreign=Weights(_floats(stored["foreign"]["ranking"]), _floats(stored["foreign"]["confidence"])),
+        own=own,
+        foreign=foreign,
+        uncompared=uncompared,
         heard=_floats(stored["heard"]),
         hopeless=float(stored["hopeless"]),
         refuse=float(stored["refuse"]),

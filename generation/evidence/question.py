@@ -26,6 +26,12 @@ _IDENTIFIER = re.compile(
     r"(?<![a-z0-9])(?=[a-z0-9._/#-]{2,40}(?![a-z0-9]))(?:[a-z]{1,12}[-_./#]?\d[a-z0-9]{0,12}(?:[-_./][a-z0-9]{1,12}){0,4}"
     r"|\d{1,8}[-_/]?[a-z]{1,8}(?:[-_./]?[a-z0-9]{1,12}){0,3})(?![a-z0-9])"
 )
+_ARTICLE = re.compile(
+    r"第 ?(?P<ja>\d{1,4})(?= ?[条項章節])|\b(?:article|clause|section|chapter) (?P<en>\d{1,3}(?:\.\d{1,3})?)"
+)
+_DEFINITION = re.compile(
+    r"とは|って何|意味|指し|指す|定義|正式名称|\bwhat (?:is|are) (?:an?|the)\b|\bmeans?\b|\bdefin|\bstands? for\b"
+)
 _NUMBER = re.compile(r"(?<![\d.a-z])\d{1,15}(?:\.\d{1,8})?(?![\d])")
 
 
@@ -102,7 +108,7 @@ _ASKING = re.compile(
     r"|\b(?:what|which|who|whom|whose|when|where|why|how)\b"
 )
 _YES_NO_JA = re.compile(
-    r"(?:ます|です|でしょう|いい|よい|可能|ある|ない|できる|られる|出る|もらえる|なる|する|れる|せる)(?:の|ん)?(?:です)?か[?。\s]*$|(?:かな|だっけ|\?)$"
+    r"(?:ます|です|でしょう|いい|よい|可能|ある|ない|できる|られる|出る|もらえる|なる|する|れる|せる)(?:の|ん)?(?:です)?か[?。\s]*$|(?:かな|だっけ|[るたいくすんなだ]\?|[可否]\?|可能\?|ok\?|あり\?|なし\?)$"
 )
 _YES_NO_EN = re.compile(r"^(?:is|are|was|were|do|does|did|can|could|may|must|should|will|would|has|have|am)\b")
 _EITHER = re.compile(r"それとも|どちら|どっち|\bor\b|[?？][^?？]{1,30}[?？]")
@@ -122,6 +128,12 @@ class Question:
     numbers: frozenset[str]
     """Numbers that stand apart from identifiers."""
     wanted: frozenset[Wanted]
+    articles: frozenset[str]
+    """Numbers of the articles or clauses it names."""
+    definition: bool
+    """It asks what something means."""
+    either: bool
+    """It names what to choose from."""
 
 
 def read_question(text: str) -> Question:
@@ -142,6 +154,9 @@ def read_question(text: str) -> Question:
         identifiers=identifiers,
         numbers=frozenset(_NUMBER.findall(rest)),
         wanted=_wanted(folded),
+        articles=articles_in(folded),
+        definition=_DEFINITION.search(folded) is not None,
+        either=_EITHER.search(folded) is not None,
     )
 
 
@@ -153,6 +168,11 @@ def identifiers_in(folded: str) -> frozenset[str]:
 def numbers_in(folded: str) -> frozenset[str]:
     """Numbers of a folded text, as written."""
     return frozenset(_NUMBER.findall(folded))
+
+
+def articles_in(folded: str) -> frozenset[str]:
+    """Numbers of the articles, clauses and sections that a folded text names: '31', '4.2'."""
+    return frozenset(match["ja"] or match["en"] for match in _ARTICLE.finditer(folded))
 
 
 def _bare(text: str) -> str:

@@ -39,6 +39,7 @@ _OPEN = frozenset(
     }
 )
 _LONG = 400
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Range:
 
 def ranges_in(folded: str) -> list[Range]:
     """Ranges of a folded text, joined where one line gives both ends ("10kg超20kgまで")."""
-    text = folded[:_LONG]
+    text = _THOUSANDS.sub("", folded[:_LONG])
     found = [
         Range(float(m["low"]), float(m["high"]), m["unit"] or "")
         for m in _BETWEEN.finditer(text)
@@ -83,7 +84,7 @@ def ranges_in(folded: str) -> list[Range]:
 
 def measures_in(folded: str) -> list[tuple[float, str]]:
     """(value, unit) of the numbers of a folded text that carry a unit."""
-    return [(float(m["value"]), m["unit"]) for m in _MEASURE.finditer(folded[:_LONG]) if m["unit"]]
+    return [(float(m["value"]), m["unit"]) for m in _MEASURE.finditer(_THOUSANDS.sub("", folded[:_LONG])) if m["unit"]]
 
 
 def fit(measures: list[tuple[float, str]], ranges: list[Range]) -> float:

@@ -9,11 +9,13 @@ from datetime import date
 import numpy as np
 from numpy.typing import NDArray
 
+from core.ports import Bridge
 from core.types import Passage
 from generation.evidence.candidates import Candidate, Form, shown
 from generation.evidence.parameters import CONFIDENCE_FEATURES, EvidenceParameters, Weights
+from generation.evidence.pool import Pool, Siblings, pool_of
 from generation.evidence.question import Wanted
-from generation.evidence.ranking import FEATURES, Pool, Siblings, Similarity, pool_of, scores
+from generation.evidence.ranking import FEATURES, features, scores
 from generation.evidence.units import UnitKind
 from generation.evidence.western import with_western_years
 
@@ -59,17 +61,19 @@ def gather(
     *,
     today: date,
     siblings: Siblings | None = None,
-    similarity: Similarity | None = None,
+    bridge: Bridge | None = None,
 ) -> Evidence:
     """Rank what the passages say about a question. No passages, no lines, confidence 0.
 
-    siblings: other editions of the passages' documents. similarity: compares meanings across languages.
+    siblings: other editions of the passages' documents. bridge: compares meanings, also across languages.
     """
-    pool = pool_of(question, passages, today, siblings, similarity)
+    pool = pool_of(question, passages, today, siblings, bridge)
     if not pool.candidates:
         return NO_EVIDENCE
-    table = pool.features()
+    table = features(pool)
     foreign = table[:, FEATURES.index("foreign")] > 0
+    if bridge is None:
+        return _ranked(pool, table, np.arange(len(table)), parameters.uncompared)
     sides = [
         _ranked(pool, table, np.flatnonzero(side), weights)
         for side, weights in ((~foreign, parameters.own), (foreign, parameters.foreign))
@@ -94,7 +98,7 @@ def _ranked(pool: Pool, table: NDArray[np.float64], among: NDArray[np.intp], wei
             chosen.append(at)
         if len(chosen) == SHOWN_LINES + _ALTERNATIVES:
             break
-    lines = [_line(pool, candidates[at], float(probability[at])) for at in chosen]
+    lines = [_line(pool, pool.candidates[pool.narrow(int(among[at]))], float(probability[at])) for at in chosen]
     signals = signals_of(pool, candidates, table[among], belief, probability, order)
     least = _ALTERNATIVE_SHARE * lines[0].probability
     return Evidence(
@@ -105,14 +109,19 @@ def _ranked(pool: Pool, table: NDArray[np.float64], among: NDArray[np.intp], wei
     )
 
 
+def answer_of(pool: Pool, candidate: Candidate) -> str:
+    """A candidate as an answer."""
+    answer = shown(candidate, pool.unit_of(candidate))
+    if pool.question.wanted & {Wanted.DATE, Wanted.DURATION} or not pool.question.wanted:
+        return with_western_years(answer)
+    return answer
+
+
 def _line(pool: Pool, candidate: Candidate, probability: float) -> Line:
     unit, last = pool.unit_of(candidate), pool.units[candidate.last]
     passage = pool.passages[unit.passage]
-    answer = shown(candidate, unit)
-    if pool.question.wanted & {Wanted.DATE, Wanted.DURATION} or not pool.question.wanted:
-        answer = with_western_years(answer)
     return Line(
-        answer=answer,
+        answer=answer_of(pool, candidate),
         passage=replace(
             passage,
             text=passage.text[unit.start - passage.start : last.end - passage.start],

@@ -29,6 +29,15 @@ _ABBREVIATION = re.compile(
 _ENDED = ("。", "．", ".", "！", "？", "!", "?", ":", "：", "」", "）", ")")
 _FULL_LINE = 36
 """Columns, a wide character counting two, from which a line may have been broken by a margin."""
+_SET_APART = re.compile(r"\S(?: {3}|\t|[ \u3000]{0,2}\u3000[ \u3000])[ \t\u3000]{0,40}\S")
+"""A gap inside a line: columns set by spaces, which no margin breaks."""
+_STAMP = re.compile(
+    r"[ \t]{0,8}[\[(]?(?:[0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}[T ,][ ]?[0-9]{1,2}:|[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?[\]) ]"
+    r"|[A-Z][a-z]{2} [ 0-9][0-9] [0-9]{2}:)"
+)
+"""The time at the beginning of a log's line."""
+_LONG_VALUE = 40
+"""Columns from which what stands behind one label may be sentences or a list rather than a value."""
 
 
 class UnitKind(StrEnum):
@@ -138,8 +147,8 @@ def _paragraphs(text: str) -> Iterator[tuple[int, int, UnitKind]]:
                 yield open_
             open_ = None
             continue
-        kind = UnitKind.ROW if is_row(line) else UnitKind.ITEM if _ITEM.match(line) else UnitKind.SENTENCE
-        if open_ and kind is UnitKind.SENTENCE and _goes_on(text[open_[0] : open_[1]]):
+        kind = _kind(line)
+        if open_ and kind is UnitKind.SENTENCE and not _STAMP.match(line) and _goes_on(text[open_[0] : open_[1]]):
             open_ = (open_[0], end, open_[2])
             continue
         if open_:
@@ -151,10 +160,30 @@ def _paragraphs(text: str) -> Iterator[tuple[int, int, UnitKind]]:
         yield open_
 
 
+def _kind(line: str) -> UnitKind:
+    if is_row(line) and not _says_more(line):
+        return UnitKind.ROW
+    return UnitKind.ITEM if _ITEM.match(line) else UnitKind.SENTENCE
+
+
+def _says_more(line: str) -> bool:
+    """Whether what stands behind a single label is more than a value: sentences, or things told one after another."""
+    value = line.partition(HEADER_SEPARATOR)[2].strip()
+    if CELL_SEPARATOR in line or _columns(value) < _LONG_VALUE:
+        return False
+    return any(True for _, end in _sentences(value) if end < len(value)) or any(mark in value for mark in ";；、,")
+
+
+def _columns(text: str) -> int:
+    """A wide character counts two; counted up to 80 characters."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text[:80])
+
+
 def _goes_on(text: str) -> bool:
     last = text.rsplit("\n", 1)[-1].strip()
-    wide = sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in last[:80])
-    return wide >= _FULL_LINE and not last.endswith(_ENDED)
+    if _columns(last) < _FULL_LINE or last.endswith(_ENDED):
+        return False
+    return not _SET_APART.search(last) and not _STAMP.match(last)
 
 
 def _sentences(text: str) -> Iterator[tuple[int, int]]:

@@ -63,3 +63,5 @@ VERDICT = re.compile(
     r"でき|可能|不可|禁止|不要|必要|対象|除く|除き|限る|限り|ません|ない|なし|あり|許可|承諾|支給|無給|有給|\b(?:not|no|must|may|only|allowed|required|permitted|except|excluded|included|never|none)\b"
 )
 """Words that say yes or no to something."""
+DEFINES = re.compile(r"とは|をいう|を指す|の略|\bmeans?\b|\brefers? to\b|\bis defined|\bstands? for\b|[:：](?=.)")
+"""Words that say what something means."""

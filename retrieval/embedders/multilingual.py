@@ -70,6 +70,15 @@ class MultilingualEncoder:
                 self._queries.popitem(last=False)
         return vector
 
+    def encode_with_tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Both of one pass: rows as of `encode_passages`, and what each token adds to its text, L2-normalised.
+
+        A text of n tokens has n rows of 512; what marks its beginning and end is left out.
+        """
+        from retrieval.embedders.multilingual_tokens import token_pass
+
+        return token_pass(self._loaded(), [text[:_MAX_CHARS] for text in texts])
+
     def _loaded(self) -> Any:
         with self._lock:
             if self._model is None:

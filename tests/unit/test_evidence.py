@@ -10,15 +10,18 @@ from core.table_text import read_row, write_row
 from core.types import Passage
 from generation.evidence.compose import AnsweredBy, decide
 from generation.evidence.parameters import shipped_parameters
+from generation.evidence.pool import pool_of
 from generation.evidence.question import Wanted, read_question
 from generation.evidence.ranges import fit, measures_in, ranges_in
-from generation.evidence.ranking import FEATURES, pool_of
+from generation.evidence.ranking import FEATURES, features
 from generation.evidence.stage import NO_EVIDENCE, Evidence, gather
 from generation.evidence.units import UnitKind, units_of
 from generation.evidence.western import with_western_years
+from retrieval.embedders.multilingual import MultilingualEncoder
 
 TODAY = date(2026, 5, 1)
 PARAMETERS = shipped_parameters()
+ENCODER = MultilingualEncoder()
 
 
 def passage(text: str, *, filename: str = "資料.docx", heading: str | None = None, number: int = 1) -> Passage:
@@ -38,7 +41,7 @@ def passage(text: str, *, filename: str = "資料.docx", heading: str | None = N
 
 
 def asked(question: str, *passages: Passage) -> Evidence:
-    return gather(question, passages, PARAMETERS, today=TODAY)
+    return gather(question, passages, PARAMETERS, today=TODAY, bridge=ENCODER)
 
 
 TARIFF = passage(
@@ -162,7 +165,7 @@ def test_a_refusal_of_the_model_lowers_the_confidence() -> None:
 def test_candidates_in_another_language_are_told_apart() -> None:
     assert len(set(FEATURES)) == len(FEATURES)
     pool = pool_of("What is the monthly fee of the standard plan?", [TARIFF, passage("Nothing.", number=3)], TODAY)
-    foreign = pool.features()[:, FEATURES.index("foreign")]
+    foreign = features(pool)[:, FEATURES.index("foreign")]
     assert [bool(one) for one in foreign] == [pool.unit_of(one).passage == 0 for one in pool.candidates]
 
 

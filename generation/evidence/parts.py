@@ -1,0 +1,41 @@
+"""Parts of a line that tell the same kind of thing of several, and labels as a question says them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_BRACKETS = {"(": ")", "（": "）", "「": "」", "『": "』", "[": "]", "【": "】"}
+_GOES_ON = ("は", "が", "を", "に", "も", "で", "と", "の", "へ", "や")
+
+
+def narrowed(covers: Sequence[float], tells: Sequence[bool]) -> int | None:
+    """The one part that the question means where several tell of what it asks: the one that covers more of it.
+
+    None where fewer than two tell, or where no one of them covers more than all others.
+    """
+    told = [at for at, one in enumerate(tells) if one]
+    if len(told) < 2:
+        return None
+    best, second = sorted(told, key=lambda at: -covers[at])[:2]
+    return best if covers[best] > covers[second] + 1e-9 else None
+
+
+def said_part(label: str, folded: str) -> float:
+    """How much of a folded label, or of the last of its levels, stands in the question as it is: 0 to 1."""
+    here = [_stands(part.strip(), folded) for part in label.split("/")]
+    return (0.5 + 0.5 * here[-1]) * sum(here) / len(here)
+
+
+def _stands(part: str, folded: str) -> float:
+    at = folded.find(part) if len(part) > 1 else -1
+    if at < 0:
+        return 0.0
+    before, after = folded[at - 1 : at] if at else "", folded[at + len(part) : at + len(part) + 1]
+    cut = (part[0].isdigit() and before.isdigit()) or (part[-1].isdigit() and after.isdigit())
+    return float(not cut)
+
+
+def complete(text: str) -> bool:
+    """Whether a part can be read by itself: no bracket is cut, and no particle is left without what it leads to."""
+    cut = any(text.count(begin) != text.count(end) for begin, end in _BRACKETS.items())
+    return not cut and not text.rstrip("、，,; ").endswith(_GOES_ON)
