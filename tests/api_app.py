@@ -60,7 +60,7 @@ class FoundPassages:
     embedder: str = ""
     timings_ms: dict[str, float] = field(default_factory=lambda: {"total": 1.0})
     siblings: dict[str, Sequence[DocumentEdition]] = field(default_factory=dict)
-    compare: None = None
+    bridge: None = None
 
 
 @dataclass

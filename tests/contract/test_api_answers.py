@@ -52,7 +52,7 @@ def test_an_answer_has_the_shape_of_the_contract(admin: TestClient) -> None:
     citation = answer["citations"][0]
     assert set(citation) == {
         "index", "answer_start", "answer_end", "document_id", "generation", "filename", "page", "start", "end",
-        "quote", "verified",
+        "quote", "verified", "edition",
     }  # fmt: skip
     assert citation["quote"] == PASSAGE.text[citation["start"] - PASSAGE.start : citation["end"] - PASSAGE.start]
 

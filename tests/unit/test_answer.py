@@ -35,7 +35,7 @@ class FakeResult:
     embedder: str = ""
     timings_ms: dict[str, float] = field(default_factory=dict)
     siblings: dict[str, Sequence[DocumentEdition]] = field(default_factory=dict)
-    compare: None = None
+    bridge: None = None
 
 
 @dataclass
