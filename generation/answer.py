@@ -24,7 +24,7 @@ from core.ports import Engine, GenerationHandle
 from core.settings import Settings
 from core.tables import Answer, Collection, Feedback
 from core.tables.base import utc_now
-from core.types import AdapterRef, GenerationRequest, Message, Passage
+from core.types import AccessFilter, AdapterRef, GenerationRequest, Message, Passage
 from generation.answer_stream import AnswerDraft, AnswerStream, elapsed_ms
 from generation.asking import (
     BELOW_THRESHOLD,
@@ -43,13 +43,16 @@ from generation.citations import cite
 from generation.condense import LONGEST_CHAIN, leans_back, rewritten_query, search_query
 from generation.curated import find_curated, similar_examples
 from generation.deliberation import Deliberation, Plan
-from generation.evidence.compose import ComposedAnswer
+from generation.evidence.compose import ComposedAnswer, computed_evidence, computed_verdict
+from generation.evidence.computed import Computed, compute
 from generation.evidence.parameters import EvidenceParameters, shipped_parameters
+from generation.evidence.question import read_question
 from generation.evidence.stage import EVIDENCE_PASSAGES, Evidence, gather
 from generation.fitting import fitted
 from generation.json_answers import PROMPT_SUFFIX, cite_json, format_hint
 from generation.orders import without_orders
 from generation.prompt import PROMPT_VERSION, PromptPassage, only_question, render_grounded
+from retrieval.document_text import DocumentTexts
 
 __all__ = [
     "BELOW_THRESHOLD",
@@ -83,8 +86,10 @@ class AnswerService:
         stamp: Stamp,
         beside: Beside | None = None,
         parameters: EvidenceParameters | None = None,
+        texts: DocumentTexts | None = None,
     ) -> None:
-        """parameters: of the evidence stage; default are the shipped ones."""
+        """parameters: of the evidence stage; default are the shipped ones. texts: None computes nothing over tables."""
+        self._texts = texts
         self._parameters = parameters or shipped_parameters()
         self._db = db
         self._search = search
@@ -134,6 +139,11 @@ class AnswerService:
             bridge=found.bridge,
         )
         passages = self._shown(found, evidence, quotes=quotes)
+        computed = self._compute(query, access, found) if quotes and curated is None else None
+        if computed is not None:
+            evidence = computed_evidence(computed)
+            # A passage of each document that it stands on: at most two, of which an edition and the one before.
+            passages = _in_order_of_evidence(found, evidence)[: max(self._settings.retrieval.passages, 2)]
         retrieved = time.perf_counter()
         observe_stage("retrieve", retrieved - begun)
         tracing.record("retrieve", retrieved - begun, passages=len(passages))
@@ -144,7 +154,7 @@ class AnswerService:
             Message(role, text) for pair in examples for role, text in zip(("user", "assistant"), pair, strict=True)
         )
         options = replace(options, history=(*shots, *options.history))
-        if curated is not None:
+        if curated is not None or computed is not None:
             reason = None
         elif reason is None:
             if pause is not None:
@@ -178,11 +188,20 @@ class AnswerService:
                 timings_ms={"retrieve": elapsed_ms(begun, retrieved)},
                 begun=begun,
                 curated=curated,
+                computed=None if computed is None else computed_verdict(computed),
             ),
             handle,
             self._db,
             self._beside,
         )
+
+    def _compute(self, query: str, access: AccessFilter, found: SearchResult) -> Computed | None:
+        """An answer computed over the rows of the tables found; None: the question asks for none, or is unclear."""
+        texts = self._texts
+        if texts is None:
+            return None
+        today = utc_now().date()
+        return compute(read_question(query), found.passages, lambda passage: texts.read(access, passage), today)
 
     def _quotes(self, options: AskOptions) -> bool:
         """Whether the answer is the best line unless the model's words are borne out by it.

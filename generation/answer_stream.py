@@ -28,7 +28,7 @@ from generation.canary.shadow import ShadowRequest
 from generation.citations import cite
 from generation.curated import Curated
 from generation.deliberation import Deliberation
-from generation.evidence.compose import AnsweredBy, ComposedAnswer, lines_as_json
+from generation.evidence.compose import AnsweredBy, ComposedAnswer, Verdict, lines_as_json
 from generation.evidence.stage import Evidence
 from generation.json_answers import cite_json
 from generation.prompt import is_not_found, not_found_text
@@ -57,6 +57,8 @@ class AnswerDraft:
     begun: float
     curated: Curated | None = None
     """Given instead of a generated answer."""
+    computed: Verdict | None = None
+    """Computed over rows: given instead of a generated answer."""
     id: str = field(default_factory=lambda: new_id("ans"))
 
 
@@ -85,8 +87,7 @@ class AnswerStream:
                 for text in _trimmed(self._handle.thoughts()):
                     self._thoughts.append(text)
                     yield AnswerEvent("reasoning", text=text)
-            ready = [draft.curated.answer if draft.curated else not_found_text(draft.question)]
-            for text in _trimmed(self._handle or ready):
+            for text in _trimmed(self._handle or [self._ready()]):
                 if not pieces:
                     draft.timings_ms["first_token"] = elapsed_ms(draft.begun, time.perf_counter())
                 pieces.append(text)
@@ -101,6 +102,13 @@ class AnswerStream:
         for citation in record.citations:
             yield AnswerEvent("citation", citation=citation)
         yield AnswerEvent("done", record=record)
+
+    def _ready(self) -> str:
+        """The answer for which the model was not asked."""
+        draft = self.draft
+        if draft.curated is not None:
+            return draft.curated.answer
+        return draft.computed.text if draft.computed is not None else not_found_text(draft.question)
 
     def final(self) -> AnswerRecord:
         """Run to the end and return the stored answer."""
@@ -119,7 +127,7 @@ class AnswerStream:
         draft = self.draft
         result = self._handle.result() if self._handle is not None else None
         reason = draft.refusal_reason
-        verdict = self._handle.verdict if isinstance(self._handle, ComposedAnswer) else None
+        verdict = self._handle.verdict if isinstance(self._handle, ComposedAnswer) else draft.computed
         if verdict is not None:
             reason = NOT_IN_PASSAGES if verdict.answered_by is AnsweredBy.NOBODY else None
         elif reason is None and draft.curated is None and is_not_found(answer):
@@ -127,11 +135,7 @@ class AnswerStream:
         confidence = None if draft.curated else verdict.confidence if verdict else draft.evidence.confidence
         provenance = draft.provenance
         if verdict is not None:
-            provenance = provenance | {
-                "answered_by": verdict.answered_by.value,
-                # What the adapter itself did: figures on adapters must not take the line's merits for theirs.
-                "model": {"refused": verdict.model_refused, "supported": verdict.model_supported},
-            }
+            provenance = provenance | verdict.provenance
         ended = time.perf_counter()
         timings = dict(draft.timings_ms)
         timings["generate"] = round(elapsed_ms(draft.begun, ended) - timings["retrieve"], 3)
@@ -267,7 +271,8 @@ class AnswerStream:
                     timings_ms=record.timings_ms,
                     adapter_version_id=draft.route.version_id,
                     family_id=draft.route.family_id,
-                    arm=draft.route.arm if draft.curated is None else None,
+                    # What neither adapter wrote is no answer of either.
+                    arm=draft.route.arm if draft.curated is None and draft.computed is None else None,
                     parameters={
                         "max_tokens": draft.options.max_tokens,
                         "temperature": draft.options.temperature,

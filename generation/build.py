@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.blobs import open_blobs
 from core.database import Database
 from core.errors import Unavailable
 from core.ports import Engine
@@ -17,6 +18,7 @@ from generation.canary.monitor import CanaryMonitor
 from generation.canary.shadow import ShadowRunner
 from generation.models import CARD_FILE, BaseModelInfo, describe_base, prepare_apart, read_card
 from generation.template import require_template
+from retrieval.document_text import DocumentTexts
 from retrieval.live import Retrieval
 
 
@@ -135,7 +137,10 @@ def build_generation(settings: Settings, db: Database, retrieval: Retrieval) -> 
     router = Router(db, settings)
     stamp = Stamp(index_version=retrieval.index_version, embedder=retrieval.embedder.name)
     shadows = ShadowRunner(db, remote.engine)
-    answers = AnswerService(db, retrieval.searcher, remote.engine, router, settings, stamp=stamp, beside=shadows)
+    texts = DocumentTexts(db, open_blobs(settings))
+    answers = AnswerService(
+        db, retrieval.searcher, remote.engine, router, settings, stamp=stamp, beside=shadows, texts=texts
+    )
     threading.Thread(target=registry.warm, name="warm-adapters", daemon=True).start()
     return Generation(
         base=remote.base,

@@ -10,6 +10,8 @@ from enum import StrEnum
 from core.ports import GenerationHandle
 from core.types import Citation, GenerationResult, Passage
 from generation.citations import cite, passage_edition
+from generation.evidence.computed import Computed
+from generation.evidence.computing.calculations import Operation
 from generation.evidence.parameters import EvidenceParameters
 from generation.evidence.stage import Evidence, Line
 from generation.prompt import is_not_found, not_found_text
@@ -23,19 +25,40 @@ class AnsweredBy(StrEnum):
 
     MODEL = "model"
     LINE = "line"
+    COMPUTED = "computed"
     NOBODY = "nobody"
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSaid:
+    """What the model's own words were: a refusal, or borne out by the passages."""
+
+    refused: bool
+    supported: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """An answer as it is given. supported: whether the model's own words were borne out, for figures on adapters."""
+    """An answer as it is given, and where it comes from. model: what the model itself did; None: it was not asked."""
 
     text: str
     answered_by: AnsweredBy
     confidence: float
     citations: tuple[Citation, ...]
-    model_refused: bool
-    model_supported: bool
+    model: ModelSaid | None
+    operation: Operation | None = None
+    """Of a computed answer."""
+
+    @property
+    def provenance(self) -> dict[str, object]:
+        """What the stored answer says of it."""
+        told: dict[str, object] = {"answered_by": self.answered_by.value}
+        if self.operation is not None:
+            told["operation"] = self.operation.value
+        if self.model is not None:
+            # Figures on adapters must not take the line's merits for theirs.
+            told["model"] = {"refused": self.model.refused, "supported": self.model.supported}
+        return told
 
 
 class ComposedAnswer:
@@ -100,16 +123,17 @@ def decide(
     supported = bool(citations) and all(citation.verified for citation in citations)
     agreed = supported and any(_overlaps(citation, line) for citation in citations for line in evidence.lines[:1])
     confidence = parameters.after_hearing(evidence.confidence, agreed=agreed, refused=refused)
+    said = ModelSaid(refused, supported)
     if confidence < parameters.refuse or not evidence.lines:
-        return Verdict(not_found_text(question), AnsweredBy.NOBODY, confidence, (), refused, supported)
+        return Verdict(not_found_text(question), AnsweredBy.NOBODY, confidence, (), said)
     best = evidence.lines[0]
     sure = confidence >= parameters.verify and not _untold(evidence)
     borne_out = supported and any(_overlaps(citation, line) for citation in citations for line in evidence.lines)
     if (styled and borne_out) or (agreed and best.prose and _width(best.passage.text) >= _LONG_PROSE):
         marked = tuple(replace(citation, verified=citation.verified and sure) for citation in citations)
-        return Verdict(text, AnsweredBy.MODEL, confidence, marked, refused, supported)
+        return Verdict(text, AnsweredBy.MODEL, confidence, marked, said)
     answer, cited = quoted(best, verified=sure)
-    return Verdict(answer, AnsweredBy.LINE, confidence, (cited,), refused, supported)
+    return Verdict(answer, AnsweredBy.LINE, confidence, (cited,), said)
 
 
 def _overlaps(citation: Citation, line: Line) -> bool:
@@ -125,11 +149,31 @@ def _width(text: str) -> int:
 
 def quoted(line: Line, *, verified: bool) -> tuple[str, Citation]:
     """A line as an answer that cites itself as [1]."""
-    passage = line.passage
-    return f"{line.answer} [1]", Citation(
-        index=1,
+    return f"{line.answer} [1]", _citation(1, len(line.answer), line.passage, verified=verified)
+
+
+def computed_verdict(computed: Computed) -> Verdict:
+    """A computed answer, which cites each row that it stands on, or the first of them."""
+    marks = "".join(f"[{index}]" for index in range(1, len(computed.lines) + 1))
+    citations = tuple(
+        _citation(index, len(computed.text), line, verified=True) for index, line in enumerate(computed.lines, 1)
+    )
+    text = f"{computed.text} {marks}"
+    return Verdict(text, AnsweredBy.COMPUTED, computed.confidence, citations, None, computed.operation)
+
+
+def computed_evidence(computed: Computed) -> Evidence:
+    """The rows of a computed answer as evidence."""
+    lines = (Line(row.text, row, "row", 1.0, prose=False) for row in computed.lines)
+    return Evidence(tuple(lines), (), computed.confidence, {})
+
+
+def _citation(index: int, length: int, passage: Passage, *, verified: bool) -> Citation:
+    """A citation of a whole line by an answer of so many code points."""
+    return Citation(
+        index=index,
         answer_start=0,
-        answer_end=len(line.answer),
+        answer_end=length,
         document_id=passage.document_id,
         generation=passage.generation,
         filename=passage.filename,

@@ -137,7 +137,7 @@ def test_the_line_is_given_where_the_models_words_are_not_borne_out() -> None:
     shown = [line.passage for line in evidence.lines]
     verdict = decide("9,900円 [1]", question, evidence, shown, PARAMETERS, styled=True)
     assert verdict.answered_by is AnsweredBy.LINE and "8,400円" in verdict.text
-    assert not verdict.model_supported
+    assert verdict.model is not None and not verdict.model.supported
     (citation,) = verdict.citations
     assert citation.quote == evidence.lines[0].passage.text
     assert verdict.text[citation.answer_start : citation.answer_end] == evidence.lines[0].answer
@@ -150,7 +150,7 @@ def test_an_adapters_words_are_given_where_they_are_borne_out() -> None:
     said = "8,400円 [1] またどうぞ。"
     assert decide(said, question, evidence, shown, PARAMETERS, styled=True).text == said
     plain = decide(said, question, evidence, shown, PARAMETERS, styled=False)
-    assert plain.answered_by is AnsweredBy.LINE and plain.model_supported
+    assert plain.answered_by is AnsweredBy.LINE and plain.model is not None and plain.model.supported
 
 
 def test_a_refusal_of_the_model_lowers_the_confidence() -> None:
@@ -159,7 +159,7 @@ def test_a_refusal_of_the_model_lowers_the_confidence() -> None:
     shown = [line.passage for line in evidence.lines]
     refused = decide("資料には見つかりませんでした。", question, evidence, shown, PARAMETERS, styled=False)
     agreed = decide("8,400円 [1]", question, evidence, shown, PARAMETERS, styled=False)
-    assert refused.confidence < agreed.confidence and refused.model_refused
+    assert refused.confidence < agreed.confidence and refused.model is not None and refused.model.refused
 
 
 def test_candidates_in_another_language_are_told_apart() -> None:

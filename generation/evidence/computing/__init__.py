@@ -1,0 +1,1 @@
+"""Calculations over the rows of tables; `generation.evidence.computed` is where they are asked for."""

@@ -1,0 +1,116 @@
+"""Rows of a grid: those of the largest or smallest value, how many meet a condition, and which."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from generation.evidence.computing.calculations import Cue, Operation
+from generation.evidence.computing.case import (
+    TOLD_ROWS,
+    Case,
+    Found,
+    also_asked,
+    conditioned,
+    explain_topic,
+    read_column,
+    result,
+    rows_meant,
+    rows_told,
+    value_column,
+)
+from generation.evidence.computing.naming import Bound, NamedColumn, header_parts
+
+_PEOPLE_OR_THINGS = re.compile(r"何(?:台|個|枚|つ)|いくつ|\bhow many (?:units|pieces)\b")
+_STOCK = re.compile(r"数量?|在庫|台数|人数|qty|quantity|count|units?\b|stock")
+
+
+def extreme(case: Case, cues: Sequence[Cue]) -> Found | None:
+    """The rows with the largest or smallest value of a column."""
+    met = rows_meant(case)
+    if met is None or len({(cue.direction, cue.topics) for cue in cues}) != 1:
+        return None
+    rows, bounds = met
+    column = value_column(case, cues[0].topics, cues, bounds)
+    readings = None if column is None else read_column(case, rows, column)
+    if column is None or readings is None or len(readings) < 2:
+        return None
+    explain_topic(case, column)
+    if case.left_over(*((cue.start, cue.end) for cue in cues)):
+        return None
+    targets = also_asked(case, column, bounds)
+    if any(_qualifies(case, one, cues[0]) for one in case.naming.columns if one.column in targets):
+        return None
+    best = max(quantity.value * cues[0].direction for _, quantity in readings)
+    rows = [at for at, quantity in readings if quantity.value * cues[0].direction == best]
+    if len(rows) > 5:
+        return None
+    return result(case, Operation.EXTREME, rows_told(case, rows, [column, *targets]), rows)
+
+
+def _qualifies(case: Case, named: NamedColumn, cue: Cue) -> bool:
+    """Whether a column's name says of what the largest is sought (the cable's weight), not what else is asked."""
+    if case.japanese:
+        return named.exact and named.span[0] < cue.start
+    return any(0 <= one.span[0] - named.span[1] <= 3 for one in case.naming.columns)
+
+
+def count_rows(case: Case, cues: Sequence[Cue]) -> Found | None:
+    """How many rows meet a condition; a number of things that a column holds is not counted by rows."""
+    met = rows_meant(case)
+    if met is None:
+        return None
+    rows, bounds = met
+    text = case.wording.text
+    quantities = any(_STOCK.search(part) for header in case.grid.columns for part in header_parts(header))
+    rows_asked = any(one.column == case.grid.label for one in case.naming.columns)
+    if (quantities and not rows_asked and _PEOPLE_OR_THINGS.search(text)) or also_asked(case, None, bounds):
+        return None
+    if any(value.column == case.grid.label for value in case.naming.values) or not (case.naming.values or bounds):
+        return None
+    if any(case.numeric(one.column) for one in case.naming.columns if one.column not in conditioned(case, bounds)):
+        return None
+    if case.left_over(*((cue.start, cue.end) for cue in cues)):
+        return None
+    mark = re.search(r"何(件|人|名|社|か所|種類|機種|品目|店|回|つ|台|個|枚|部署|項目|行)", text)
+    unit = (mark[1] if mark else "件") if case.japanese else ""
+    names = "、" if case.japanese else ", "
+    told = names.join(case.label(at) for at in rows[:TOLD_ROWS])
+    if len(rows) > TOLD_ROWS:
+        told += " ほか" if case.japanese else " and others"
+    shown = f"{len(rows)}{unit}（{told}）" if case.japanese else f"{len(rows)} ({told})"
+    return result(case, Operation.COUNT, shown, rows)
+
+
+def rows_that_meet(case: Case) -> Found | None:
+    """All rows that meet a condition on another column than the one that names them."""
+    met = rows_meant(case)
+    if met is None:
+        return None
+    rows, bounds = met
+    values = case.naming.values
+    if not (values or bounds) or any(value.column == case.grid.label for value in values):
+        return None
+    headers = {one.column for one in case.naming.columns}
+    named = bool(bounds) or any(value.column in headers for value in values)
+    # 片桐 alone names rows only where it fills the cells of a column that groups rows.
+    if not named and (len(rows) < 2 or not all(value.whole for value in values)):
+        return None
+    targets = also_asked(case, None, bounds)
+    if len(rows) == len(case.grid.data) or (len(rows) < 2 and (targets or (not bounds and not _asks_for_label(case)))):
+        return None
+    if case.left_over():
+        return None
+    shown = [*_bounded_columns(bounds), *targets]
+    return result(case, Operation.ROWS, rows_told(case, rows, shown), rows)
+
+
+def _asks_for_label(case: Case) -> bool:
+    return (
+        any(one.column == case.grid.label for one in case.naming.columns)
+        or re.search(r"どの|どれ|どこ|\bwhich\b", case.wording.text) is not None
+    )
+
+
+def _bounded_columns(bounds: Sequence[Bound]) -> list[int]:
+    return [column for bound in bounds for column in (bound.column, bound.other) if column is not None]
