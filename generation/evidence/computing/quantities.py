@@ -96,7 +96,7 @@ _CURRENCY = {
     "€": "€",
 }
 _TOLD_UNIT = re.compile(
-    r"(?:単位|unit)s?\s?[:：]\s?(?P<told>[^\s)）(（,、。]{1,8})|\b(?:in |\()(?P<currency>GBP|USD|EUR)\b|\((?P<short>[£$€]k?)\)"
+    r"(?:単位|unit)s?\s?[:：]\s?(?P<told>[^\s)）(（,、。]{1,8})|(?:\bin |\()(?P<currency>GBP|USD|EUR)\b|\((?P<short>[£$€]k?)\)"
 )
 _HEADER_UNIT = re.compile(r"[(（](?P<told>[^()（）]{1,20})[)）]")
 _KNOWN_UNIT = re.compile(
