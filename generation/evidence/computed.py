@@ -14,10 +14,10 @@ from datetime import date
 from core.dates import Precision
 from core.editions import EditionFit, edition_fit, is_newer
 from core.question_edition import QuestionEdition, question_edition
-from core.types import Passage
-from generation.evidence.computing.calculations import Operation, cues_in
+from core.types import BlockKind, Passage
+from generation.evidence.computing.calculations import Cue, Operation, cues_in
 from generation.evidence.computing.case import Case, Found, Part
-from generation.evidence.computing.differences import Cell, cell_of, difference_of
+from generation.evidence.computing.differences import Cell, between_tables, cell_of, difference_of
 from generation.evidence.computing.grids import Grid, grids_of
 from generation.evidence.computing.naming import Naming, Wording, name
 from generation.evidence.computing.solving import solve
@@ -27,6 +27,8 @@ from retrieval.document_text import DocumentText
 _YEAR = re.compile(r"(?<![0-9])(?:19|20)[0-9]{2}(?:年度?)?(?![0-9])|(?:令和|平成)[0-9]{1,2}年度?")
 MAX_DOCUMENTS = 8
 """Documents whose tables are read for one question: those of the best passages."""
+_OPENING_CHARS = 200
+_OF_TWO = frozenset({Operation.DIFFERENCE, Operation.WHICH})
 CITED_ROWS = 8
 CONFIDENCE = 0.92
 """Of a computed answer; it is given only where rows and column are certain."""
@@ -72,7 +74,7 @@ def compute(question: Question, passages: Sequence[Passage], text_of: TextOf, to
         source = text_of(passage)
         if source is None:
             continue
-        titles = _titles(passage)
+        titles = [*_titles(passage), _opening(source)]
         for grid in grids_of(source.text, source.blocks):
             naming = name(wording, grid, titles)
             case = Case(question, wording, grid, naming, tuple(cues))
@@ -82,9 +84,9 @@ def compute(question: Question, passages: Sequence[Passage], text_of: TextOf, to
                 # 2024年度 may be a column here, and no edition.
                 fit = EditionFit() if _years_are_columns(wording, naming) else fits[passage.document_id]
                 candidates.append(_Candidate(found, passage, grid, fit, told))
-            if any(cue.operation is Operation.DIFFERENCE for cue in cues) and (cell := cell_of(case)) is not None:
+            if any(cue.operation in _OF_TWO for cue in cues) and (cell := cell_of(case)) is not None:
                 cells.append((cell, passage))
-    between = _between_editions(cells, asked)
+    between = _between_editions(cells, asked) or _between_tables(cells, cues)
     if between is not None:
         return between
     chosen = _chosen(candidates)
@@ -112,6 +114,17 @@ def _titles(passage: Passage) -> list[str]:
         month = edition.period.first
         titles.append(f"{month.year}年{month.month}月 {month:%B %Y}")
     return titles
+
+
+def _opening(source: DocumentText) -> str:
+    """What a document says of itself before its first table, its headings left out: they are those of one sheet."""
+    told = []
+    for block in source.blocks:
+        if block.kind is BlockKind.TABLE:
+            break
+        if block.kind is BlockKind.PARAGRAPH:
+            told.append(source.text[block.start : block.end])
+    return "\n".join(told)[:_OPENING_CHARS]
 
 
 def _years_are_columns(wording: Wording, naming: Naming) -> bool:
@@ -170,6 +183,30 @@ def _between_editions(cells: Sequence[tuple[Cell, Passage]], asked: QuestionEdit
         return None
     found = difference_of(one, other, _edition_name(first), _edition_name(second))
     return None if found is None else _computed(found, [(found.parts[0], first), (found.parts[1], second)])
+
+
+def _between_tables(cells: Sequence[tuple[Cell, Passage]], cues: Sequence[Cue]) -> Computed | None:
+    """The same cell of two tables, each named by a word that the other does not account for (branches, sheets)."""
+    pairs = [
+        (one, other)
+        for at, one in enumerate(cells)
+        for other in cells[at + 1 :]
+        if one[0].key == other[0].key
+        and one[0].left_over
+        and other[0].left_over
+        and not set(one[0].left_over) & set(other[0].left_over)
+    ]
+    directions = {cue.direction for cue in cues if cue.operation is Operation.WHICH}
+    apart = any(cue.operation is Operation.DIFFERENCE for cue in cues)
+    if len(pairs) != 1 or len(directions) > 1:
+        return None
+    (one, first), (other, second) = pairs[0]
+    names = ("".join(other.left_over), "".join(one.left_over))
+    found = between_tables(one, other, names, 0 if apart or not directions else directions.pop())
+    if found is None:
+        return None
+    source = {id(one.part): first, id(other.part): second}
+    return _computed(found, [(part, source[id(part)]) for part in found.parts])
 
 
 def _compares(asked: QuestionEdition) -> bool:

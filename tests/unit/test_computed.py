@@ -193,6 +193,17 @@ RESULT = Files().add(
         "Islands | 97 | 81 | ▲16",
     ],
 )
+BOLTS = Files().add(
+    "締結部品.csv",
+    "# 締結部品 一覧",
+    [
+        "品番 | 品名 | 在庫数 | 標準卸値 | 最終入庫日",
+        "B-1 | 六角ボルト 小 | 120 | 12円 | 2025/03/01",
+        "B-2 | 六角ボルト 大 | 380 | 15円 | 2025/03/02",
+        "N-1 | ナット 小 | 75 | 8円 | 2025/03/03",
+        "N-2 | ナット 大 | 60 | 9円 | 2025/03/04",
+    ],
+)
 WAGES = Files().add("謝礼.xlsx", "# 外部人材の謝礼", ["区分 | 謝礼（1時間）", "講師 | 8,500円", "助手 | 3,000円"])
 DISKS = Files().add("設備.xlsx", "# 大型設備", ["型番 | 価格", "DS-1 | 5,250万円", "DS-2 | 1億2,000万円"])
 ORDERS = Files().add(
@@ -268,6 +279,10 @@ ORDERS = Files().add(
         (WAGES, "講師に3時間お願いすると謝礼はいくらですか", "product", ["25,500円"]),
         (DISKS, "DS-1を4個買うと合計いくらですか", "product", ["21,000万円"]),
         (ORDERS, "注文一覧で数量が一番多い注文番号は？", "extreme", ["P-3", "1,200"]),
+        # a word of the cells, a part of a header, what is done with it
+        (BOLTS, "ボルトの在庫数の合計はいくつですか", "sum", ["500", "120", "380"]),
+        (BOLTS, "ナットで卸値が一番高いのはどれですか", "extreme", ["N-2", "9円"]),
+        (BOLTS, "お客様にB-1を30個まとめて売ると標準卸値でいくらになりますか", "product", ["360円"]),
         # rows
         (WASTE, "燃えるごみが水・土の地区はどこですか", "rows", ["浜町", "沖田"]),
         (WASTE, "プラスチックが火の地区は？", "rows", ["浜町", "丘の上"]),
@@ -349,6 +364,14 @@ LOTS = Files().add("部材.csv", "# 部材価格", ["品番 | 価格 | 最低ロ
         (CLAIM, "What is the total mileage of the June expense claim?"),
         (SPECS, "Which has the longer cable, the LX-1 or the LX-2?"),
         (SPECS, "Which is heavier, the LX-1 or the LX-3?"),
+        (PUMPS, "防爆形で本体が一番安いのは？"),  # what no cell tells, all else being told
+        (PUMPS, "寒冷地仕様のWP-20を本体とケーブル合わせていくらですか"),
+        (PUMPS, "WP-20の本体とケーブルを輸出価格で合わせるといくら？"),
+        (STAFF, "What is the total pension of the Repairs team?"),
+        (STAFF, "Who in the Berlin office has the highest salary?"),
+        (STAFF, "How many people with a licence are in the Repairs team?"),
+        (TIERS, "How much do 12 waterproof CB-2 cost in total?"),
+        (WASTE, "資源ごみが水・土の地区は？"),
         (STAFF, "Does Ada Quist have the highest salary?"),  # yes or no
         (PUMPS, "一番安い水中ポンプは本体が4万円以下ですか"),
         (WAGES, "講師を3人お願いすると謝礼はいくらですか"),  # a price of an hour, not of a person
@@ -410,3 +433,22 @@ def test_the_edition_that_holds_is_computed_from() -> None:
     found = FEES.ask("2024年度の手数料一覧で手数料が一番高い種類は？")
     assert found is not None and "500円" in found.text
     assert FEES.ask("2023年度の手数料一覧で手数料が一番高い種類は？") is None
+
+
+def test_the_same_cell_of_two_branches() -> None:
+    found = TWO.ask("A-1の価格は東支店と西支店でいくら違いますか")
+    assert found is not None and found.text.startswith("10円（") and found.operation == "difference"
+    found = TWO.ask("A-2の価格は東支店と西支店ではどちらが安いですか")
+    assert found is not None and found.text.startswith("西") and "140円" in found.text
+    assert {line.document_id for line in found.lines} == {"doc0", "doc1"}
+    assert TWO.ask("A-2の価格は東支店と南支店ではどちらが安いですか") is None
+    assert TWO.ask("A-2の価格はどちらの支店が安いですか") is None
+
+
+def test_a_long_document_is_read_whole_or_not_at_all() -> None:
+    rows = [f"Q-{n} | {n + 1}円" for n in range(5_000)]
+    files = Files().add("長い価格表.csv", "# 長い価格表", ["型番 | 価格", *rows])
+    found = files.ask("長い価格表で価格が一番高い型番は？")
+    assert found is not None and "Q-4999" in found.text
+    files = Files().add("長い価格表.csv", "# 長い価格表", ["型番 | 価格", *rows, "Q-X | 1円"])
+    assert files.ask("長い価格表で価格が一番高い型番は？") is None

@@ -88,8 +88,8 @@ def test_what_is_no_single_quantity_is_refused(cell: str) -> None:
 
 
 def test_dashes_are_no_value_and_words_are_none_that_is_told() -> None:
-    assert all(map(has_no_value, (None, "", "－", "-", "―", "…", "n/a")))
-    assert not any(map(has_no_value, ("0", "なし", "対象外", "-5")))
+    assert all(map(has_no_value, (None, "", "－", "-", "―", "…", "n/a", "対象外")))
+    assert not any(map(has_no_value, ("0", "なし", "要問合せ", "-5")))
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def sum_up(case: Case, cues: Sequence[Cue]) -> Found | None:
     rows, bounds = met
     spans = [(cue.start, cue.end) for cue in cues]
     named = [one.column for one in case.naming.columns if case.numeric(one.column) and not is_code(case, one.column)]
-    if len(rows) == 1 and len(named) > 1 and not bounds and case.naming.values:
+    if len(rows) == 1 and len(named) > 1 and not bounds and case.naming.conditioned:
         return _sum_of_cells(case, rows[0], named, spans)
     column = value_column(case, (), cues, bounds)
     if column is None or also_asked(case, column, bounds):
@@ -69,7 +69,7 @@ def sum_up(case: Case, cues: Sequence[Cue]) -> Found | None:
     if case.left_over(*spans):
         return None
     header = case.short(column)
-    if not case.naming.values and not bounds and case.grid.totals:
+    if not case.naming.conditioned and not bounds and case.grid.totals:
         totals = [at for at in case.grid.totals if not has_no_value(case.grid.rows[at].cells[column])]
         if len(totals) != 1 or case.quantity(totals[0], column) is None:
             return None
@@ -139,7 +139,7 @@ def multiply(case: Case, cues: Sequence[Cue]) -> Found | None:
     if not unit and not any(0 <= place - end <= 1 for place, _ in taken):
         return None
     tier, rows = _tier_row(case, met[0], count)
-    if len(rows) != 1 or not (case.naming.values or tier):
+    if len(rows) != 1 or not (case.naming.conditioned or tier):
         return None
     at = rows[0]
     column, told = _tier_column(case, count, unit)

@@ -80,12 +80,13 @@ _WORDS_EN: tuple[tuple[str, str, int, frozenset[Topic]], ...] = (
 _SUPERLATIVE_EN = [(re.compile(rf"\b(?:{words})\b"), d, t) for words, _, d, t in _WORDS_EN]
 _COMPARATIVE_EN = [(re.compile(rf"\b(?:{words})\b"), d, t) for _, words, d, t in _WORDS_EN]
 _SUM = re.compile(
-    r"合計|総額|総計|総数|合算|全部で|合わせ(?:て|た|ると)|足(?:すと|して|した)|トータル|\b(?:totals?|sum|altogether|combined|in all|added together|add up)\b"
+    r"合計|総額|総計|総数|合算|全部で|合わせ(?:て|た|ると)|足(?:すと|して|した)|トータル|(?<!税)込みで"
+    r"|\b(?:totals?|sum|altogether|combined|in all|together|add up)\b"
 )
 _DIFFERENCE = re.compile(
-    r"差額|価格差|差は|差が|差を|の差|違い|違う|違います|値上がり|値上げ|値下がり|値下げ|(?:上|下)が(?:っ|り)|増え|減っ|増減|何円(?:高|安|上|下)"
+    r"差額|価格差|の差額|差し引|引いた|引くと|引いたら|差は|差が|差を|の差|違い|違う|違います|値上がり|値上げ|値下がり|値下げ|(?:上|下)が(?:っ|り)|増え|減っ|増減|何円(?:高|安|上|下)"
     r"|(?:いくら|どれだけ|どれくらい|どのくらい|何[^、。? ]{1,4})(?:高|安|多|少な|長|短|重|軽|早|遅|大き|小さ|増|減|違|上が|下が)"
-    r"|\b(?:difference|how (?:much|many|far) (?:more|less|fewer|higher|lower|longer|shorter|cheaper|heavier|lighter)|how much (?:did|has|have|does) [^?]{1,80}"
+    r"|\b(?:difference|by how much|gap between|minus|subtract(?:ed|ing)?|how (?:much|many|far) (?:more|less|fewer|higher|lower|longer|shorter|cheaper|heavier|lighter)|how much (?:did|has|have|does) [^?]{1,80}"
     r"(?:rise|risen|increase|increased|gone up|go up|fall|fallen|drop|dropped|change|changed)|(?:more|less|higher|lower|longer|heavier|cheaper|lighter|dearer) .{1,60} than)\b"
 )
 _WHICH = re.compile(r"どちら|どっち|\bwhich (?:of|is|one|has|are|costs?|takes?|weighs?|was)\b|\bor\b")

@@ -11,7 +11,16 @@ from core.text_folding import fold
 from core.types import Language
 from generation.evidence.computing.calculations import TOPIC_HEADERS, Cue, Operation, Topic
 from generation.evidence.computing.grids import Grid, GridRow
-from generation.evidence.computing.naming import Bound, NamedColumn, Naming, Span, Wording, bounds_in, header_parts
+from generation.evidence.computing.naming import (
+    Bound,
+    NamedColumn,
+    Naming,
+    Span,
+    Wording,
+    bounds_in,
+    header_parts,
+    widen,
+)
 from generation.evidence.computing.quantities import (
     Quantity,
     Scale,
@@ -159,6 +168,14 @@ class Case:
                 unit = found.unit.rstrip("s").split(" ")[-1]
                 return found.scale is Scale.DURATION or unit in _DURATION_UNITS
 
+    def widen(self) -> None:
+        """Read what else the question says as parts of headers and cells, where that is clear."""
+        cues = [(cue.start, cue.end) for cue in self.cues]
+        bounds = [bound.span for bound in bounds_in(self.wording, self.naming.columns)]
+        topics = [match.span() for pattern in TOPIC_HEADERS.values() for match in pattern.finditer(self.wording.text)]
+        explained = [*self.naming.spans, *self.naming.title, *cues, *bounds]
+        widen(self.wording, self.grid, self.naming, self.wording.unexplained(explained), topics)
+
     def left_over(self, *also: Span) -> list[str]:
         """Words of the question that nothing accounts for."""
         return self.wording.left_over([*self.naming.spans, *self.naming.title, *self.used, *also])
@@ -203,7 +220,7 @@ def rows_meant(case: Case) -> tuple[list[int], list[Bound]] | None:
             if (
                 bound.unit
                 and fold(quantity.unit) != bound.unit
-                and not (quantity.unit == "" and bound.unit in "個台人名枚本件点")
+                and not (quantity.unit == "" and bound.unit in "円個台人名枚本件点")
             ):
                 return None
             if _meets(quantity.value, bound.how, limit):
@@ -219,13 +236,13 @@ def _meets(value: Decimal, how: str, limit: Decimal) -> bool:
 
 def conditioned(case: Case, bounds: Sequence[Bound]) -> set[int | None]:
     """Columns that the conditions are on."""
-    return {value.column for value in case.naming.values} | {b.column for b in bounds} | {b.other for b in bounds}
+    return case.naming.conditioned | {b.column for b in bounds} | {b.other for b in bounds}
 
 
 def value_column(case: Case, topics: Iterable[Topic], near: Sequence[Cue], bounds: Sequence[Bound] = ()) -> int | None:
     """The one numeric column that is meant: named, or the only one of the topic asked for."""
     bounded = {bound.column for bound in bounds} | {bound.other for bound in bounds}
-    conditioned = {value.column for value in case.naming.values}
+    conditioned = case.naming.conditioned
     named = [
         one
         for one in case.naming.columns
@@ -283,7 +300,7 @@ def read_column(case: Case, rows: Sequence[int], column: int) -> list[tuple[int,
 
 def also_asked(case: Case, column: int | None, bounds: Sequence[Bound]) -> list[int]:
     """Columns that the question names and that no condition or calculation uses: what else it wants to know."""
-    used = {column, case.grid.label, *(value.column for value in case.naming.values)}
+    used = {column, case.grid.label, *case.naming.conditioned}
     used |= {bound.column for bound in bounds} | {bound.other for bound in bounds}
     return list(dict.fromkeys(one.column for one in case.naming.columns if one.column not in used))
 

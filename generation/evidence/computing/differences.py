@@ -66,7 +66,8 @@ def difference(case: Case, cues: Sequence[Cue], *, which: bool) -> Found | None:
         return None
     named = [one.column for one in case.naming.columns if case.numeric(one.column) or _mixed(case, one.column)]
     values = {value.span for value in case.naming.values}
-    if len(rows) == 2 and len(values) >= 2 and _each_once(case, rows):
+    both = len(values) >= 2 and _each_once(case, rows) if len(rows) == 2 else False
+    if both or (which and len(rows) == 2 and case.naming.conditioned):
         column = value_column(case, topics, cues)
         pairs = [] if column is None else [(at, column) for at in rows]
     elif len(named) == 2:
@@ -121,7 +122,7 @@ def difference(case: Case, cues: Sequence[Cue], *, which: bool) -> Found | None:
 def duration(case: Case, cues: Sequence[Cue]) -> Found | None:
     """How long the one row meant lasted, by its columns of start and end."""
     met = rows_meant(case)
-    if met is None or met[1] or len(met[0]) != 1 or not case.naming.values:
+    if met is None or met[1] or len(met[0]) != 1 or not case.naming.conditioned:
         return None
     at = met[0][0]
     times = [column for column in range(len(case.grid.columns)) if case.quantity(at, column) is not None]
@@ -163,7 +164,7 @@ def _each_once(case: Case, rows: Sequence[int]) -> bool:
 
 def _row_meant(case: Case, rows: Sequence[int], topics: set[Topic]) -> int | None:
     """The one row named by its values or, in a table of specifications, by what is compared (heavier: Weight)."""
-    if case.naming.values:
+    if case.naming.conditioned:
         return rows[0] if len(rows) == 1 else None
     column = case.grid.label
     if column is None:
@@ -178,13 +179,12 @@ def _row_meant(case: Case, rows: Sequence[int], topics: set[Topic]) -> int | Non
 
 def _unused(case: Case, columns: Sequence[int], rows: Sequence[int]) -> bool:
     """Whether the question names a column that the calculation does not use."""
-    values = {value.column for value in case.naming.values}
-    return any(one.column not in {*columns, *values, case.grid.label} for one in case.naming.columns)
+    return any(one.column not in {*columns, *case.naming.conditioned, case.grid.label} for one in case.naming.columns)
 
 
 def cell_of(case: Case) -> Cell | None:
     """The one cell that a question about a change names of this grid."""
-    met = rows_meant(case) if not case.naming.ambiguous and case.naming.values else None
+    met = rows_meant(case) if not case.naming.ambiguous and case.naming.conditioned else None
     if met is None or met[1] or len(met[0]) != 1:
         return None
     at = met[0][0]
@@ -193,7 +193,8 @@ def cell_of(case: Case) -> Cell | None:
     if column is None or quantity is None or also_asked(case, column, ()):
         return None
     explain_topic(case, column)
-    spans = [(cue.start, cue.end) for cue in case.cues if cue.operation is Operation.DIFFERENCE]
+    asked = {Operation.DIFFERENCE, Operation.WHICH}
+    spans = [(cue.start, cue.end) for cue in case.cues if cue.operation in asked]
     spans += [match.span() for match in _PERIOD_WORDS.finditer(case.wording.text)]
     label = case.label(at)
     return Cell(
@@ -209,7 +210,7 @@ def cell_of(case: Case) -> Cell | None:
 def difference_of(old: Cell, new: Cell, old_name: str, new_name: str) -> Found | None:
     """How much a cell rose or fell between two editions."""
     same = in_one_unit([old.quantity, new.quantity])
-    if same is None or same[0].scale is not Scale.NUMBER:
+    if same is None or same[0].scale not in {Scale.NUMBER, Scale.DURATION}:
         return None
     before, after = same
     japanese = old.language is Language.JAPANESE
@@ -230,3 +231,26 @@ def difference_of(old: Cell, new: Cell, old_name: str, new_name: str) -> Found |
             else f"{gap} {how} ({old.label}: {old_name} {told[0]}, {new_name} {told[1]})"
         )
     return Found(text, Operation.DIFFERENCE, (old.part, new.part))
+
+
+def between_tables(one: Cell, other: Cell, names: tuple[str, str], direction: int) -> Found | None:
+    """The same cell of two tables: which is the larger, or the smaller; direction 0: how far they are apart."""
+    cells = (one, other)
+    same = in_one_unit([cell.quantity for cell in cells])
+    if same is None or same[0].scale not in {Scale.NUMBER, Scale.DURATION} or same[0].value == same[1].value:
+        return None
+    told = [written(quantity.value, [quantity], one.language) for quantity in same]
+    order = sorted((0, 1), key=lambda at: -same[at].value)
+    first, second = order if direction >= 0 else order[::-1]
+    japanese = one.language is Language.JAPANESE
+    if direction:
+        text = (
+            f"{names[first]}（{one.label}: {told[first]}、{names[second]}は{told[second]}）"
+            if japanese
+            else f"{names[first]} ({one.label}: {told[first]}; {names[second]}: {told[second]})"
+        )
+        return Found(text, Operation.WHICH, (cells[first].part, cells[second].part))
+    gap = _gap(same[first].value - same[second].value, same, one.language)
+    parts = f"{names[first]} {told[first]} − {names[second]} {told[second]}"
+    text = f"{gap}（{one.label}: {parts}）" if japanese else f"{gap} ({one.label}: {parts})"
+    return Found(text, Operation.DIFFERENCE, (cells[first].part, cells[second].part))

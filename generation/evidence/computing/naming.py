@@ -24,16 +24,33 @@ _BRACKETS = re.compile(r"[(（][^()（）]{0,60}[)）]")
 _PARTS = re.compile(r"[・、,/;]| & | and ")
 _TOKEN = re.compile(r"[a-z0-9]+(?:[-_./'][a-z0-9]+)*")
 _HEADER_ENDING = re.compile(r"(?:数|額|名|日|者|先|欄)\Z")
+_RUN = re.compile(r"[^\W_]{2}")
 _KATAKANA = re.compile(r"[ァ-ヺー]")
-_WORDS = re.compile(r"[一-龠々〇]+|[ァ-ヺー]+|[a-z0-9]+(?:[-_./'][a-z0-9]+)*|[ぁ-ん]{4,}")
+_WORDS = re.compile(r"[一-龠々〇]+|[ァ-ヺー]+|[a-z0-9]+(?:[-_./'][a-z0-9]+)*|[ぁ-ん]{5,}")
 _BEHIND = re.compile(r"曜日?|[円個台人名件本枚点](?![一-龠])")
 _BETWEEN = re.compile(r"(?:は|が|の|:|=|\s|is|are|of|equals?){0,4}\Z")
+_VERB_JA = re.compile(
+    r"(?<![一-龠ァ-ヺー])[一-龠]{1,2}(?:し(?:て|た|ま|な|よ)|す[るれ]|さ[れせ]|っ[てた]|ん[でだ]|い[てた]|[りるみきぎちびえけめれせげべわうくむぶつ])"
+)
+"""Kanji with the ending of a verb: what is done with a thing seldom tells which thing."""
+_FUNCTION_WORDS = """
+教えてください 教えて ください 下さい 知りたい 知りたいです 調べて でしょうか でしょう ありますか なりますか しますか ますか ですか ですが です ます
+ました ません でした だった だと でも には とは のは では から まで より ほど だけ くらい ぐらい どのくらい どれくらい どれだけ どちら どっち
+どなた どの どれ どこ だれ 誰 いつ いくら いくつ 何円 何ですか 何人 何名 何件 何社 何個 何台 何回 何枚 何店 何日 何年 何時間 何か月 何か所 何種類
+何つ 何分 何処 何 という といった って ついて として における それぞれ すべて 全て 全部 一覧 一覧表 挙げて あげて 列挙 まとめて あわせて 一緒に いっしょに
+ある いる する した して なる なった になって になり かかる かかり かかって かけて 支払 お願い 依頼 購入 注文 必要 場合 以外 もの こと とき ところ
+ため 中で 中の 中 内 現在 今 最新 当社 弊社 御社 お客様 客先 うち ほう 方 名前 機種 モデル 商品 製品 品目 項目 アイテム 種類 該当 行 表 部品 部材
+社員 従業員 会社 業者 施設 部屋 拠点 店舗 資料 書類 もらえ もらう もらい いただ できる でき わかる わかり よろしい よく ちょうど いちばん もっとも
+おおよそ だいたい およそ どう そう この その あの これ それ について ように ような ながら けど けれど なら たら れば 向け
+"""
+_KANJI_ONLY = re.compile(r"[一-龠]+\Z")
 _STOP_JA = re.compile(
-    r"教えてください|教えて|ください|下さい|知りたい|調べて|でしょうか|ありますか|なりますか|しますか|ますか|ですか|ですが|です|ますと|ます|ありません"
-    r"|どのくらい|どれくらい|どれだけ|どちら|どっち|どなた|どの|どれ|どこ|だれ|誰|いつ|いくら|いくつ|何円|何ですか|何[人名件社個台回枚店つ分日年]|何時間|何か月|何か所|何種類|何|何処"
-    r"|なっている|されている|している|となる|になる|にする|という|について|として|における|それぞれ|すべて|全て|全部|一覧|挙げて|あげて|列挙"
-    r"|である|あるのは|ある|いるのは|いる|する|した|して|なる|なった|かかる|かかり|払う|お願い|依頼|買う|買った|購入|注文|頼む|頼んだ|使う|借りる|必要|場合|以外"
-    r"|人(?=[はがをも?])|用(?=[はがをのでに?])|向け|もの|こと|とき|ところ|中で|中の|中|内|現在|今|当社|うち|ほう|方|名前|機種|モデル|商品|製品|品目|項目|アイテム|種類|該当|行|表"
+    "|".join(
+        # 内 of 室内基板 is a part of a word.
+        f"(?<![一-龠]){word}(?![一-龠])" if _KANJI_ONLY.match(word) else word
+        for word in sorted(_FUNCTION_WORDS.split(), key=len, reverse=True)
+    )
+    + r"|人(?=[はがをもでに?])|用(?=[はがをのでに?])"
 )
 _WORDS_THAT_ASK = """
 a an the of in on at for to from by with and or than as is are was were be been do does did have has had i we you he she
@@ -41,7 +58,10 @@ they it its our their your my me us what which who whose whom when where how muc
 each any every please tell give show list name if per only both between would will can could should item items row rows
 model models product products entry entries cost costs costing order ordered ordering people person persons someone buy
 buying bought purchase need needs get pay paid having not no one ones table total come comes some more most less least
-currently now own s
+currently now own s want wants take takes taken taking spend spent stay stays book booked hire hired rent use used uses
+using send sent pick choose make makes made hold holds held say says said according shown recorded reported registered
+work works worked belong belongs find found look know think let see so then just also about overall both up into during
+within they their place placed sell sells sold charge charged together does altogether way long unit units
 """
 _STOP_EN = frozenset(_WORDS_THAT_ASK.split())
 
@@ -73,6 +93,8 @@ class Naming:
     columns: list[NamedColumn] = field(default_factory=list)
     values: list[NamedValue] = field(default_factory=list)
     title: list[Span] = field(default_factory=list)
+    holding: list[NamedValue] = field(default_factory=list)
+    """Rows whose cells hold a word of the question within a longer text."""
     ambiguous: bool = False
     """One word names values of several columns, which tell rows apart differently."""
 
@@ -80,14 +102,20 @@ class Naming:
     def spans(self) -> list[Span]:
         """Places of all columns and values."""
         above = [span for one in self.columns for span in one.above]
-        return [*(one.span for one in self.columns), *above, *(one.span for one in self.values)]
+        return [*(one.span for one in self.columns), *above, *(one.span for one in (*self.values, *self.holding))]
+
+    @property
+    def conditioned(self) -> set[int]:
+        """Columns that rows are chosen by."""
+        return {one.column for one in (*self.values, *self.holding)}
 
     def rows(self, among: Iterable[int]) -> list[int]:
         """Rows that hold, in each column that a value is named of, one of those values."""
         by_column: dict[int, set[int]] = defaultdict(set)
         for value in self.values:
             by_column[value.column] |= value.rows
-        return [at for at in among if all(at in rows for rows in by_column.values())]
+        chosen = [*by_column.values(), *(one.rows for one in self.holding)]
+        return [at for at in among if all(at in rows for rows in chosen)]
 
 
 class Wording:
@@ -142,11 +170,17 @@ class Wording:
 
     def left_over(self, explained: Iterable[Span]) -> list[str]:
         """Words of the question that stand outside of all given stretches and carry meaning."""
+        return [self.text[start:end] for start, end in self.unexplained(explained)]
+
+    def unexplained(self, explained: Iterable[Span]) -> list[Span]:
+        """Places of the words that stand outside of all given stretches and carry meaning."""
         mask = list(self.text)
         for start, end in explained:
             mask[start:end] = " " * (end - start)
-        rest = _STOP_JA.sub(lambda match: " " * len(match.group()), "".join(mask))
-        return [word for word in _WORDS.findall(rest) if word not in _STOP_EN]
+        rest = "".join(mask)
+        for pattern in (_STOP_JA, _VERB_JA):
+            rest = pattern.sub(lambda match: " " * len(match.group()), rest)
+        return [match.span() for match in _WORDS.finditer(rest) if match.group() not in _STOP_EN]
 
 
 def _key(token: str) -> str:
@@ -181,6 +215,52 @@ def name(wording: Wording, grid: Grid, titles: Sequence[str]) -> Naming:
         naming.ambiguous |= chosen is None
         naming.values += [chosen] if chosen is not None else []
     return naming
+
+
+def widen(wording: Wording, grid: Grid, naming: Naming, unexplained: Sequence[Span], topics: Sequence[Span]) -> None:
+    """Read words that nothing accounts for as parts of one header or, but for `topics`, of the cells of one column."""
+    for span in unexplained:
+        word = wording.text[span[0] : span[1]]
+        if len(word) < (3 if word.isascii() else 2) or word.isdecimal():
+            continue
+        columns = [
+            column
+            for column, header in enumerate(grid.columns)
+            if any(_holds_word(part, word) for part in header_parts(header)[-1:])
+        ]
+        if columns:
+            if len(columns) == 1 and columns[0] not in {one.column for one in naming.columns}:
+                naming.columns.append(NamedColumn(columns[0], span, exact=False))
+            continue
+        if span in topics:
+            continue
+        found = [
+            NamedValue(column, span, frozenset(rows), whole=False)
+            for column in range(len(grid.columns))
+            if (rows := _rows_holding(grid, column, word))
+        ]
+        if found and all(one.rows == found[0].rows for one in found):
+            naming.holding.append(found[0])
+
+
+def _rows_holding(grid: Grid, column: int, word: str) -> set[int]:
+    holding: dict[str, bool] = {}
+    rows = set()
+    for at in grid.data:
+        cell = grid.rows[at].cells[column]
+        if not cell or len(cell) > _MAX_VALUE_CHARS:
+            continue
+        if cell not in holding:
+            holding[cell] = _holds_word(fold(cell), word)
+        if holding[cell]:
+            rows.add(at)
+    return rows
+
+
+def _holds_word(text: str, word: str) -> bool:
+    if word.isascii():
+        return _key(word) in {_key(part) for token in _TOKEN.findall(text) for part in (token, *token.split("-"))}
+    return word in text
 
 
 def _of_one_column(same: Sequence[NamedValue], columns: set[int]) -> NamedValue | None:
@@ -285,7 +365,7 @@ def _tells(form: str) -> bool:
     """Whether a value is long enough to be a name wherever it stands."""
     if form.isascii():
         return any(len(token) > 1 and not token.isdecimal() and token not in _STOP_EN for token in _TOKEN.findall(form))
-    return len(form) > 1 and not form.replace(" ", "").isdecimal()
+    return _RUN.search(form) is not None and not form.replace(" ", "").isdecimal()
 
 
 def _beside_headers(wording: Wording, grid: Grid, columns: Sequence[NamedColumn]) -> Iterator[NamedValue]:

@@ -64,7 +64,7 @@ _BRACKETED = re.compile(r"\((?P<text>[£$€¥]?[\d,.]{1,20}\s?[^()\d]{0,8})\)")
 _FOOTNOTE = re.compile(
     r"\s?(?:[※*†‡]\d{0,2}|注\d{1,2}\)?)\Z|\s?[(（]コメント: .{1,300}[)）]\Z|\((?:税抜|税込|税別)\)\Z"
 )
-_NO_VALUE = re.compile(r"[-－―—–ー‐−…・.\s]{0,4}\Z|n/?a\Z", re.IGNORECASE)
+_NO_VALUE = re.compile(r"[-－―—–ー‐−…・.\s]{0,4}\Z|(?:n/?a|対象外|該当なし|非対応|not applicable)\Z", re.IGNORECASE)
 _NO_UNIT = re.compile(
     r"約|以[上下内外]|未満|超|まで|から|程度|前後|または|及び|及|又|他|ほか|倍|目|番|号|x\b|×|or\b|up\b|per\b|and\b|plus\b"
 )

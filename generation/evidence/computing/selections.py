@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from generation.evidence.computing.calculations import Cue, Operation
+from generation.evidence.computing.calculations import Cue, Operation, Topic
 from generation.evidence.computing.case import (
     TOLD_ROWS,
     Case,
@@ -13,6 +13,7 @@ from generation.evidence.computing.case import (
     also_asked,
     conditioned,
     explain_topic,
+    is_code,
     read_column,
     result,
     rows_meant,
@@ -22,6 +23,7 @@ from generation.evidence.computing.case import (
 from generation.evidence.computing.naming import Bound, NamedColumn, header_parts
 
 _PEOPLE_OR_THINGS = re.compile(r"何(?:台|個|枚|つ)|いくつ|\bhow many (?:units|pieces)\b")
+_HIGH_OR_LOW = re.compile(r"高|低|highest|lowest")
 _STOCK = re.compile(r"数量?|在庫|台数|人数|qty|quantity|count|units?\b|stock")
 
 
@@ -32,6 +34,8 @@ def extreme(case: Case, cues: Sequence[Cue]) -> Found | None:
         return None
     rows, bounds = met
     column = value_column(case, cues[0].topics, cues, bounds)
+    if column is None and not cues[0].topics:
+        column = _only_price(case, bounds, cues[0])
     readings = None if column is None else read_column(case, rows, column)
     if column is None or readings is None or len(readings) < 2:
         return None
@@ -46,6 +50,22 @@ def extreme(case: Case, cues: Sequence[Cue]) -> Found | None:
     if len(rows) > 5:
         return None
     return result(case, Operation.EXTREME, rows_told(case, rows, [column, *targets]), rows)
+
+
+def _only_price(case: Case, bounds: Sequence[Bound], cue: Cue) -> int | None:
+    """The column of prices where the table has no other numbers: 一番高い部品."""
+    numbers = [
+        column
+        for column in range(len(case.grid.columns))
+        if case.numeric(column)
+        and not is_code(case, column)
+        and not case.of_topic(column, Topic.DATE)
+        and column not in conditioned(case, bounds)
+    ]
+    plain = any(case.numeric(one.column) and not is_code(case, one.column) for one in case.naming.columns)
+    if plain or len(numbers) != 1 or not _HIGH_OR_LOW.search(case.wording.text[cue.start : cue.end]):
+        return None
+    return numbers[0] if case.of_topic(numbers[0], Topic.MONEY) else None
 
 
 def _qualifies(case: Case, named: NamedColumn, cue: Cue) -> bool:
@@ -66,7 +86,7 @@ def count_rows(case: Case, cues: Sequence[Cue]) -> Found | None:
     rows_asked = any(one.column == case.grid.label for one in case.naming.columns)
     if (quantities and not rows_asked and _PEOPLE_OR_THINGS.search(text)) or also_asked(case, None, bounds):
         return None
-    if any(value.column == case.grid.label for value in case.naming.values) or not (case.naming.values or bounds):
+    if any(value.column == case.grid.label for value in case.naming.values) or not (case.naming.conditioned or bounds):
         return None
     if any(case.numeric(one.column) for one in case.naming.columns if one.column not in conditioned(case, bounds)):
         return None
@@ -88,7 +108,7 @@ def rows_that_meet(case: Case) -> Found | None:
     if met is None:
         return None
     rows, bounds = met
-    values = case.naming.values
+    values = [*case.naming.values, *case.naming.holding]
     if not (values or bounds) or any(value.column == case.grid.label for value in values):
         return None
     headers = {one.column for one in case.naming.columns}

@@ -25,6 +25,7 @@ def solve(case: Case) -> Found | None:
     said = Wanted.YES_NO in case.question.wanted and not case.wording.text.endswith(("は?", "は", "は。"))
     if said:
         return None
+    case.widen()
     own = {operation: case.own_cues(operation) for operation in Operation}
     asked = [operation for operation in Operation if own[operation]]
     several = [one for one in asked if one in {Operation.EXTREME, Operation.DIFFERENCE, Operation.WHICH}]
