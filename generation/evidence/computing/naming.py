@@ -37,7 +37,7 @@ _FUNCTION_WORDS = """
 教えてください 教えて ください 下さい 知りたい 知りたいです 調べて でしょうか でしょう ありますか なりますか しますか ますか ですか ですが です ます
 ました ません でした だった だと でも には とは のは では から まで より ほど だけ くらい ぐらい どのくらい どれくらい どれだけ どちら どっち
 どなた どの どれ どこ だれ 誰 いつ いくら いくつ 何円 何ですか 何人 何名 何件 何社 何個 何台 何回 何枚 何店 何日 何年 何時間 何か月 何か所 何種類
-何つ 何分 何処 何 という といった って ついて として における それぞれ すべて 全て 全部 一覧 一覧表 挙げて あげて 列挙 まとめて あわせて 一緒に いっしょに
+何つ 何分 何処 何 という といった って ついて として における それぞれ すべて 全て 全部 一覧 一覧表 挙げて あげて 列挙 まとめて あわせて 一緒に いっしょに 比較 計算 確認 回答 両方 双方
 ある いる する した して なる なった になって になり かかる かかり かかって かけて 支払 お願い 依頼 購入 注文 必要 場合 以外 もの こと とき ところ
 ため 中で 中の 中 内 現在 今 最新 当社 弊社 御社 お客様 客先 うち ほう 方 名前 機種 モデル 商品 製品 品目 項目 アイテム 種類 該当 行 表 部品 部材
 社員 従業員 会社 業者 施設 部屋 拠点 店舗 資料 書類 もらえ もらう もらい いただ できる でき わかる わかり よろしい よく ちょうど いちばん もっとも
@@ -50,7 +50,7 @@ _STOP_JA = re.compile(
         f"(?<![一-龠]){word}(?![一-龠])" if _KANJI_ONLY.match(word) else word
         for word in sorted(_FUNCTION_WORDS.split(), key=len, reverse=True)
     )
-    + r"|人(?=[はがをもでに?])|用(?=[はがをのでに?])"
+    + r"|人(?=[はがをもでに?])|用(?=[はがをのでに?])|(?<=\s)[額数代料費価値計円側](?=[はがをのでにと?、])"
 )
 _WORDS_THAT_ASK = """
 a an the of in on at for to from by with and or than as is are was were be been do does did have has had i we you he she
@@ -62,6 +62,8 @@ currently now own s want wants take takes taken taking spend spent stay stays bo
 using send sent pick choose make makes made hold holds held say says said according shown recorded reported registered
 work works worked belong belongs find found look know think let see so then just also about overall both up into during
 within they their place placed sell sells sold charge charged together does altogether way long unit units
+amount amounts value values figure figures number quantity quantities answer compare compared comparison against versus vs
+same respectively go goes went gone calculate work customer customers
 """
 _STOP_EN = frozenset(_WORDS_THAT_ASK.split())
 
