@@ -80,7 +80,10 @@ class AnswerBody(ResponseBody):
     refused: bool
     refusal_reason: str | None
     citations: list[CitationBody]
-    provenance: dict[str, Any]
+    provenance: dict[str, Any] = Field(
+        description="The versions behind it; `answered_by` (line, model, computed, nobody) and, where it was computed, "
+        "the `operation`."
+    )
     usage: dict[str, Any]
     timings_ms: dict[str, Any]
     finish_reason: str = "stop"
