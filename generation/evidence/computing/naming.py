@@ -43,7 +43,7 @@ _FUNCTION_WORDS = """
 社員 従業員 会社 業者 施設 部屋 拠点 店舗 資料 書類 もらえ もらう もらい いただ できる でき わかる わかり よろしい よく ちょうど いちばん もっとも
 おおよそ だいたい およそ どう そう この その あの これ それ について ように ような ながら けど けれど なら たら れば 向け
 """
-_KANJI_ONLY = re.compile(r"[一-龠]+\Z")
+_KANJI_ONLY = re.compile(r"[一-龠]{1,8}\Z")
 _STOP_JA = re.compile(
     "|".join(
         # 内 of 室内基板 is a part of a word.
