@@ -48,6 +48,7 @@ from core.tables.base import utc_now
 from core.tenants import create_tenant
 from erasure.rows import rows_of
 from erasure.runner import ErasureRunner
+from erasure.storage import drop_run_folders
 from generation.asking import AskOptions
 from tests.api_app import PASSAGE, Api
 from tests.erasing import columns_with, files_with
@@ -143,9 +144,14 @@ def traces(api: Api, tenant: Tenant, name: str = NAME) -> None:
     (folder / "rows.jsonl").write_text(f'{{"prompt": "{name}"}}', encoding="utf-8")
     with api.database.write() as session:
         one = {"tenant_id": tenant.id}
-        answer = Answer(id="ans_" + "1" * 32, question="who?", answer=f"It is {name}.", passages=[named], **one)
+        answer = Answer(id="ans_" + "1" * 32, question="who?", answer=f"It is {name}.", passages=[named],
+                        conversation_id="c-1", **one)  # fmt: skip
         free = Answer(id="ans_" + "2" * 32, question="when?", answer="At noon.", passages=[], **one)
+        again = Answer(id="ans_" + "3" * 32, question="sure?", answer=f"Yes, {name}.", passages=[],
+                       conversation_id="c-1", **one)  # fmt: skip
         session.add_all([answer, free])
+        session.flush()
+        session.add(again)
         session.flush()
         session.add(Feedback(answer_id=answer.id, rating="up", comment=f"{name}!", consent=True, **one))
         curated = CuratedAnswer(
@@ -236,6 +242,42 @@ def champion(api: Api) -> str | None:
         alias = session.scalars(select(AdapterAlias).where(AdapterAlias.alias == "champion")).one()
         version = session.get(AdapterVersion, alias.version_id or "")
         return version.version if version is not None else None
+
+
+def more_rows(api: Api) -> None:
+    """As many as a training needs."""
+    with api.database.write() as session:
+        for number in range(100, 130):
+            content = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": f"n {number}"}]}
+            session.add(
+                DatasetRow(
+                    id=f"row_{number}", dataset_id="dst_" + "1" * 32, tenant_id=api.tenant.id, ordinal=number,
+                    line=number, content=content, content_sha256=f"{number:064d}",
+                )
+            )  # fmt: skip
+
+
+def trained_on(api: Api, run_id: str) -> None:
+    """A run that went on from v2, and its version v3, which serves."""
+    with api.database.write() as session:
+        before = session.scalars(select(AdapterVersion).where(AdapterVersion.version == "v2")).one()
+        recipe = session.get_one(TuningRun, RUN).recipe
+        run = TuningRun(
+            id=run_id, tenant_id=api.tenant.id, family_id=before.family_id, method="sft", recipe=recipe,
+            dataset_ids=["dst_" + "1" * 32], progress={"files": {}}, parent_version_id=before.id,
+        )  # fmt: skip
+        session.add(run)
+        session.flush()
+        version = AdapterVersion(
+            tenant_id=api.tenant.id, family_id=before.family_id, version="v3", digest="3" * 64, status="candidate",
+            run_id=run_id,
+        )  # fmt: skip
+        session.add_all([version, RunRow(run_id=run_id, row_id="row_0", part="parent")])
+        session.flush()
+        session.scalars(select(AdapterAlias)).one().version_id = version.id
+    folder = api.services.settings.runs_dir / run_id
+    folder.mkdir(parents=True)
+    (folder / "items.jsonl").write_text(NAME, encoding="utf-8")
 
 
 def everything(api: Api, marker: str) -> list[str]:
@@ -344,15 +386,7 @@ def test_a_version_may_serve_until_a_clean_training_has_passed(world: World, adm
     left = {place.split(".")[0] for place in columns_with(api.database, NAME)}
     assert left == {"tenant_dictionaries", "schedules"}, "all but the weights is gone already"
 
-    with api.database.write() as session:  # more rows come
-        for number in range(100, 130):
-            content = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": f"n {number}"}]}
-            session.add(
-                DatasetRow(
-                    id=f"row_{number}", dataset_id="dst_" + "1" * 32, tenant_id=api.tenant.id, ordinal=number,
-                    line=number, content=content, content_sha256=f"{number:064d}",
-                )
-            )  # fmt: skip
+    more_rows(api)
     _due(api, waiting)
     world.work()
     waiting = admin.get(f"/v1/admin/erasures/{waiting['id']}").json()
@@ -394,6 +428,55 @@ def test_the_waiting_ends_when_versions_are_to_retire_now(world: World, admin: T
     assert champion(api) == "v1"
     again = admin.patch(f"/v1/admin/erasures/{waiting['id']}", json={"retire": "now"})
     assert (again.status_code, again.json()["code"]) == (409, "erasure_done")
+
+
+def test_a_clean_training_goes_back_to_before_the_first_that_saw_it(world: World, admin: TestClient) -> None:
+    api = world.api
+    traces(api, api.tenant)
+    more_rows(api)
+    service = TuningService(api.database, api.services.jobs, api.services.settings)
+    recipe = service._recipe(TuningRequest(family="house", recipe="style-cpu")).model_dump(mode="json")
+    with api.database.write() as session:
+        session.get_one(TuningRun, RUN).recipe = recipe
+    trained_on(api, "run_" + "d" * 32)
+    waiting = world.erase(admin, document_id=DOCUMENT, retire="after_retrain")
+    assert statuses(api) == {"v1": "candidate", "v2": "retired", "v3": "candidate"}, (
+        "v2 serves nobody: it need not wait"
+    )
+    (told,) = waiting["retrains"].values()
+    with api.database.read() as session:
+        parent = session.get_one(AdapterVersion, session.get_one(TuningRun, told["run_id"]).parent_version_id)
+    assert parent.version == "v1"
+
+
+def test_what_came_between_plan_and_execution_is_found(
+    world: World, admin: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = world.api
+    traces(api, api.tenant)
+    begin = ErasureRunner._begin
+    late, elsewhere = "run_" + "d" * 32, api.services.settings.data_dir.parent / "another machine"
+
+    def later(self: ErasureRunner, lease: JobLease, erasure: Erasure) -> None:
+        trained_on(api, late)
+        begin(self, lease, erasure)
+
+    monkeypatch.setattr(ErasureRunner, "_begin", later)
+    for run_id in (RUN, late, "run_" + "e" * 32):
+        (elsewhere / run_id).mkdir(parents=True)
+    with api.database.write() as session:
+        family = session.scalars(select(AdapterFamily)).one()
+        session.add(
+            TuningRun(
+                id="run_" + "e" * 32, tenant_id=api.tenant.id, family_id=family.id, method="sft", recipe={},
+                dataset_ids=[],
+            )
+        )  # fmt: skip
+    assert world.erase(admin, document_id=DOCUMENT)["status"] == "done"
+    assert statuses(api)["v3"] == "retired" and champion(api) == "v1"
+    assert not (api.services.settings.runs_dir / late).exists()
+    assert sorted(drop_run_folders(api.database, elsewhere)) == [RUN, late]
+    assert [path.name for path in elsewhere.iterdir()] == ["run_" + "e" * 32]
 
 
 def _due(api: Api, erasure: dict[str, Any]) -> None:
@@ -537,7 +620,7 @@ def test_a_tenant_goes_with_all_that_is_its_own(world: World, admin: TestClient)
     assert NAME in content.text
     assert not (api.services.settings.runs_dir / RUN).exists()
     assert not any(api.services.settings.adapters_dir.iterdir())
-    assert done["certificate"]["erased"]["answers"]["count"] == 2
+    assert done["certificate"]["erased"]["answers"]["count"] == 3
 
 
 def test_what_was_under_way_is_not_kept(world: World, admin: TestClient) -> None:

@@ -52,6 +52,32 @@ def claimed(jobs: JobStore, job: Job) -> JobLease:
     return lease
 
 
+def test_past_its_point_of_no_return_a_job_is_redone_and_not_cancelled(
+    jobs: JobStore, database: Database, tenant: Tenant
+) -> None:
+    job = make_job(jobs, database, tenant)
+    lease = claimed(jobs, job)
+    with lease.write():
+        lease.go_past_return()
+    with pytest.raises(Conflict) as refused:
+        jobs.request_cancel(job.id, tenant.id)
+    assert refused.value.code == "job_irrevocable"
+    lease.release()
+    assert jobs.get(job.id, tenant.id).status == JobStatus.QUEUED
+    with pytest.raises(Conflict):
+        jobs.request_cancel(job.id, tenant.id)
+
+
+def test_who_cancels_first_is_heard(jobs: JobStore, database: Database, tenant: Tenant) -> None:
+    job = make_job(jobs, database, tenant)
+    lease = claimed(jobs, job)
+    jobs.request_cancel(job.id, tenant.id)
+    with pytest.raises(Cancelled), lease.write():
+        lease.go_past_return()
+    with database.read() as session:
+        assert not session.get_one(Job, job.id).irrevocable
+
+
 def test_a_job_runs_and_succeeds(jobs: JobStore, database: Database, tenant: Tenant) -> None:
     job = make_job(jobs, database, tenant, arguments={"generation": 1})
     assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
