@@ -259,7 +259,8 @@ def _prepare_base(settings: Settings, say: Say) -> None:
     if not any(settings.models_dir.glob("*/card.json")):
         say("preparing the base model (once, about half a minute)")
     build_base(settings)
-    import_for_inference()  # in this thread, beside database and broker
+    if settings.generation.engine == "transformers":
+        import_for_inference()  # in this thread, beside database and broker
 
 
 def _open_database(settings: Settings, stack: ExitStack) -> tuple[Database, Bootstrap]:
