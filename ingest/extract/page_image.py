@@ -13,7 +13,7 @@ from core.types import PlacedText
 from ingest.extract.ocr import image_frames
 from ingest.extract.page_search import Letters, Mark, Range, find_mark
 from ingest.extract.pdf import open_pdf
-from ingest.extract.pdf_page import Box, PageText
+from ingest.extract.pdf_page import Box, PageText, text_page_of
 from ingest.extract.repair import repair_text
 
 _DPI = 144
@@ -74,8 +74,7 @@ def _of_pdf(data: bytes, number: int, marks: Sequence[Mark], places: Sequence[Pl
 
 
 def _of_text(page: Any, marks: Sequence[Mark]) -> list[Box]:
-    text_page = page.get_textpage()
-    text = PageText(page, text_page)
+    text = PageText(page, text_page_of(page))
     shown, _ = repair_text("\0".join(text.shown(at, at + 1) for at in range(len(text.chars))))
     at_letter = [(char, at) for at, char in enumerate(shown.split("\0")) if char.strip()]
     # one entry per code point: a ligature is one character of PDFium and several of the text
@@ -91,9 +90,7 @@ def _of_text(page: Any, marks: Sequence[Mark]) -> list[Box]:
     boxes: list[Box] = []
     for start, end in (found for mark in marks for found in find_mark(letters, mark)):
         for first, last in _runs([at for _, at in expanded[start:end]], text.chars):
-            count = text_page.count_rects(first, last - first + 1)
-            for index in range(count):
-                x0, y0, x1, y1 = text.frame.box(*text_page.get_rect(index))
+            for x0, y0, x1, y1 in text.pieces(first, last + 1):
                 boxes.append((x0 / width, 1 - y1 / height, x1 / width, 1 - y0 / height))
     return boxes
 

@@ -19,7 +19,7 @@ from ingest.extract.ocr import ocr_engine
 from ingest.extract.pdf_check import Checks, looks_short, second_reading
 from ingest.extract.pdf_layout import PageContent, write_pages
 from ingest.extract.pdf_lines import Line
-from ingest.extract.pdf_page import PageText
+from ingest.extract.pdf_page import PageText, text_page_of
 from ingest.extract.pdf_running import running_lines
 from ingest.extract.pdf_scan import Scans, is_picture, read_scan
 from ingest.extract.pdf_tables import page_items
@@ -116,7 +116,7 @@ def _pages(document: Any, data: bytes, reading: _Reading) -> Iterator[PageConten
     for index in range(len(document)):
         try:
             page = document[index]
-            text_page = page.get_textpage()
+            text_page = text_page_of(page)
         except pypdfium2.PdfiumError:
             reading.failed.append(index + 1)
             yield PageContent(index + 1, 0.0, ())

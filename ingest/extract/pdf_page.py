@@ -2,11 +2,17 @@
 
 PDFium gives boxes in the page's own coordinates, before `/Rotate`. Everything behind this module thinks in the page as
 a reader sees it: points, origin at the lower left of what is shown, y upwards.
+
+For a font that is not embedded PDFium takes one of the machine's, and that may lack the letters. Their text and their
+advance are known all the same, but their glyphs are empty: PDFium then gives boxes without height, and leaves out text
+objects whose glyphs together have no width (one letter, or text that runs up the page). What is read must not depend on
+the fonts of the machine, so `text_page_of` and `PageText.pieces` mend both.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +23,15 @@ from ingest.extract.pdf_lines import Line
 _BOLD = re.compile(r"bold|black|heavy|demi|-W[6-9]\b", re.IGNORECASE)
 _HYPHENS = str.maketrans({"\ufffe": None, "\x02": None})
 """How pypdfium2 marks the hyphen of a word that it has put together again over a line end."""
+
+_EMPTY = ctypes.c_float(0.01).value
+"""Below this width or height, in points, PDFium takes a box for empty; for an empty glyph it gives just about this."""
+_FLAT = 2 * _EMPTY
+_STROKE = 0.25
+"""Extent that letters without a glyph are given, in sizes of their font. PDFium parts lines by the extents of their
+objects: of 0.1 and less it takes no notice, and from 0.4 it can take the letters of a line for lines."""
+_MAX_STROKE = 1_000.0
+"""In points; a damaged page may ask for any size, infinite ones too."""
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1."""
@@ -60,6 +75,43 @@ def frame_of(page: Any) -> Frame:
     """The frame of a pypdfium2 page."""
     left, bottom, right, top = page.get_bbox()
     return Frame(left, bottom, right, top, int(page.get_rotation()))
+
+
+def text_page_of(page: Any) -> Any:
+    """The text of a pypdfium2 page, letters included for which its stand-in fonts have no glyph.
+
+    PDFium counts the width of a stroke into the extent of a text object, so objects without extent have a stroke while
+    the text is loaded.
+    """
+    import pypdfium2.raw as pdfium
+
+    left, bottom, right, top, size, width = (ctypes.c_float() for _ in range(6))
+    matrix = pdfium.FS_MATRIX()
+    stroked: list[tuple[Any, int, float]] = []
+    for item in page.get_objects(filter=[pdfium.FPDF_PAGEOBJ_TEXT], max_depth=5):
+        pdfium.FPDFPageObj_GetBounds(item.raw, left, bottom, right, top)
+        across, up = right.value - left.value, top.value - bottom.value
+        if across >= _FLAT and up >= _FLAT:
+            continue
+        if pdfium.FPDFFont_GetIsEmbedded(pdfium.FPDFTextObj_GetFont(item.raw)):
+            continue  # an empty glyph of its own font is meant to be empty
+        pdfium.FPDFPageObj_GetMatrix(item.raw, matrix)
+        if across * abs(matrix.a) + up * abs(matrix.b) < across * abs(matrix.c) + up * abs(matrix.d):
+            continue  # vertical lines, which only the second reading puts in order
+        pdfium.FPDFTextObj_GetFontSize(item.raw, size)
+        stroke = _STROKE * abs(size.value) * math.hypot(matrix.c, matrix.d)
+        if not 0 < stroke < _MAX_STROKE:
+            continue
+        pdfium.FPDFPageObj_GetStrokeWidth(item.raw, width)
+        stroked.append((item, pdfium.FPDFTextObj_GetTextRenderMode(item.raw), width.value))
+        pdfium.FPDFTextObj_SetTextRenderMode(item.raw, pdfium.FPDF_TEXTRENDERMODE_FILL_STROKE)
+        pdfium.FPDFPageObj_SetStrokeWidth(item.raw, stroke)
+        pdfium.FPDFPageObj_Transform(item.raw, 1, 0, 0, 1, 0, 0)  # it measures itself again
+    text_page = page.get_textpage()
+    for item, mode, thickness in stroked:
+        pdfium.FPDFTextObj_SetTextRenderMode(item.raw, mode)
+        pdfium.FPDFPageObj_SetStrokeWidth(item.raw, thickness)
+    return text_page
 
 
 class PageText:
@@ -146,13 +198,29 @@ class PageText:
         before = self.trimmed(start, at)[1]
         return before > start and self.box(at)[0] - self.box(before - 1)[2] > 2 * size
 
-    def piece_count(self) -> int:
-        """Boxes that PDFium parts the text into, roughly one for each text object."""
-        return int(self._text_page.count_rects())
+    def pieces(self, start: int = 0, end: int | None = None) -> list[Box]:
+        """Where the text objects of a range stand: around their glyphs, in the order of the content stream."""
+        import pypdfium2.raw as pdfium
 
-    def pieces(self) -> list[Box]:
-        """Those boxes, in the order of the content stream."""
-        return [self.frame.box(*self._text_page.get_rect(at)) for at in range(self.piece_count())]
+        ask, owner_of, raw = pdfium.FPDFText_GetCharBox, pdfium.FPDFText_GetTextObject, self._raw
+        left, right, bottom, top = (ctypes.c_double() for _ in range(4))
+        found: list[Box] = []
+        owner: int | None = None
+        for at in range(start, len(self.chars) if end is None else end):
+            ask(raw, at, left, right, bottom, top)
+            box = left.value, bottom.value, right.value, top.value
+            least = min(box[2] - box[0], box[3] - box[1])
+            if least < _FLAT and self.chars[at].strip():
+                box = self._text_page.get_charbox(at, loose=True)
+            elif least < _EMPTY:
+                continue  # white space
+            current = ctypes.cast(owner_of(raw, at), ctypes.c_void_p).value
+            if found and current == owner:
+                found[-1] = _around((found[-1], box))
+            else:
+                found.append(box)
+            owner = current
+        return [self.frame.box(*box) for box in found]
 
 
 def _around(boxes: Sequence[Box]) -> Box:

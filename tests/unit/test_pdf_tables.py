@@ -1,10 +1,13 @@
 """Tables, running lines and list numbers of PDFs that the tests draw themselves."""
 
+import ctypes
 import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pypdfium2.raw as pdfium
 import pytest
+from pypdfium2 import PdfDocument
 from reportlab.lib import colors
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import ParagraphStyle
@@ -15,6 +18,7 @@ from reportlab.platypus import Paragraph, SimpleDocTemplate, Spacer, Table, Tabl
 
 from core.types import BlockKind, ExtractedDocument
 from ingest.extract import extract_document
+from ingest.extract.pdf_page import PageText, text_page_of
 
 MINCHO = "HeiseiMin-W3"
 pdfmetrics.registerFont(UnicodeCIDFont(MINCHO))
@@ -41,6 +45,14 @@ def drawn(draw: Callable[[Canvas], None]) -> ExtractedDocument:
     draw(canvas)
     canvas.save()
     return read(target.getvalue())
+
+
+def turned_by(data: bytes, turn: int) -> bytes:
+    document = PdfDocument(data)
+    document[0].set_rotation(turn)
+    target = io.BytesIO()
+    document.save(target)
+    return target.getvalue()
 
 
 def of_kind(document: ExtractedDocument, kind: BlockKind) -> list[str]:
@@ -145,8 +157,6 @@ def test_prose_in_two_columns_is_no_table() -> None:
 
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
 def test_a_turned_page_is_read_as_it_is_shown(turn: int) -> None:
-    from pypdfium2 import PdfDocument
-
     target = io.BytesIO()
     table = Table([["型式", "質量"], ["R-1", "12kg"], ["R-2", "15kg"]], [100, 100])
     table.setStyle(TableStyle(RULED))
@@ -157,11 +167,70 @@ def test_a_turned_page_is_read_as_it_is_shown(turn: int) -> None:
     table.wrapOn(canvas, 400, 400)
     table.drawOn(canvas, -100, 100)
     canvas.save()
-    document = PdfDocument(target.getvalue())
-    document[0].set_rotation(turn)
-    turned = io.BytesIO()
-    document.save(turned)
-    assert rows(read(turned.getvalue())) == ["型式: R-1 | 質量: 12kg", "型式: R-2 | 質量: 15kg"]
+    assert rows(read(turned_by(target.getvalue(), turn))) == ["型式: R-1 | 質量: 12kg", "型式: R-2 | 質量: 15kg"]
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_letters_without_a_glyph_on_this_machine_are_read_in_their_lines(turn: int) -> None:
+    target = io.BytesIO()
+    canvas = Canvas(target, pagesize=A4)
+    canvas.translate(A4[0] / 2, A4[1] / 2)
+    canvas.rotate(turn)
+    canvas.setFont(MINCHO, 12)
+    canvas.drawString(-200, 200, "倉庫の鍵は守衛室で受け取ること。")
+    canvas.drawString(-200, 184, "帰るときは必ず返すこと。")
+    canvas.drawString(-200, 168, "金")  # PDFium leaves out an object of one letter where that has no glyph
+    for at, letter in enumerate("一字ごとに置いた行。"):
+        canvas.drawString(-200 + 12 * at, 152, letter)
+    canvas.beginForm("stamp")
+    canvas.setFont(MINCHO, 12)
+    canvas.drawString(0, 0, "済")
+    canvas.endForm()
+    canvas.translate(-200, 60)
+    canvas.doForm("stamp")
+    canvas.save()
+    lines = ["倉庫の鍵は守衛室で受け取ること。", "帰るときは必ず返すこと。", "金", "一字ごとに置いた行。", "済"]
+    data = turned_by(target.getvalue(), turn)
+    page = PdfDocument(data)[0]
+    text = PageText(page, text_page_of(page))
+    assert [text.shown(start, end) for start, end in text.runs()] == lines
+    document = read(data)
+    assert "".join(document.text.split()) == "".join(lines)
+    assert document.quality["engine"] == "pypdfium2"
+
+
+def strokes_of(page: Any) -> list[tuple[int, float]]:
+    """How each text object is drawn: its mode, and the width of its stroke."""
+    found = []
+    for item in page.get_objects(filter=[pdfium.FPDF_PAGEOBJ_TEXT]):
+        width = ctypes.c_float()
+        pdfium.FPDFPageObj_GetStrokeWidth(item.raw, width)
+        found.append((pdfium.FPDFTextObj_GetTextRenderMode(item.raw), width.value))
+    return found
+
+
+def test_pieces_have_the_height_of_their_letters_whatever_fonts_the_machine_has() -> None:
+    target = io.BytesIO()
+    canvas = Canvas(target, pagesize=A4)
+    canvas.setFont(MINCHO, 10)
+    canvas.drawString(70, 700, "温度計A-10")
+    canvas.drawString(200, 700, "円")
+    canvas.setFont("Helvetica", 10)
+    canvas.drawString(300, 700, "Thermometer")
+    canvas.save()
+    page = PdfDocument(target.getvalue())[0]
+    before = strokes_of(page)
+    text_page = text_page_of(page)
+    text = PageText(page, text_page)
+    *japanese, latin = text.pieces()
+    for (x0, y0, x1, y1), (left, right) in zip(japanese, [(70, 122), (200, 210)], strict=True):
+        assert left - 1 <= x0 < left + 3 and right - 5 < x1 <= right + 3
+        assert 690 < y0 < 702 and 6 < y1 - y0 < 14
+    # glyphs that are there are measured as PDFium does
+    text_page.count_rects()
+    assert latin == text.frame.box(*text_page.get_rect(2))
+    # the page is drawn as it was
+    assert strokes_of(page) == before
 
 
 def furniture(canvas: Canvas, template: Any) -> None:
