@@ -15,6 +15,9 @@ from core.settings import load_settings
 def calibrate(
     questions: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help='JSONL: "question", "answerable".')],
     tenant: Annotated[str, typer.Option(help="Tenant whose documents are searched.")] = "default",
+    evidence: Annotated[
+        bool, typer.Option("--evidence", help="Fit how lines are chosen and how sure of them an answer is.")
+    ] = False,
     json_output: JsonOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
@@ -26,21 +29,28 @@ def calibrate(
     ones of a language are needed to move its threshold. "document" may name the file or document that answers it (or a
     list of them); at least 20 such questions are needed to move the fusion, which on them is never worse than the
     better arm alone.
+
+    With --evidence the lines say "expected" as for `tsumugi eval`, at least 30 answerable and 10 unanswerable ones; the
+    tenant's answers are as sure from then on as they were right on questions held out. Of 200 and more the ranking of
+    lines is fitted as well, and taken if it is right more often.
     """
     from core.access import Principal, access_filter
     from core.database import Database
     from core.log import configure
     from core.migrate import upgrade
+    from core.tables.base import utc_now
     from core.tenants import find_tenant
     from core.types import Scope
+    from generation.evaluation import questions as answered
+    from generation.evaluation.evidence import EvidenceReport, calibrate_evidence
     from retrieval.build import build_retrieval
+    from retrieval.calibrate import CalibrationReport, read_questions
     from retrieval.calibrate import calibrate as choose
-    from retrieval.calibrate import read_questions
 
     settings = load_settings(**({"data_dir": data_dir} if data_dir is not None else {}))
     configure("WARNING")
     with exclusive(settings.data_dir, "tsumugi calibrate"):
-        asked = read_questions(questions)
+        asked = [] if evidence else read_questions(questions)
         db = Database(settings.database_url, busy_timeout_s=settings.database.busy_timeout_s)
         try:
             upgrade(db)
@@ -48,8 +58,13 @@ def calibrate(
                 owner = find_tenant(session, tenant)
             principal = Principal(owner.id, "operator", frozenset({Scope.ADMIN}), frozenset())
             retrieval = build_retrieval(settings, db)
+            report: CalibrationReport | EvidenceReport
             try:
-                report = choose(db, retrieval, access_filter(principal), asked)
+                if evidence:
+                    known = answered.parse_questions(answered.read_questions(questions)[0])
+                    report = calibrate_evidence(db, retrieval.searcher, principal, known, today=utc_now().date())
+                else:
+                    report = choose(db, retrieval, access_filter(principal), asked)
             finally:
                 retrieval.close()
         finally:

@@ -45,7 +45,8 @@ from generation.curated import find_curated, similar_examples
 from generation.deliberation import Deliberation, Plan
 from generation.evidence.compose import ComposedAnswer, computed_evidence, computed_verdict
 from generation.evidence.computed import Computed, compute
-from generation.evidence.parameters import EvidenceParameters, shipped_parameters
+from generation.evidence.in_force import parameters_in_force
+from generation.evidence.parameters import EvidenceParameters
 from generation.evidence.question import read_question
 from generation.evidence.stage import EVIDENCE_PASSAGES, Evidence, gather
 from generation.fitting import fitted
@@ -88,9 +89,12 @@ class AnswerService:
         parameters: EvidenceParameters | None = None,
         texts: DocumentTexts | None = None,
     ) -> None:
-        """parameters: of the evidence stage; default are the shipped ones. texts: None computes nothing over tables."""
+        """parameters: of the evidence stage; default are those in force for the caller's tenant.
+
+        texts: None computes nothing over tables.
+        """
         self._texts = texts
-        self._parameters = parameters or shipped_parameters()
+        self._parameters = parameters
         self._db = db
         self._search = search
         self._engine = engine
@@ -117,6 +121,7 @@ class AnswerService:
         access = access_filter(principal, collection_id=self._collection_id(principal, options.collection))
         curated, pause = None, None
         with self._db.read() as session:
+            parameters = self._parameters or parameters_in_force(session, principal.tenant_id)
             if options.answer_format is None:  # what people wrote is text, and would break whoever reads JSON
                 curated = find_curated(session, principal, question, route.version_id)
             if self._settings.gpu.while_training == "sleep":
@@ -133,7 +138,7 @@ class AnswerService:
         evidence = gather(
             query,
             found.passages,
-            self._parameters,
+            parameters,
             today=utc_now().date(),
             siblings=found.siblings,
             bridge=found.bridge,
@@ -147,7 +152,7 @@ class AnswerService:
         retrieved = time.perf_counter()
         observe_stage("retrieve", retrieved - begun)
         tracing.record("retrieve", retrieved - begun, passages=len(passages))
-        reason = self._refusal(found, evidence, quotes=quotes)
+        reason = self._refusal(found, evidence, parameters.hopeless if quotes else None)
         handle: GenerationHandle | None = None
         request = None
         shots = tuple(
@@ -171,9 +176,7 @@ class AnswerService:
             else:
                 handle = self._engine.submit(request)
             if quotes:
-                handle = ComposedAnswer(
-                    handle, question, evidence, passages, self._parameters, styled=adapter is not None
-                )
+                handle = ComposedAnswer(handle, question, evidence, passages, parameters, styled=adapter is not None)
         return AnswerStream(
             AnswerDraft(
                 principal=principal,
@@ -223,13 +226,13 @@ class AnswerService:
             return tuple(found.passages[:number])
         return tuple(line.passage for line in evidence.lines)
 
-    def _refusal(self, found: SearchResult, evidence: Evidence, *, quotes: bool) -> str | None:
-        """Why nothing is answered, before the model is asked."""
+    def _refusal(self, found: SearchResult, evidence: Evidence, hopeless: float | None) -> str | None:
+        """Why nothing is answered, before the model is asked. hopeless: None where no line is to be quoted."""
         if not found.passages:
             return NO_PASSAGES
         override = self._settings.retrieval.refusal_threshold
-        if override is None and quotes:
-            return BELOW_THRESHOLD if evidence.confidence < self._parameters.hopeless else None
+        if override is None and hopeless is not None:
+            return BELOW_THRESHOLD if evidence.confidence < hopeless else None
         threshold = found.refusal_threshold if override is None else override
         return BELOW_THRESHOLD if max(passage.relevance for passage in found.passages) < threshold else None
 

@@ -13,7 +13,14 @@ from core.tables.evaluations import EvaluationOutcome, EvaluationRun, Evaluation
 from core.tables.gpu import GpuLease
 from core.tables.jobs import Job, OutboxMessage
 from core.tables.lineage import CuratedAnswer, JudgeCalibration, RowSource, RunDocument, RunRow
-from core.tables.operations import AuditEntry, Calibration, IdempotencyRecord, IndexContent, IndexVersion
+from core.tables.operations import (
+    AuditEntry,
+    Calibration,
+    EvidenceCalibration,
+    IdempotencyRecord,
+    IndexContent,
+    IndexVersion,
+)
 from core.tables.tenancy import ApiKey, Tenant
 from core.tables.tuning import Schedule, TuningRun
 
@@ -45,6 +52,7 @@ __all__ = [
     "EvaluationOutcome",
     "EvaluationRun",
     "EvaluationSet",
+    "EvidenceCalibration",
     "FamilyPolicy",
     "Feedback",
     "GpuLease",

@@ -90,3 +90,15 @@ class Calibration(Base):
     parameters: Mapped[dict[str, Any]]
     figures: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created_at: Mapped[datetime] = created_column()
+
+
+class EvidenceCalibration(Base):
+    """Weights of the evidence stage fitted to a tenant's own questions; the newest of a tenant are in force."""
+
+    __tablename__ = "evidence_calibrations"
+
+    id: Mapped[str] = id_column("evc")
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
+    parameters: Mapped[dict[str, Any]]
+    figures: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime] = created_column()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -46,6 +46,10 @@ class EvidenceParameters:
     hopeless: float
     refuse: float
     verify: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The stored form, as `parse_parameters` reads it."""
+        return asdict(self)
 
     def after_hearing(self, confidence: float, *, agreed: bool, refused: bool) -> float:
         """The confidence once the model has answered. agreed: its words stand in the best line."""
