@@ -27,6 +27,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_evidence_calibrations")),
     )
     op.create_index(op.f("ix_evidence_calibrations_tenant_id"), "evidence_calibrations", ["tenant_id"])
+    op.create_index(op.f("ix_evidence_calibrations_created_at"), "evidence_calibrations", ["created_at"])
 
 
 def downgrade() -> None:
