@@ -27,12 +27,19 @@ def may_need_converter(data: bytes) -> bool:
     return data.startswith(_OLE) or _OLE_IN_BASE64 in data
 
 
+def code_below(folder: Path) -> bool:
+    """Whether modules that are still to be imported lie below a folder: the interpreter's, or a checkout of ours."""
+    roots = (sys.prefix, sys.base_prefix, *(path for path in sys.path if path), str(Path(__file__).parents[1]))
+    return any(folder in Path(root).resolve().parents for root in roots)
+
+
 def mount_over_tmp(folder: Path) -> bool:
     """From now on /tmp is `folder` for this process and its children.
 
-    Returns False, changing nothing that others see, where the kernel gives no mount namespace.
+    Returns False, changing nothing that others see, where the kernel gives no mount namespace, and where our own code
+    lies in /tmp: what is imported later would be gone, also for formats that need no converter.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or code_below(OWN_TMP):
         return False
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNS) != 0 and libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS) != 0:

@@ -35,8 +35,8 @@ def convert(data: bytes, suffix: str, target: str) -> bytes:
     folder = Path.cwd()  # the child's own, removed afterwards
     if not _can_write(OWN_TMP):
         raise ExtractionFailed(
-            "LibreOffice needs a /tmp to write to, and this kernel gives the extractor none of its own: it allows no"
-            f" mount namespace. Allow one and retry, or save the file as {target.upper()}",
+            "LibreOffice needs a /tmp to write to, and the extractor has none of its own: the kernel allows no mount"
+            f" namespace, or Tsumugi itself lies in /tmp. Change that and retry, or save the file as {target.upper()}",
             code="converter_unusable",
             retryable=True,
         )
