@@ -225,10 +225,23 @@ def main(arguments: list[str]) -> int:
         emit = EventWriter(stream, speaks=os.environ.get("RANK", "0") == "0")
         stop = StopRequest()
         try:
-            return train(load_spec(Path(arguments[0])), emit, stop)
+            status = train(load_spec(Path(arguments[0])), emit, stop)
+            _leave_together()
+            return status
         except TsumugiError as error:
             emit(TrainEvent(event="error", code=error.code, detail=error.detail))
             return EXIT_USAGE if isinstance(error, DatasetRejected | InvalidInput) else EXIT_FAILED
+
+
+def _leave_together() -> None:
+    """End the process group, if there is one: a process that exits while others still talk to it makes them abort."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return
+    import torch.distributed as group
+
+    if group.is_available() and group.is_initialized():
+        group.barrier()
+        group.destroy_process_group()
 
 
 if __name__ == "__main__":
