@@ -225,13 +225,7 @@ def fit_for_tenant(judged: Sequence[Judged]) -> tuple[dict[str, Any], dict[str, 
         if not len(known):
             continue
         truth = np.array([one[1] for one in best if one is not None])
-        odds = np.array(
-            [
-                [_log_odds(weights.confidence_of(dict(zip(CONFIDENCE_FEATURES, one[0], strict=True))))]
-                for one in best
-                if one
-            ]
-        )
+        odds = np.array([[_log_odds(_confidence(weights, one[0]))] for one in best if one is not None])
         told = np.zeros(len(known))
         for fold in range(_FOLDS):
             held = folds[known] == fold

@@ -81,7 +81,7 @@ def features(pool: Pool) -> NDArray[np.float64]:
         values["later_here"] = _later(pool, at, units)
     table = np.zeros((len(pool.candidates), len(FEATURES)))
     for row, candidate in enumerate(pool.candidates):
-        values = units[candidate.first] | _text_values(pool, candidate, units)
+        values = units[candidate.first] | _text_values(pool, candidate)
         table[row] = [values.get(name, 0.0) for name in FEATURES]
     _compare(pool, table)
     return table
@@ -105,8 +105,8 @@ def _compare(pool: Pool, table: NDArray[np.float64]) -> None:
     whole = np.array([c.form is not Form.CLAUSE for c in pool.candidates])
     table[:, column["not_compared"]] = 1.0
     filled = [column[name] for name in MEANING_FEATURES]
+    order = np.argsort(-likely, kind="stable")
     for side in (foreign, ~foreign):
-        order = np.argsort(-likely, kind="stable")
         chosen = [int(at) for at in order if side[at] and whole[at]][:_COMPARED]
         table[chosen, column["not_compared"]] = 0.0
         table[np.ix_(chosen, filled)] = compare(
@@ -205,7 +205,7 @@ def _unit_values(pool: Pool, at: int) -> dict[str, float]:
     return values
 
 
-def _text_values(pool: Pool, candidate: Candidate, units: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _text_values(pool: Pool, candidate: Candidate) -> dict[str, float]:
     question, unit, at = pool.question, pool.units[candidate.first], candidate.first
     text = pool.texts[at] if candidate.form is Form.UNIT else pool.read(candidate.text)
     held = [kind for kind in pool.wanted if holds(kind, text.folded)]
