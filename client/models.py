@@ -135,7 +135,20 @@ class Job(Parsed):
 
 
 @dataclass(frozen=True, slots=True)
-class Erasure:
+class ParsedWithJob(Parsed):
+    """What carries the job that makes it, once it has one."""
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Self:
+        """Read from a JSON object, the job included."""
+        job = body.get("job")
+        names = {field.name for field in fields(cls)}
+        known = {name: value for name, value in body.items() if name in names}
+        return cls(**known | {"job": Job.parse(job) if job else None})
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure(ParsedWithJob):
     """A request to forget. `status`: planning, planned, erasing, waiting, done, failed or cancelled.
 
     `plan` says what is held where, `certificate`, once it is done, what was erased and what could not be reached.
@@ -151,18 +164,9 @@ class Erasure:
     certificate: dict[str, Any] | None
     job: Job | None
 
-    @classmethod
-    def parse(cls, body: Mapping[str, Any]) -> Self:
-        """Read from a JSON object, the job included."""
-        names = {field.name for field in fields(cls)} - {"job"}
-        job = body.get("job")
-        return cls(
-            job=Job.parse(job) if job else None, **{name: value for name, value in body.items() if name in names}
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(ParsedWithJob):
     """Questions asked of the service. `report` and `comparison` are None until it has ended.
 
     Shares in both are {"count", "of", "share", "low", "high"}.
@@ -176,15 +180,6 @@ class Evaluation:
     report: dict[str, Any] | None
     comparison: dict[str, Any] | None
     job: Job | None
-
-    @classmethod
-    def parse(cls, body: Mapping[str, Any]) -> Self:
-        """Read from a JSON object, the job included."""
-        names = {field.name for field in fields(cls)} - {"job"}
-        job = body.get("job")
-        return cls(
-            job=Job.parse(job) if job else None, **{name: value for name, value in body.items() if name in names}
-        )
 
 
 @dataclass(frozen=True, slots=True)
