@@ -6,6 +6,7 @@ An admin key sees every group of its own tenant, and nothing of another.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, and_, exists
@@ -48,6 +49,17 @@ def access_filter(principal: Principal, *, collection_id: str | None = None) -> 
     held = {PUBLIC_GROUP, *principal.groups, *map(one_spelling, principal.groups)}
     groups = None if Scope.ADMIN in principal.scopes else frozenset(held)
     return AccessFilter(tenant_id=principal.tenant_id, groups=groups, collection_id=collection_id)
+
+
+def kept_groups(principal: Principal) -> list[str] | None:
+    """What is kept of a principal with work that is done later in its name; None reads all of its tenant."""
+    return None if Scope.ADMIN in principal.scopes else sorted(principal.groups)
+
+
+def in_the_name_of(tenant_id: str, groups: Sequence[str] | None) -> Principal:
+    """Who may read what the one that asked for the work may read. groups: as `kept_groups` gave them."""
+    scopes = frozenset({Scope.ADMIN}) if groups is None else frozenset[Scope]()
+    return Principal(tenant_id, "", scopes, frozenset(groups or ()))
 
 
 def narrowed(access: AccessFilter, document_ids: frozenset[str]) -> AccessFilter:

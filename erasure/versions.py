@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from core.access import in_the_name_of
 from core.database import Database, WriteSession
 from core.errors import TsumugiError
 from core.jobs import JobLease
@@ -96,7 +97,7 @@ class VersionRetirement:
     def _ask(self, session: WriteSession, erasure: Erasure, champion_id: str, tainted: set[str]) -> str:
         version = session.get_one(AdapterVersion, champion_id)
         run = session.get_one(TuningRun, version.run_id)
-        requester = Requester(run.tenant_id, erasure.asked_by)
+        requester = Requester(in_the_name_of(run.tenant_id, run.reader_groups), erasure.asked_by)
         return self._tuning.again(session, requester, run, _clean_ancestor(session, run, tainted)).id
 
     def _passed(self, told: Mapping[str, Any]) -> str | None:

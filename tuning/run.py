@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.access import Principal, in_the_name_of
 from core.database import Database
 from core.errors import NotFound
 from core.jobs import JobLease
@@ -33,6 +34,8 @@ class Run:
     progress: Mapping[str, Any]
     loss_curve: list[dict[str, Any]]
     adapter_version_id: str | None
+    reader: Principal
+    """Whose rows it may take."""
 
 
 def load_run(db: Database, lease: JobLease) -> Run:
@@ -58,6 +61,7 @@ def load_run(db: Database, lease: JobLease) -> Run:
             progress=run.progress,
             loss_curve=list(run.loss_curve),
             adapter_version_id=run.adapter_version_id,
+            reader=in_the_name_of(run.tenant_id, run.reader_groups),
         )
 
 

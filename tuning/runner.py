@@ -131,10 +131,10 @@ class TuningRunner:
             if isinstance(recipe, MergeMethod):
                 sources = find_sources(reading, run.tenant_id, recipe, self._settings.adapters_dir)
                 parents = parents_of(reading, sources)
-        rows, withheld = withhold(self._db, rows, audience)
+        rows, withheld = withhold(self._db, rows, audience, run.reader)
         seen = [row for parent in parents for row in load_trained(self._db, run.tenant_id, parent)]
         trained = list({row.digest: row for row in seen}.values())
-        trained, no_more = withhold(self._db, trained, audience)
+        trained, no_more = withhold(self._db, trained, audience, run.reader)
 
         def step(fraction: float) -> None:
             lease.check()

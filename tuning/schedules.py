@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.access import Principal
+from core.access import Principal, in_the_name_of, kept_groups
 from core.audit import record
 from core.database import Database, WriteSession, lock_name
 from core.errors import Conflict, FieldError, InvalidInput, NotFound, TsumugiError
@@ -73,7 +73,7 @@ class SchedulesService:
         """
         principal.require(Scope.TUNE)
         asked = _parse(body)
-        schedule = Schedule(id=new_id("sch"), tenant_id=principal.tenant_id)
+        schedule = Schedule(id=new_id("sch"), tenant_id=principal.tenant_id, reader_groups=kept_groups(principal))
         _apply(schedule, asked, utc_now())
         with self._db.write() as session:
             session.add(schedule)
@@ -92,6 +92,7 @@ class SchedulesService:
         with self._db.write() as session:
             schedule = _find(session, principal.tenant_id, schedule_id)
             _apply(schedule, _parse(_changed(_body(schedule), changes)), utc_now())
+            schedule.reader_groups = kept_groups(principal)
             _record(session, principal, schedule, "schedule.update", request_id)
         return _view(schedule)
 
@@ -142,9 +143,7 @@ class SchedulesService:
             busy = _run_in_progress(session, schedule)
             if busy is not None:
                 raise Conflict(f"run '{busy}' of '{schedule.family}' has not ended", code="run_in_progress")
-            requester = Requester(
-                schedule.tenant_id, principal.actor, principal.key_id, schedule.id, request_id=request_id
-            )
+            requester = Requester(principal, principal.actor, principal.key_id, schedule.id, request_id=request_id)
             self._queue(session, schedule, requester)
             schedule.last_outcome = {"reason": "run_now", "run_id": schedule.last_run_id, "at": utc_now().isoformat()}
         return _view(schedule)
@@ -230,7 +229,7 @@ class SchedulesService:
             drift = measure_drift(session, family.id if family else None, now, conditions.drift_days)
             if drift.rise is None or drift.rise < conditions.min_drift:
                 return {"reason": "no_drift", "needed": conditions.min_drift, **drift.to_json()}, None
-        requester = Requester(schedule.tenant_id, f"schedule:{schedule.id}", schedule_id=schedule.id)
+        requester = Requester(_reader(schedule), f"schedule:{schedule.id}", schedule_id=schedule.id)
         try:
             self._queue(session, schedule, requester)
         except TsumugiError as error:
@@ -239,10 +238,10 @@ class SchedulesService:
         return outcome | (drift.to_json() if drift is not None else {}), None
 
     def _queue(self, session: WriteSession, schedule: Schedule, requester: Requester) -> None:
-        checked = self._tuning.check(session, schedule.tenant_id, {"family": schedule.family, **schedule.request})
+        checked = self._tuning.check(session, requester.reader, {"family": schedule.family, **schedule.request})
         schedule.last_run_id = self._tuning.add(session, requester, checked).id
 
-    def _new_rows(self, session: Session, schedule: Schedule) -> int:
+    def _new_rows(self, session: WriteSession, schedule: Schedule) -> int:
         """Different rows that came since the family's last run, and that it did not have. A run that failed or was
         cancelled has used up nothing.
         """
@@ -259,8 +258,12 @@ class SchedulesService:
                 .limit(1)
             )
         if last is None:
-            return count_rows(session, schedule.tenant_id, ids)
-        return count_rows(session, schedule.tenant_id, ids, since=last.created_at, known=last.dataset_ids)
+            return count_rows(session, _reader(schedule), ids)
+        return count_rows(session, _reader(schedule), ids, since=last.created_at, known=last.dataset_ids)
+
+
+def _reader(schedule: Schedule) -> Principal:
+    return in_the_name_of(schedule.tenant_id, schedule.reader_groups)
 
 
 def _parse(body: ScheduleRequest | Mapping[str, Any]) -> ScheduleRequest:

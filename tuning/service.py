@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.access import Principal
+from core.access import Principal, kept_groups
 from core.audit import record
 from core.database import Database, WriteSession, lock_name
 from core.errors import FieldError, InvalidInput, NotFound
@@ -33,7 +33,7 @@ from tuning.datasets.fitness import unfit
 from tuning.kinds import Method
 from tuning.recipe import Recipe, load_recipe, parse_recipe, recipe_names, stages_of
 from tuning.requirements import require_parts, require_served, serving_of
-from tuning.sets import choose_sets, count_rows, formats_of
+from tuning.sets import choose_sets, closed_rows, count_rows, formats_of
 
 FAMILY_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 """No ':' and no '@': they separate the parts of a model name."""
@@ -67,7 +67,8 @@ class TuningRequest(BaseModel):
 class Requester:
     """Who asks for a run: a key through the API, or a schedule."""
 
-    tenant_id: str
+    reader: Principal
+    """Whose rows the run may take."""
     actor: str
     key_id: str | None = None
     schedule_id: str | None = None
@@ -139,14 +140,17 @@ class TuningService:
             NotFound: no such recipe, or no such dataset, reward model or teacher for this tenant.
         """
         principal.require(Scope.TUNE)
-        requester = Requester(principal.tenant_id, principal.actor, principal.key_id, request_id=request_id)
+        requester = Requester(principal, principal.actor, principal.key_id, request_id=request_id)
         with self._db.write() as session:
-            checked = self.check(session, requester.tenant_id, body)
+            checked = self.check(session, principal, body)
             run = self.add(session, requester, checked)
-        return self._show(run.id, requester.tenant_id)
+        return self._show(run.id, principal.tenant_id)
 
-    def check(self, session: Session, tenant_id: str, body: TuningRequest | Mapping[str, Any]) -> CheckedRequest:
+    def check(
+        self, session: WriteSession, reader: Principal, body: TuningRequest | Mapping[str, Any]
+    ) -> CheckedRequest:
         """Everything that can be refused before compute, is refused here."""
+        tenant_id = reader.tenant_id
         request = parse_request(body)
         if request.family in RESERVED_FAMILIES:
             raise InvalidInput(f"'{request.family}' is not a family's name", code="reserved_family")
@@ -158,11 +162,11 @@ class TuningService:
         datasets = choose_sets(session, tenant_id, request.family, request.dataset_ids, formats_of(recipe))
         dataset_ids = [dataset.id for dataset in datasets]
         named = bool(request.dataset_ids)
-        rows = self._enough_rows(session, tenant_id, request.family, dataset_ids, named=named)
+        rows = self._enough_rows(session, reader, request.family, dataset_ids, named=named)
         parent = find_parent(session, tenant_id, request.family, request.start_from)
         if parent is not None:
             check_parent(session, parent, recipe, self._settings.adapters_dir)
-        warnings = unfit([(one.format, one.row_count, one.report) for one in datasets])
+        warnings = [*_unfit(datasets), *closed_rows(session, reader, datasets)]
         return CheckedRequest(request.family, recipe, dataset_ids, rows, warnings, parent)
 
     def sets_of(self, session: Session, tenant_id: str, body: TuningRequest | Mapping[str, Any]) -> Sequence[str]:
@@ -173,15 +177,16 @@ class TuningService:
 
     def add(self, session: WriteSession, requester: Requester, checked: CheckedRequest) -> TuningRun:
         """Run, job and audit row in the caller's transaction; the family too when it is new."""
-        lock_name(session, f"family:{requester.tenant_id}:{checked.family}")  # it may not have a row yet
-        family = family_named(session, requester.tenant_id, checked.family)
+        tenant_id = requester.reader.tenant_id
+        lock_name(session, f"family:{tenant_id}:{checked.family}")  # it may not have a row yet
+        family = family_named(session, tenant_id, checked.family)
         if family is None:
-            family = AdapterFamily(id=new_id("fam"), tenant_id=requester.tenant_id, name=checked.family)
+            family = AdapterFamily(id=new_id("fam"), tenant_id=tenant_id, name=checked.family)
             session.add(family)
             session.flush()
         run = TuningRun(
             id=new_id("run"),
-            tenant_id=requester.tenant_id,
+            tenant_id=tenant_id,
             family_id=family.id,
             schedule_id=requester.schedule_id,
             method=checked.recipe.method,
@@ -190,6 +195,7 @@ class TuningService:
             parent_version_id=checked.parent.id if checked.parent is not None else None,
             progress={"warnings": list(checked.warnings)} if checked.warnings else {},
             requested_by=requester.key_id,
+            reader_groups=kept_groups(requester.reader),
         )
         session.add(run)
         job = self._jobs.create(session, tenant_id=run.tenant_id, kind=JobKind.TUNING, subject_id=run.id)
@@ -222,6 +228,7 @@ class TuningService:
             InvalidInput, NotFound: as `check`: too few rows are left, say.
         """
         recipe = parse_recipe(run.recipe)
+        reader = requester.reader
         family = session.get_one(AdapterFamily, run.family_id)
         for stage in stages_of(recipe):
             require_parts(session, self._settings, run.tenant_id, stage)
@@ -231,19 +238,21 @@ class TuningService:
             )
         ).all()
         datasets = choose_sets(session, run.tenant_id, family.name, list(wanted), formats_of(recipe))
-        rows = self._enough_rows(session, run.tenant_id, family.name, [dataset.id for dataset in datasets], named=True)
+        rows = self._enough_rows(session, reader, family.name, [dataset.id for dataset in datasets], named=True)
         if start_from is not None:
             try:
                 check_parent(session, start_from, recipe, self._settings.adapters_dir)
             except InvalidInput:
                 start_from = None
-        warnings = unfit([(one.format, one.row_count, one.report) for one in datasets])
+        warnings = [*_unfit(datasets), *closed_rows(session, reader, datasets)]
         ids = [dataset.id for dataset in datasets]
         return self.add(session, requester, CheckedRequest(family.name, recipe, ids, rows, warnings, start_from))
 
     @staticmethod
-    def _enough_rows(session: Session, tenant_id: str, family: str, dataset_ids: Sequence[str], *, named: bool) -> int:
-        rows = count_rows(session, tenant_id, dataset_ids)
+    def _enough_rows(
+        session: WriteSession, reader: Principal, family: str, dataset_ids: Sequence[str], *, named: bool
+    ) -> int:
+        rows = count_rows(session, reader, dataset_ids)
         if rows < MIN_ROWS:
             raise InvalidInput(
                 f"{rows} different rows in {len(dataset_ids)} datasets"
@@ -352,6 +361,10 @@ def has_gpu(settings: Settings) -> bool:
     if settings.generation.device == "auto":
         return Path("/dev/nvidiactl").exists()
     return settings.generation.device == "cuda"
+
+
+def _unfit(datasets: Sequence[Dataset]) -> Sequence[dict[str, str]]:
+    return unfit([(one.format, one.row_count, one.report) for one in datasets])
 
 
 def _view(session: Session, run: TuningRun) -> RunView:

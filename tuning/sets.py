@@ -8,7 +8,10 @@ from datetime import datetime
 from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session, aliased
 
+from core.access import Principal
+from core.database import ReadSession, WriteSession
 from core.errors import InvalidInput, NotFound
+from core.repositories.derived import rows_readable
 from core.tables.datasets import Dataset, DatasetRow
 from tuning.datasets.formats import DatasetFormat
 from tuning.recipe import Recipe, stages_of
@@ -55,19 +58,20 @@ def choose_sets(
 
 
 def count_rows(
-    session: Session,
-    tenant_id: str,
+    session: ReadSession | WriteSession,
+    reader: Principal,
     dataset_ids: Sequence[str],
     *,
     since: datetime | None = None,
     known: Sequence[str] = (),
 ) -> int:
-    """Different rows in force of some datasets: all, or those newer than a moment that were in no set before it.
+    """Different rows in force of some datasets that the reader may read: all, or those newer than a moment that were in
+    no set before it.
 
     known: sets beside these whose older rows are not new either.
     """
     mine = (
-        DatasetRow.tenant_id == tenant_id,
+        rows_readable(session, reader),
         DatasetRow.dataset_id.in_(dataset_ids),
         DatasetRow.retired_at.is_(None),
     )
@@ -81,3 +85,16 @@ def count_rows(
         )
         query = query.where(DatasetRow.created_at > since, ~repeated)
     return session.scalar(query) or 0
+
+
+def closed_rows(
+    session: ReadSession | WriteSession, reader: Principal, datasets: Sequence[Dataset]
+) -> list[dict[str, str]]:
+    """[{code, detail}]: how many rows of some sets will be left out because the reader may not read them."""
+    in_force = (DatasetRow.dataset_id.in_([one.id for one in datasets]), DatasetRow.retired_at.is_(None))
+    query = select(func.count()).where(*in_force, ~rows_readable(session, reader))
+    count = session.scalar(query) or 0
+    if not count:
+        return []
+    detail = f"{count} rows rest on documents that this key may not read; they are left out"
+    return [{"code": "rows_not_readable", "detail": detail}]

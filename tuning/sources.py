@@ -9,7 +9,9 @@ from typing import Any
 
 from sqlalchemy import select
 
+from core.access import Principal
 from core.database import Database
+from core.repositories.derived import unreadable_rows
 from core.repositories.lineage import common_groups
 from core.tables.datasets import DatasetRow
 from core.tables.documents import Document
@@ -56,18 +58,19 @@ def dataset_version(rows: Sequence[SourceRow]) -> str:
 
 
 def withhold(
-    db: Database, rows: Sequence[SourceRow], audience: Sequence[str] | None
+    db: Database, rows: Sequence[SourceRow], audience: Sequence[str] | None, reader: Principal
 ) -> tuple[list[SourceRow], list[dict[str, Any]]]:
-    """Rows that everybody whom the adapter will serve may read, and those that may not be used, with the reason.
+    """Rows that the reader and everybody whom the adapter will serve may read, and those that may not be used, and why.
 
     audience: groups that the family serves; None is the whole tenant. Access is that of now, not of when the row was
     made: a document closed since then closes its rows.
     """
     kept, withheld = [], []
     with db.read() as session:
+        closed = unreadable_rows(session, reader, [row.id for row in rows])
         for row in rows:
             documents = [str(one["document_id"]) for one in row.lineage.get("documents", [])]
-            problem = None
+            problem = ("not_readable", "the key that asked for the run may not read it") if row.id in closed else None
             for document_id in documents:
                 document = session.get(Document, document_id)
                 if document is None or document.status == DocumentStatus.DELETING.value:

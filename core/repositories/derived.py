@@ -48,6 +48,18 @@ def sets_with_hidden_rows(session: _Session, principal: Principal, dataset_ids: 
     return set(found)
 
 
+def unreadable_rows(session: _Session, principal: Principal, row_ids: Sequence[str]) -> set[str]:
+    """Those of some training rows that the caller may not read."""
+    if access_filter(principal).groups is None:
+        return set()
+    readable = rows_readable(session, principal)
+    found: set[str] = set()
+    for first in range(0, len(row_ids), _AT_ONCE):
+        some = row_ids[first : first + _AT_ONCE]
+        found |= set(some) - set(session.scalars(select(DatasetRow.id).where(DatasetRow.id.in_(some), readable)))
+    return found
+
+
 def readable_curated(session: _Session, principal: Principal, rows: Sequence[CuratedAnswer]) -> list[CuratedAnswer]:
     """Those curated answers that the caller may read, in order."""
     access = access_filter(principal)

@@ -35,6 +35,8 @@ class TuningRun(Base):
     gate_report: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     adapter_version_id: Mapped[str | None] = mapped_column(String(48), default=None)
     requested_by: Mapped[str | None] = mapped_column(String(48), default=None)
+    reader_groups: Mapped[list[Any] | None] = mapped_column(default=None)
+    """Groups of the key that asked: rows that it may not read are left out. None reads all, as an admin does."""
     created_at: Mapped[datetime] = created_column()
 
 
@@ -57,4 +59,6 @@ class Schedule(Base):
     last_checked_at: Mapped[datetime | None] = mapped_column(default=None)
     last_outcome: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     last_run_id: Mapped[str | None] = mapped_column(String(48), default=None)
+    reader_groups: Mapped[list[Any] | None] = mapped_column(default=None)
+    """Groups of the key that made or last changed it; as of a run."""
     created_at: Mapped[datetime] = created_column()

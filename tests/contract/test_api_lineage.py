@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
+from core.access import in_the_name_of
 from core.tables import (
     AdapterFamily,
     AdapterVersion,
@@ -19,6 +21,7 @@ from core.tables import (
     Document,
     DocumentGroup,
     RunDocument,
+    Schedule,
     TuningRun,
 )
 from tests.api_app import PASSAGE, Api
@@ -66,12 +69,14 @@ def rows_of(admin: TestClient, dataset: dict[str, Any]) -> list[dict[str, Any]]:
     return admin.get(f"/v1/datasets/{dataset['id']}/rows").json()["items"]
 
 
-def train(api: Api, folder: Path, name: str, audience: list[str] | None = None) -> Preparation:
+def train(
+    api: Api, folder: Path, name: str, audience: list[str] | None = None, reader: Sequence[str] | None = None
+) -> Preparation:
     """A run over all supervised sets, as far as its preparation, and the version that comes of it."""
     with api.database.read() as session:
         ids = session.scalars(select(Dataset.id).where(Dataset.format.in_(("messages", "alpaca")))).all()
     rows, duplicates = load_rows(api.database, api.tenant.id, ids)
-    rows, withheld = withhold(api.database, rows, audience)
+    rows, withheld = withhold(api.database, rows, audience, in_the_name_of(api.tenant.id, reader))
     found = prepare_files(
         folder, rows, duplicates=duplicates, tenant_id=api.tenant.id, recipe=load_recipe("style-cpu", {}), search=None,
         count_tokens=lambda text: len(text) // 3, size=SMALL, left_out=withheld, audience=audience,
@@ -208,6 +213,41 @@ def test_rows_for_some_never_reach_an_adapter_for_others(api: Api, admin: TestCl
     assert ask(inside)["provenance"]["adapter"] == "house@v4"
     assert ask(outside)["provenance"]["adapter"] is None, "though the family itself is open to all"
     assert outside.post("/v1/ask", json={"question": "days?", "adapter": "house@v4"}).status_code == 404
+
+
+def test_a_run_takes_only_rows_that_whoever_asked_for_it_may_read(api: Api, admin: TestClient, tmp_path: Path) -> None:
+    shelve(api, "hr")
+    upload_filler(admin)
+    rate(admin, ask(admin), rating="up")
+    made = admin.post("/v1/datasets/from-feedback", json={"shapes": ["messages"]}).json()["datasets"][0]
+    inside, outside = api.client(api.key("tune", groups=["hr"])), api.client(api.key("tune"))
+    asked = {"family": "house", "dataset_ids": [made["id"]]}
+    # alone it has one row to learn from for whoever may read it, and none for others
+    for client, rows in ((admin, 1), (inside, 1), (outside, 0)):
+        refused = client.post("/v1/admin/tuning-runs", json=asked)
+        assert (refused.status_code, refused.json()["code"], refused.json()["rows"]) == (422, "too_few_rows", rows)
+    filler = next(one["id"] for one in admin.get("/v1/datasets").json()["items"] if one["id"] != made["id"])
+    for client, left_out in ((admin, 0), (inside, 0), (outside, 1)):
+        run = client.post("/v1/admin/tuning-runs", json={"family": "house", "dataset_ids": [made["id"], filler]}).json()
+        told = [one["detail"].split(" ")[0] for one in run["warnings"] if one["code"] == "rows_not_readable"]
+        assert told == ["1"] * left_out
+        with api.database.read() as session:
+            reader = session.get_one(TuningRun, run["id"]).reader_groups
+        found = train(api, tmp_path / run["id"], f"of_{run['id']}", ["hr"], reader)
+        assert [one["code"] for one in found.skipped] == ["not_readable"] * left_out
+
+
+def test_a_schedule_reads_as_whoever_last_changed_it(api: Api, admin: TestClient) -> None:
+    outside = api.client(api.key("tune", groups=["sales"]))
+    made = admin.post("/v1/admin/schedules", json={"family": "house", "cron": "0 3 * * *"}).json()
+
+    def reader() -> object:
+        with api.database.read() as session:
+            return session.get_one(Schedule, made["id"]).reader_groups
+
+    assert reader() is None
+    outside.patch(f"/v1/admin/schedules/{made['id']}", json={"cron": "0 4 * * *"})
+    assert reader() == ["sales"]
 
 
 def test_a_document_closed_since_closes_its_rows(api: Api, admin: TestClient, tmp_path: Path) -> None:

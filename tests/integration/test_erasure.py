@@ -174,7 +174,7 @@ def leave_traces(world: World) -> None:
     FeedbackHarvester(system.db, world.tuning.datasets).harvest(principal, family="house")
     world.tuning.datasets.upload(principal, style_rows(), "style.jsonl", family="house")
     with system.db.write() as session:
-        family = world.tuning.service.check(session, principal.tenant_id, {"family": "house", "overrides": OVERRIDES})
+        family = world.tuning.service.check(session, principal, {"family": "house", "overrides": OVERRIDES})
         assert len(family.dataset_ids) >= 2
         passages = [{"document_id": world.document, "generation": 1, "text": SECRET, "title": TITLE}]
         curated = CuratedAnswer(
