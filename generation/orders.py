@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from core.table_text import CELL_SEPARATOR
+
 LEFT_OUT = "(...)"
 """What stands in the prompt for a run of such sentences."""
 
@@ -37,7 +39,7 @@ _PLAIN_ORDERS = tuple(
         rf"\b(?:notes?|messages?|instructions?|attention|reminders?|orders?)\s+(?:to|for)\s+(?:the\s+|any\s+|all\s+|an?\s+)?"
         rf"{_MODEL}\b",
         rf"(?:^|[\s(\[])(?:dear|hey|hello|attention)\s+{_MODEL}\b",
-        r"^\W*(?:system|developer|assistant|admin(?:istrator)?)(?:\s+(?:prompt|message|note|override))?\s*[:>]",
+        r"^\W*(?:system|developer|assistant|admin(?:istrator)?)\s+(?:prompt|message|note|override)\s*[:>]",
         r"\bfrom now on\b.{0,30}\b(?:you|answer|respond|reply|begin|always|only|say)\b",
         rf"\byou are (?:now )?(?:an? |the )?(?:\w+ ){{0,2}}{_MODEL}\b",
         r"\b(?:reveal|print|show|repeat|output|leak|display)\b.{0,20}\b(?:your|the)\b.{0,12}\b(?:system prompt|"
@@ -45,7 +47,7 @@ _PLAIN_ORDERS = tuple(
         r"\bnew (?:system )?instructions?\s*:",
         rf"(?:指示|命令|プロンプト|ルール|規則|質問)[^。]{{0,10}}(?:無視|忘れ|破棄|取り消|従わ|答えず)[^。]{{0,60}}?{_JA_ORDER}",
         r"(?:AI|アシスタント|チャットボット|言語モデル|生成モデル|LLM)(?:アシスタント)?(?:へ|に告ぐ|への指示|に対する指示|に命令)",
-        r"^\W*(?:システム|開発者|管理者)(?:プロンプト|メッセージ|命令|からの指示)?\s*[::]",
+        r"^\W*(?:システム|開発者|管理者)(?:プロンプト|メッセージ|命令|からの指示)\s*[::]",
         r"(?:今から|これから|以後|以降).{0,12}(?:回答|返答|応答|出力).{0,24}(?:のみ|だけ|必ず)",
         r"システムプロンプト.{0,12}(?:表示|出力|教え|開示|示し)",
         r"あなたは(?:今から|これから)?.{0,12}(?:AI|アシスタント|チャットボット|モデル)(?:です|だ|として|である)",
@@ -72,6 +74,18 @@ _SIGNS = tuple(
     )
 )
 """Two different ones in a sentence are enough, or one beside a sentence that is left out."""
+
+_ROLE = re.compile(
+    r"^\W*(?:(?P<speaks>assistant)|system|developer|admin(?:istrator)?|システム|開発者|管理者)\s*(?P<mark>[:>])",
+    re.IGNORECASE,
+)
+"""The label of a turn, and of a field: what stands behind it says which."""
+_FIELD_CHARS = 40
+_SPOKEN = re.compile(
+    rf"{_JA_ORDER}|[。！？!?]|と(?:だけ|のみ)?(?:答|言|書|述|返|出力|回答)|こと\Z|\b(?:you|your|say|answer|respond|reply|output|print|write|include|begin|end|obey|must"
+    r"|ignore|forget)\b",
+    re.IGNORECASE,
+)
 
 _SENTENCE = re.compile(r"[^\n。！？!?.]*+(?:[。！？!?]++[」』）)\"']*+|\.++[\"')]*+|\n|\Z)")
 _FORGED_TURNS = re.compile(r"<\|[\w ]{1,40}\|>(?:.*<\|[\w ]{1,40}\|>)?[^\n]*(?:\n[^\n]*)?", re.DOTALL)
@@ -136,7 +150,18 @@ def _orders_among(sentences: Sequence[str]) -> set[int]:
 def _is_order(sentence: str) -> bool:
     if any(pattern.search(sentence) for pattern in _PLAIN_ORDERS):
         return True
+    role = _ROLE.match(sentence)
+    if role is not None and not _is_field(role, sentence[role.end() :]):
+        return True
     return sum(bool(sign.search(sentence)) for sign in _SIGNS) >= 2
+
+
+def _is_field(role: re.Match[str], said: str) -> bool:
+    """Whether a role's label names what stands behind it (管理者：鈴木, a row of a table) rather than who speaks."""
+    value, row, _ = said.partition(CELL_SEPARATOR)
+    if role["mark"] == ">" or (role["speaks"] and not row):
+        return False
+    return 0 < len(value.strip()) <= _FIELD_CHARS and _SPOKEN.search(value) is None
 
 
 def _sentences(text: str) -> Iterator[tuple[int, int]]:

@@ -70,6 +70,8 @@ _SELF = re.compile(
     re.I,
 )
 _SUBJECT = re.compile(r"[はがもを]|\b(?:is|are|was|were|be|will|has|have)\b", re.I)
+_KEY_LINE = re.compile(r"\A[a-z_]{3,40}(?=[ :=])")
+"""A key of front matter: effective_date, valid_until."""
 _CLAUSE_END = re.compile(r"[。【】()（）\[\]|,、;]|\.(?= )")
 _SENTENCE_END = re.compile(r"。|\.(?= )")
 _NUMBER_LINE = re.compile(
@@ -146,7 +148,7 @@ def _head_and_tail(extracted: ExtractedDocument) -> tuple[list[str], list[str]]:
 
 def _lines(text: str) -> list[str]:
     lines = (line.strip() for line in folded(text).split("\n"))
-    return [line[:MAX_LINE] for line in lines if line]
+    return [_KEY_LINE.sub(lambda key: key.group().replace("_", " "), line[:MAX_LINE]) for line in lines if line]
 
 
 def _read_lines(lines: Iterable[str], *, itself: bool) -> _Statements:

@@ -22,6 +22,12 @@ _WEIGHT = {
     TermKind.HIRAGANA: 0.06,
 }
 _IDENTIFIER_WEIGHT = 3.0
+_KIND_NOUN_SHARE = 0.3
+_KIND_NOUN = re.compile(
+    r"(?<![a-z])(?:url|link|website|role)(?![a-z])|リンク先?(?![ァ-ー])|役割(?!分担)|役目"
+    r"|(?<=[一-龥])(?:さん|氏|くん)(?=[はがのにをもと\s、。?]|\Z)"
+)
+"""Nouns that name the kind of thing wanted and seldom stand beside it: 様式のURL is https://…, 高橋の役割 責任者は髙橋."""
 _IDENTIFIER = re.compile(
     r"(?<![a-z0-9])(?=[a-z0-9._/#-]{2,40}(?![a-z0-9]))(?:[a-z]{1,12}[-_./#]?\d[a-z0-9]{0,12}(?:[-_./][a-z0-9]{1,12}){0,4}"
     r"|\d{1,8}[-_/]?[a-z]{1,8}(?:[-_./]?[a-z0-9]{1,12}){0,3})(?![a-z0-9])"
@@ -85,7 +91,10 @@ _CUES: tuple[tuple[Wanted, re.Pattern[str]], ...] = tuple(
             r"何(?:kg|g|mm|cm|m|kw|w|v|a|hz|℃|度|db|リットル|ミリ|キロ|メートル|グラム|ワット)|重さ|重量|質量|寸法|大きさ|サイズ|長さ|高さ|幅|範囲|精度|能力|容量|温度"
             r"|電圧|電流|消費電力|how (?:heavy|tall|wide|big|large|far|fast|accurate)|weight|dimension|accuracy|range|capacity|voltage|temperature",
         ),
-        (Wanted.MAIL, r"メール|e-?mail|アドレス|mail address"),
+        (
+            Wanted.MAIL,
+            r"メール|e-?mail|アドレス|mail address|(?<![a-z])url(?![a-z])|ホームページ|リンク|\blink\b|web ?site|webサイト",
+        ),
         (Wanted.PHONE, r"電話|内線|連絡先|fax|ファックス|番号は|phone|\bcall\b|telephone|extension|\bext\b|contact"),
         (
             Wanted.PERSON,
@@ -140,11 +149,14 @@ def read_question(text: str) -> Question:
     """Analyse a question."""
     folded = normalise(text).strip()
     identifiers = identifiers_in(folded)
+    asked = without_asking(folded)
+    named = _KIND_NOUN.sub(" ", asked)
     terms: dict[str, float] = {}
-    for term in tokenize(without_asking(folded)):
-        weight = _term_weight(term)
-        if weight:
-            terms[term] = weight
+    for part, share in ((named, 1.0), (asked, _KIND_NOUN_SHARE)):
+        for term in tokenize(part):
+            weight = _term_weight(term) * share
+            if weight:
+                terms.setdefault(term, weight)
     rest = _IDENTIFIER.sub(" ", folded)
     return Question(
         text=text,

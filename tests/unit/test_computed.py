@@ -220,6 +220,11 @@ ORDERS = Files().add(
 @pytest.mark.parametrize(
     ("files", "question", "operation", "said"),
     [
+        # a column of a few rows
+        (PUMPS, "口径", "column", ["WP-10", "25mm", "WP-20S", "40mm", "WP-40", "50mm"]),
+        (PUMPS, "水中ポンプの納期は？", "column", ["WP-10", "2週間", "WP-40", "5週間"]),
+        (PUMPS, "型番", "column", ["WP-10", "WP-15", "WP-20", "WP-20S", "WP-40"]),
+        (STAFF, "What is the annual leave?", "column", ["Ivo Marsh", "24 days", "Mina Corr", "22 days"]),
         # the smallest and the largest
         (PUMPS, "水中ポンプの本体価格が一番安いのはどれですか。", "extreme", ["WP-10", "38,400円"]),
         (PUMPS, "水中ポンプで本体が最も高い型番は？", "extreme", ["WP-40", "151,000円"]),
@@ -387,6 +392,10 @@ LOTS = Files().add("部材.csv", "# 部材価格", ["品番 | 価格 | 最低ロ
         (STOCK, "在庫数が10箱以下の品番はどれですか"),  # counted in another unit
         (DUTY, "本館の停電の影響はいくらですか"),
         (RESULT, "What share of the total did Uplands have in Q2 2025?"),
+        (PUMPS, "WP-20の口径は？"),  # a lookup
+        (PUMPS, "冷蔵庫の納期は？"),  # another thing
+        (PUMPS, "質量と口径"),  # two columns
+        (STAFF, "Who has the annual leave of a director?"),
     ],
 )  # fmt: skip
 def test_what_is_not_certain_is_not_computed(files: Files, question: str) -> None:

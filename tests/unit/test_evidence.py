@@ -172,3 +172,30 @@ def test_candidates_in_another_language_are_told_apart() -> None:
 def test_rows_are_read_back_as_written() -> None:
     line = write_row(["品番", "備考: 色", "価格"], ["A|B-1", "青 | 白", ""])
     assert [(cell.header, cell.value) for cell in read_row(line)] == [("品番", "A|B-1"), ("備考：色", "青 ｜ 白")]
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "answer"),
+    [
+        (
+            "渡邉さんの役割は",
+            "理事長は渡辺、会計は髙田、書記は﨑山である。会合は毎月第1火曜に開く。",
+            "理事長は渡辺",
+        ),
+        (
+            "申込書のURL",
+            "申込書は総務のページ (https://soumu.example.jp/f/12)から取り出す。控えは3年保存する。",
+            "https://soumu.example.jp/f/12",
+        ),
+    ],
+)
+def test_nouns_that_name_what_is_wanted_need_not_stand_there(question: str, text: str, answer: str) -> None:
+    found = asked(question, passage(text))
+    assert answer in found.lines[0].answer and found.confidence >= PARAMETERS.refuse
+
+
+def test_rows_under_a_role_are_answered_from() -> None:
+    rows = (["経費精算", "総務課 大野", "翌営業日"], ["入退室管理", "施設課 森", "2時間"])
+    table = "\n".join(write_row(["システム", "管理者", "復旧目標"], row) for row in rows)
+    found = asked("入退室管理システムの復旧目標は", passage(table))
+    assert "2時間" in found.lines[0].answer and found.confidence >= PARAMETERS.verify

@@ -144,6 +144,11 @@ def test_the_day_behind_a_number_dates_it() -> None:
     assert found("仕様書.docx", "株式会社例 版数 4.2 2024年6月1日").dated == date(2024, 6, 1)
 
 
+def test_keys_of_front_matter_tell_the_days() -> None:
+    edition = found("規程.md", "owner: 総務課\neffective_date: 2031-05-02\nvalid_until: 2032-03-31\n本文")
+    assert (edition.valid_from, edition.valid_until) == (date(2031, 5, 2), date(2032, 3, 31))
+
+
 def test_a_bare_year_is_no_first_day() -> None:
     edition = found("Shipping_2024.xlsx")
     assert edition.valid_from is None and edition.name == "2024"

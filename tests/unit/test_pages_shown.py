@@ -158,8 +158,8 @@ def test_markdown_front_matter_is_kept_and_so_are_tables_in_html() -> None:
     assert document.title == "機器一覧"
     assert blocks(document)[0] == (
         "table",
-        "title: 機器一覧\nowner: 設備課\ntags: 空調, ポンプ\nreview / next: 2031-04-01\nreview / by: 大西, 小西\n"
-        "note: 夏期は, 停止",
+        "title / タイトル: 機器一覧\nowner / 所管部署: 設備課\ntags / タグ: 空調, ポンプ\nreview / next: 2031-04-01\n"
+        "review / by: 大西, 小西\nnote: 夏期は, 停止",
     )
     assert blocks(document)[1:] == [
         ("heading", "機器"),
@@ -167,7 +167,21 @@ def test_markdown_front_matter_is_kept_and_so_are_tables_in_html() -> None:
         ("table", "室: 北 | 台: 4"),
     ]
     assert lines("---\n\n本文\n\n---\n", "a.md") == ["本文"], "a rule is not front matter"
-    assert lines('+++\ntitle = "貸出"\n+++\n本文\n', "a.md") == ["title: 貸出", "本文"]
+    assert lines('+++\ntitle = "貸出"\n+++\n本文\n', "a.md") == ["title / タイトル: 貸出", "本文"]
+
+
+def test_keys_of_front_matter_have_their_name_in_japanese_documents() -> None:
+    source = "---\nOwner: 木下\nlast-updated: 2031-05-02\nvalid_until: 2032-03-31\nroom: B-2\n---\n本文\n"
+    assert "\n".join(lines(source, "a.md")).split("\n") == [
+        "Owner / 担当者: 木下",
+        "last-updated / 更新日: 2031-05-02",
+        "valid_until / 有効期限: 2032-03-31",
+        "room: B-2",
+        "本文",
+    ]
+    assert lines("---\nowner: Facilities\neffective_date: 2031-05-02\n---\nText\n", "a.md")[0].startswith(
+        "owner: Facilities\n"
+    )
 
 
 def test_markdown_keeps_tasks_notes_and_line_breaks() -> None:

@@ -21,6 +21,7 @@ class Operation(StrEnum):
     WHICH = "which"
     PRODUCT = "product"
     ROWS = "rows"
+    COLUMN = "column"
 
 
 class Topic(StrEnum):
@@ -120,6 +121,7 @@ _NOT_OURS = re.compile(
     r"|\b(?:averages?|mean|median|second|third|top \d|bottom \d|ranking|percentage|proportion|share of|ratio|times as|twice|trend|why)\b"
 )
 """Calculations that are not made here, and words that make a question another one."""
+_COLUMN_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +138,10 @@ class Cue:
 def cues_in(question: Question) -> list[Cue]:
     """Everything in a question that may ask for a calculation; [] where nothing does, or it asks for another kind."""
     text = question.folded
+    # A header alone (料率は何%) calculates nothing: what else the question says is left over then.
+    column = [Cue(Operation.COLUMN, 0, 0)] if len(text) <= _COLUMN_CHARS else []
     if len(text) > 400 or _NOT_OURS.search(text):
-        return []
+        return column
     japanese = _superlatives(text, _SUPERLATIVE_JA)
     english = _superlatives(text, _SUPERLATIVE_EN)
     # 一番安い of 一番安い高圧形が; `most expensive` and not its `most`.
@@ -157,7 +161,7 @@ def cues_in(question: Question) -> list[Cue]:
         cues += [Cue(Operation.PRODUCT, start, end) for start, end, _, _ in amounts_in(text)]
     if _ROWS.search(text):
         cues.append(Cue(Operation.ROWS, 0, 0))
-    return cues
+    return cues + column
 
 
 def _superlatives(text: str, patterns: Sequence[tuple[re.Pattern[str], int, frozenset[Topic]]]) -> list[Cue]:

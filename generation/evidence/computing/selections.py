@@ -20,8 +20,10 @@ from generation.evidence.computing.case import (
     rows_told,
     value_column,
 )
-from generation.evidence.computing.naming import Bound, NamedColumn, header_parts
+from generation.evidence.computing.naming import Bound, NamedColumn, bounds_in, header_parts
 
+_WHOLE_ROWS = 8
+"""Rows up to which a column is told whole; of more, the best line is the answer."""
 _PEOPLE_OR_THINGS = re.compile(r"何(?:台|個|枚|つ)|いくつ|\bhow many (?:units|pieces)\b")
 _HIGH_OR_LOW = re.compile(r"高|低|highest|lowest")
 _STOCK = re.compile(r"数量?|在庫|台数|人数|qty|quantity|count|units?\b|stock")
@@ -123,6 +125,19 @@ def rows_that_meet(case: Case) -> Found | None:
         return None
     shown = [*_bounded_columns(bounds), *targets]
     return result(case, Operation.ROWS, rows_told(case, rows, shown), rows)
+
+
+def whole_column(case: Case) -> Found | None:
+    """What a column says of each of a few rows, where a question names the column alone (取引先コードは)."""
+    columns = {one.column for one in case.naming.columns}
+    rows = [at for at in case.grid.data if any(case.grid.rows[at].cells[column] for column in columns)]
+    if len(columns) != 1 or not all(one.exact for one in case.naming.columns) or not 2 <= len(rows) <= _WHOLE_ROWS:
+        return None
+    if case.naming.values or case.naming.holding or case.left_over():
+        return None
+    if bounds_in(case.wording, case.naming.columns):
+        return None
+    return result(case, Operation.COLUMN, rows_told(case, rows, list(columns - {case.grid.label})), rows)
 
 
 def _asks_for_label(case: Case) -> bool:

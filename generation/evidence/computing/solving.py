@@ -14,7 +14,7 @@ from generation.evidence.computing.differences import difference, duration
 from generation.evidence.computing.quantities import (
     Scale,
 )
-from generation.evidence.computing.selections import count_rows, extreme, rows_that_meet
+from generation.evidence.computing.selections import count_rows, extreme, rows_that_meet, whole_column
 from generation.evidence.question import Wanted
 
 
@@ -47,6 +47,8 @@ def solve(case: Case) -> Found | None:
         found = rows_that_meet(case)
     else:
         found = None
+    if found is None and set(asked) <= {Operation.ROWS, Operation.COLUMN} and own[Operation.COLUMN]:
+        found = whole_column(case)
     return None if found is None or _unlabelled(case) else found
 
 
