@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,9 +58,34 @@ def head_of(content: Content) -> bytes:
         return file.read(HEAD_BYTES)
 
 
+def holds(content: Content, needle: bytes) -> bool:
+    """Whether some bytes stand in them, a block in memory at a time."""
+    with opened(content) as file:
+        kept = b""
+        while piece := file.read(COPY_BYTES):
+            if needle in kept + piece:
+                return True
+            kept = piece[-len(needle) :]
+    return False
+
+
 def whole(content: Content) -> bytes:
     """All of them in memory."""
     return content if isinstance(content, bytes) else content.path.read_bytes()
+
+
+def on_disk(path: Path) -> FileOnDisk:
+    """A file that is there already.
+
+    Raises:
+        ValueError: it is a link, a pipe or a device: whatever wrote it is not to be believed.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - of a descriptor
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{path.name} is no file")
+        return FileOnDisk(path, found.st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def keep(source: Reader, path: Path) -> FileOnDisk:

@@ -31,6 +31,17 @@ def require_room(settings: Settings, size_bytes: int = 0, *, share: float = FOR_
         require_room_in(folder, size_bytes, reserve_bytes=round(settings.storage.reserve_bytes * share))
 
 
+def room_for(settings: Settings, size_bytes: int) -> int:
+    """How many of so many bytes may be written without taking the reserve.
+
+    Raises:
+        Unavailable: `storage_full`: none.
+    """
+    require_room(settings)
+    spare = min(free_bytes(folder) for folder in folders_of(settings)) - settings.storage.reserve_bytes
+    return min(size_bytes, max(0, spare))
+
+
 def require_room_in(folder: Path, size_bytes: int, *, reserve_bytes: int) -> None:
     """The same for one folder.
 

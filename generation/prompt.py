@@ -51,9 +51,11 @@ _ASKING = frozenset({"user", "human", "instruction", "input", "ユーザー", "�
 _REPLYING = frozenset({"assistant", "ai", "bot", "response", "output", "model", "アシスタント", "応答", "出力"})
 _ROLES = dict.fromkeys((*_ASKING, *_REPLYING, "system", "developer", "システム", "開発者"), "")
 _COLONS = frozenset(":：﹕︰ː∶꞉】］")
-_BEFORE = frozenset(" \t\u3000>＞*＊#＃_`~|｜-–—・•●■◆▼【［[(（「『\"'\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad")
-_BEHIND = frozenset(" \t\u3000*＊_`~】］])）」』\"'\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad")
-_UNSEEN = frozenset("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad")
+_BEFORE = frozenset(" \t\u3000>＞*＊#＃_`~|｜-–—・•●■◆▼【［[(（「『\"'")
+_BEHIND = frozenset(" \t\u3000*＊_`~】］])）」』\"'")
+_FORMATS = frozenset({"Cc", "Cf"})
+_UNSEEN = _FORMATS | {"Mn", "Me"}
+_BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 _LOOK_ALIKES = str.maketrans("аеіорсуѕԛһАЕІОРСЅНТ", "aeiopcysqhAEIOPCSHT")
 _LABEL_CHARS = 48
 _LINE_BREAKS = re.compile(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
@@ -130,18 +132,36 @@ class _Label:
 
 
 def _label_of(line: str) -> _Label | None:
-    head = line[:_LABEL_CHARS]
-    colon = next((at for at, char in enumerate(head) if char in _COLONS), None)
-    if colon is None:
+    """The label at the start of a line, in whatever spelling; what cannot be seen neither parts nor lengthens it."""
+    shown: list[int] = []
+    for colon, char in enumerate(line):
+        if char in _COLONS:
+            break
+        if not _is_unseen(char):
+            shown.append(colon)
+            if len(shown) > _LABEL_CHARS:
+                return None
+    else:
         return None
-    start, end = 0, colon
-    while start < end and head[start] in _BEFORE:
-        start += 1
-    while end > start and head[end - 1] in _BEHIND:
-        end -= 1
-    plain = "".join(char for char in head[start:end].translate(_LOOK_ALIKES) if char not in _UNSEEN)
-    word = " ".join(unicodedata.normalize("NFKC", plain).casefold().split()).rstrip("0123456789.# ")
-    return _Label(start, end, word) if word in _TURNS or word in _ROLES else None
+    while shown and line[shown[0]] in _BEFORE:
+        shown.pop(0)
+    while shown and line[shown[-1]] in _BEHIND:
+        shown.pop()
+    if not shown:
+        return None
+    start, end = shown[0], shown[-1] + 1
+    plain = "".join(char for char in line[start:end] if unicodedata.category(char) not in _FORMATS)
+    for text in (plain, "".join(char for char in unicodedata.normalize("NFKD", plain) if not _is_unseen(char))):
+        folded = unicodedata.normalize("NFKC", text.translate(_LOOK_ALIKES)).casefold()
+        word = " ".join(folded.split()).rstrip("0123456789.# ")
+        if word in _TURNS or word in _ROLES:
+            return _Label(start, end, word)
+    return None
+
+
+def _is_unseen(char: str) -> bool:
+    """Controls, marks that change direction, join or select a form, accents, and letters without a shape."""
+    return char in _BLANKS or (char != "\t" and unicodedata.category(char) in _UNSEEN)
 
 
 def _defused_line(line: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -19,7 +20,8 @@ from sqlalchemy.exc import IntegrityError
 
 from core import audit
 from core.access import Principal, access_filter, documents_visible, stored_groups
-from core.contents import sha256_of, size_of, work_folder
+from core.archives import Member, Unpack, Wanted
+from core.contents import Content, sha256_of, size_of, work_folder
 from core.database import Database, WriteSession
 from core.errors import Conflict, NotFound, TooLarge
 from core.jobs import JobStore
@@ -34,20 +36,21 @@ from core.repositories.documents import (
     visible_document,
 )
 from core.settings import Settings
-from core.storage import require_room
+from core.storage import require_room, room_for
 from core.tables.base import utc_now
 from core.tables.documents import Collection, Document, DocumentGeneration
 from core.tables.jobs import Job
 from core.types import DocumentStatus, JobKind, JobStatus, Scope
 from ingest.access import PointAccess
-from ingest.batch import unpacked
+from ingest.batch import Budget, unpacked
 from ingest.catalogue import DocumentCatalogue
 from ingest.collections import Collections
-from ingest.extract.archive import request_budget
 from ingest.keyring import Keyring
 from ingest.pending import groups_to_be, metadata_to_be, narrowed, say_validity, set_metadata
 from ingest.removal import hide, retire_uses
 from ingest.reread import Rereading
+from ingest.sandbox import Sandbox
+from ingest.turns import Turns
 from ingest.update import DocumentUpdates
 from ingest.upload import Upload, checked_upload
 from ingest.validity import give_validity
@@ -78,11 +81,17 @@ class IngestService(DocumentCatalogue):
         jobs: JobStore,
         settings: Settings,
         retrieval: Retrieval | None = None,
+        sandbox: Sandbox | None = None,
     ) -> None:
-        """retrieval: where this process reaches the index, so that changes of access are in it at once."""
+        """retrieval: where this process reaches the index, so that changes of access are in it at once.
+
+        sandbox: where archives are taken apart, closed by its owner; one of its own where there is none.
+        """
         super().__init__(db, blobs)
         self._jobs = jobs
         self._settings = settings
+        self._sandbox = sandbox or Sandbox(settings.ingest, settings.data_dir / "tmp" / "unpack")
+        self._turns = Turns()
         self.updates = DocumentUpdates(db, jobs, None if retrieval is None else PointAccess(db, retrieval))
         self.collections = Collections(db, jobs)
         self.rereading = Rereading(db, jobs)
@@ -99,7 +108,7 @@ class IngestService(DocumentCatalogue):
             TooLarge: one file passes the limit, or the archives together what they may unpack to.
             InvalidInput: `wrong_password`, which does not open a file that needs one; nothing was stored.
             Conflict: `external_id_taken`, by a document that this key cannot see.
-            Unavailable: `storage_full`; nothing was stored.
+            Unavailable: `storage_full`, `busy_unpacking`; nothing was stored.
         """
         principal.require(Scope.INGEST)
         limit = self._settings.http.max_upload_bytes
@@ -109,17 +118,31 @@ class IngestService(DocumentCatalogue):
             raise TooLarge(
                 f"the files have {total} bytes together, the limit is {limit}", extra={"limit": limit, "actual": total}
             )
-        budget = request_budget(lambda size: require_room(self._settings, size))
+        budget = Budget(room=lambda size: room_for(self._settings, size))
+        unpack = self.unpack_for(principal)
         with work_folder(self._settings) as folder:
-            with Keyring(self._settings) as keyring:
+            with Keyring(self._settings, principal.tenant_id, folder) as keyring:
                 checked = [keyring.unlocked(upload) for upload in checked]
                 checked = [
                     keyring.unlocked(part, or_as_it_is=part is not upload)
                     for upload in checked
-                    for part in unpacked(upload, folder, max_bytes=limit, budget=budget)
+                    for part in unpacked(upload, folder, unpack, max_bytes=limit, budget=budget)
                 ]
             require_room(self._settings, sum(size_of(upload.data) for upload in checked))
             return self._stored(principal, checked, request_id)
+
+    def unpack_for(self, principal: Principal) -> Unpack:
+        """What takes archives apart in a child process, one of a tenant at a time.
+
+        Raises, when called:
+            ExtractionFailed, Unavailable: as `Sandbox.unpack`; `busy_unpacking`.
+        """
+
+        def unpack(archive: Content, folder: Path, wanted: Wanted) -> list[Member]:
+            with self._turns.turn(principal.tenant_id, self._settings.ingest.extract_timeout_s):
+                return self._sandbox.unpack(archive, folder, wanted)
+
+        return unpack
 
     def _stored(self, principal: Principal, checked: Sequence[Upload], request_id: str | None) -> list[Accepted]:
         with storing(self._db, self._blobs, (upload.data for upload in checked)) as still_held:

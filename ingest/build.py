@@ -36,9 +36,10 @@ class Ingest:
 
 def build_ingest(settings: Settings, db: Database, blobs: BlobStore, jobs: JobStore, retrieval: Retrieval) -> Ingest:
     """Build both for a process that owns the index. One that only accepts builds an `IngestService` alone."""
+    pipeline = IngestPipeline(db, blobs, jobs, retrieval, settings)
     return Ingest(
-        IngestService(db, blobs, jobs, settings, retrieval),
-        IngestPipeline(db, blobs, jobs, retrieval, settings),
+        IngestService(db, blobs, jobs, settings, retrieval, pipeline.sandbox),
+        pipeline,
         IndexBuilder(db, blobs, retrieval, settings),
         PageImages(db, blobs, settings),
     )

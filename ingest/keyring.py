@@ -6,28 +6,34 @@ the extractors and of one child, and nowhere else, and reading the document agai
 
 from __future__ import annotations
 
-import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from core.contents import whole
+from core.contents import head_of
 from core.errors import ExtractionFailed, FieldError, InvalidInput, Unavailable
 from core.settings import Settings
-from ingest.extract.decrypt import may_be_locked
+from ingest.extract.decrypt import ZIP_MAGIC, may_be_locked
 from ingest.sandbox import Sandbox
+from ingest.turns import Turns
 from ingest.upload import Upload
 
-_AT_ONCE = threading.BoundedSemaphore(2)
-"""Requests that unlock at a time: each has processes of its own."""
+_TURNS = Turns()
+"""At unlocking; each has processes of its own."""
 
 
 class Keyring:
     """Unlocks the uploads of one request. Its processes are started for the first locked file, and end with it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tenant_id: str, folder: Path) -> None:
+        """folder: where what was unlocked waits."""
         self._settings = settings
+        self._tenant_id = tenant_id
+        self._folder = folder
+        self._open = ExitStack()
         self._sandbox: Sandbox | None = None
         self._deadline = 0.0
 
@@ -37,28 +43,28 @@ class Keyring:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._sandbox is not None:
-            self._sandbox.close()
-            _AT_ONCE.release()
+        self._open.close()
 
     def unlocked(self, upload: Upload, *, or_as_it_is: bool = False) -> Upload:
         """The upload without a password in its bytes; unchanged where there is none, or none was given.
 
-        or_as_it_is: for members of archives, whose passwords may differ; their documents then fail by themselves.
+        or_as_it_is: for members of archives, whose passwords may differ; their documents then fail by themselves. A
+        ZIP among them is not opened anyway.
 
         Raises:
             InvalidInput: `wrong_password`, or `unlock_failed` for a file that cannot be unlocked within the limits.
-            Unavailable: `busy_unlocking`: others are being unlocked.
+            Unavailable: `busy_unpacking`: others are being unlocked.
         """
-        if upload.password is None:
+        if upload.password is None or not may_be_locked(upload.data):
             return upload
-        data = whole(upload.data)
-        if not may_be_locked(data):
+        if or_as_it_is and head_of(upload.data).startswith(ZIP_MAGIC):
             return upload
         if or_as_it_is and self._sandbox is not None and time.monotonic() > self._deadline:
             return upload
         try:
-            opened = self._started().unlock(data, upload.filename, upload.password, encoding=upload.encoding)
+            opened = self._started().unlock(
+                upload.data, upload.filename, upload.password, self._folder, encoding=upload.encoding
+            )
         except ExtractionFailed as error:
             if or_as_it_is and not error.retryable:
                 return upload
@@ -74,8 +80,8 @@ class Keyring:
 
     def _started(self) -> Sandbox:
         if self._sandbox is None:
-            if not _AT_ONCE.acquire(timeout=self._settings.ingest.extract_timeout_s):
-                raise Unavailable("other uploads are being unlocked", code="busy_unlocking")
+            self._open.enter_context(_TURNS.turn(self._tenant_id, self._settings.ingest.extract_timeout_s))
             self._sandbox = Sandbox(self._settings.ingest, self._settings.data_dir / "tmp" / "unlock")
+            self._open.callback(self._sandbox.close)
             self._deadline = time.monotonic() + self._settings.ingest.extract_timeout_s
         return self._sandbox

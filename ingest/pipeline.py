@@ -84,14 +84,14 @@ class IngestPipeline:
         self._jobs = jobs
         self._retrieval = retrieval
         self._settings = settings
-        self._sandbox = Sandbox(settings.ingest, settings.data_dir / "tmp" / "extract")
+        self.sandbox = Sandbox(settings.ingest, settings.data_dir / "tmp" / "extract")
         self._removal = Removal(db, blobs, retrieval)
         self._access = PointAccess(db, retrieval)
         follow_jobs(jobs)
 
     def close(self) -> None:
         """End running extractions."""
-        self._sandbox.close()
+        self.sandbox.close()
 
     def run(self, lease: JobLease) -> None:
         """Do one INGEST attempt. On return the job has ended well (`lease.finished`), also when it was overtaken.
@@ -191,7 +191,7 @@ class IngestPipeline:
     def _extract(self, lease: JobLease, work: _Work) -> ExtractedDocument:
         lease.progress("extract", 0.05)
         data = self._blobs.get(work.source_sha256)
-        extracted = self._sandbox.extract(
+        extracted = self.sandbox.extract(
             data, work.filename, encoding=work.given_encoding, poll=lambda: self._look(lease, work)
         )
         text = extracted.text.encode("utf-8")

@@ -18,17 +18,19 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from core.contents import remove_stale
+from core.archives import Member, Wanted
+from core.contents import Content, FileOnDisk, on_disk, remove_stale
 from core.errors import ExtractionFailed, Unavailable
 from core.settings import IngestSettings
 from core.types import ExtractedDocument, PlacedText
 from ingest.extract.page_search import Mark
-from ingest.wire import read_document, read_page, read_unlocked, write_page_request
+from ingest.wire import read_document, read_members, read_page, read_unlocked, write_page_request
 from ingest.zygote import DISK_FULL_STATUS, OUT_OF_MEMORY_STATUS, STORAGE_FAILED_STATUS
 
 log = structlog.stdlib.get_logger(__name__)
@@ -67,26 +69,49 @@ class Sandbox:
                 `extraction_crashed`; `extraction_killed`, from outside, which another attempt may survive.
             Unavailable: `storage_full`, `storage_failed`, `extraction_unavailable`: no fault of the file.
         """
-        with self._folder(data) as folder:
-            self._judge(self._run(folder, filename, {"encoding": encoding}, poll or (lambda: None)), filename)
+        with self._folder() as folder:
+            what = {"encoding": encoding}
+            self._judge(self._run(folder, data, filename, what, poll or (lambda: None)), filename)
             return read_document(folder)
 
-    def unlock(self, data: bytes, filename: str, password: str, *, encoding: str | None = None) -> bytes | None:
-        """The file without its password, None when it has none. The password is on no disk, in no log.
+    def unlock(
+        self, data: Content, filename: str, password: str, target: Path, *, encoding: str | None = None
+    ) -> FileOnDisk | None:
+        """The file without its password, put into the folder `target`; None when it has none.
+
+        The password is on no disk, in no log.
 
         Raises:
             ExtractionFailed: `wrong_password`, `unlock_failed`, and those of `extract` about limits.
         """
         what = {"password": password, "encoding": encoding, "output_bytes": MAX_UNLOCKED_BYTES}
-        with self._folder(data) as folder:
-            self._judge(self._run(folder, filename, what, lambda: None), filename)
-            return read_unlocked(folder)
+        with self._folder() as folder:
+            self._judge(self._run(folder, data, filename, what, lambda: None), filename)
+            unlocked = read_unlocked(folder)
+            return None if unlocked is None else on_disk(Path(shutil.move(unlocked, target / uuid.uuid4().hex)))
+
+    def unpack(self, archive: Content, target: Path, wanted: Wanted) -> list[Member]:
+        """What `core.archives.unpack` does, in a child, and of a batch alone where one is wanted.
+
+        Raises:
+            ExtractionFailed: as there; `not_a_batch`; and those of `extract` about limits.
+            Unavailable: as `extract`.
+        """
+        what = {"wanted": asdict(wanted), "output_bytes": wanted.max_bytes + 2**20}
+        name = wanted.batch or "the archive"
+        with self._folder() as folder:
+            self._judge(self._run(folder, archive, name, what, lambda: None), name)
+            return [
+                replace(member, path=Path(shutil.move(member.path, target / uuid.uuid4().hex)))
+                if member.path is not None
+                else member
+                for member in read_members(folder, wanted)
+            ]
 
     @contextmanager
-    def _folder(self, data: bytes) -> Iterator[Path]:
+    def _folder(self) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self._work_dir))
         try:
-            (folder / "input").write_bytes(data)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -101,9 +126,9 @@ class Sandbox:
             ExtractionFailed: as for `extract`.
         """
         what = {"page": number, "timeout_s": min(PAGE_TIMEOUT_S, self._settings.extract_timeout_s)}
-        with self._folder(data) as folder:
+        with self._folder() as folder:
             write_page_request(folder, number, marks, places)
-            self._judge(self._run(folder, filename, what, lambda: None), filename)
+            self._judge(self._run(folder, data, filename, what, lambda: None), filename)
             return read_page(folder)
 
     @property
@@ -124,11 +149,16 @@ class Sandbox:
         if mother is not None:
             mother.close()
 
-    def _run(self, folder: Path, filename: str, what: dict[str, Any], poll: Callable[[], None]) -> dict[str, Any]:
+    def _run(
+        self, folder: Path, data: Content, filename: str, what: dict[str, Any], poll: Callable[[], None]
+    ) -> dict[str, Any]:
         settings = self._settings
+        if isinstance(data, bytes):
+            (folder / "input").write_bytes(data)
         request = {
             "id": uuid.uuid4().hex,
             "folder": str(folder),
+            "input": str(folder / "input" if isinstance(data, bytes) else data.path.resolve()),
             "filename": filename,
             "timeout_s": settings.extract_timeout_s,
             "cpu_s": settings.extract_cpu_s,

@@ -6,17 +6,20 @@ What comes back is checked like any input: the extractor has just been fed bytes
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+from core.archives import Member, Wanted
 from core.errors import ExtractionFailed, NotFound
 from core.types import Block, BlockKind, ExtractedDocument, PlacedText
 from ingest.extract.page_search import Mark
 
 TEXT_FILE = "text"
 UNLOCKED_FILE = "unlocked"
+MEMBERS_FOLDER = "members"
 FACTS_FILE = "facts.json"
 REQUEST_FILE = "request.json"
 IMAGE_FILE = "page.png"
@@ -43,6 +46,35 @@ def write_error(code: str, detail: str, folder: Path, *, retryable: bool = False
     (folder / FACTS_FILE).write_text(json.dumps({"error": error}), encoding="utf-8")
 
 
+def write_members(members: Sequence[Member], folder: Path) -> None:
+    """Write what an archive holds; the files of its members are in MEMBERS_FOLDER."""
+    facts = [[m.name, m.size, None if m.path is None else m.path.name] for m in members]
+    (folder / FACTS_FILE).write_text(json.dumps({"members": facts}), encoding="utf-8")
+
+
+def read_members(folder: Path, wanted: Wanted) -> list[Member]:
+    """Read and check what `write_members` wrote.
+
+    Raises:
+        ExtractionFailed: as `read_document`.
+    """
+    facts = _facts(folder)
+    found: list[Member] = []
+    try:
+        for name, size, file in facts["members"]:
+            path = None if file is None else folder / MEMBERS_FOLDER / str(int(file))
+            if path is not None:
+                written = path.lstat()
+                if not stat.S_ISREG(written.st_mode) or written.st_size != size:
+                    raise ValueError(f"member {file} is no file of {size} bytes")
+            found.append(Member(str(name).encode("utf-8", "replace").decode(), int(size), path))
+        if len(found) > wanted.max_members or sum(member.size for member in found) > wanted.max_bytes:
+            raise ValueError("there is more than was asked for")
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise _unusable(problem) from problem
+    return found
+
+
 def write_unlocked(data: bytes | None, folder: Path) -> None:
     """Write a file without its password; None where it had none."""
     if data is not None:
@@ -50,16 +82,20 @@ def write_unlocked(data: bytes | None, folder: Path) -> None:
     (folder / FACTS_FILE).write_text(json.dumps({"unlocked": data is not None}), encoding="utf-8")
 
 
-def read_unlocked(folder: Path) -> bytes | None:
-    """Read what `write_unlocked` wrote.
+def read_unlocked(folder: Path) -> Path | None:
+    """Where what `write_unlocked` wrote is.
 
     Raises:
         ExtractionFailed: as `read_document`.
     """
     facts = _facts(folder)
     try:
-        return (folder / UNLOCKED_FILE).read_bytes() if facts["unlocked"] else None
-    except (OSError, KeyError, TypeError) as problem:
+        if not facts["unlocked"]:
+            return None
+        if not stat.S_ISREG((folder / UNLOCKED_FILE).lstat().st_mode):
+            raise ValueError("what was unlocked is no file")
+        return folder / UNLOCKED_FILE
+    except (OSError, ValueError, KeyError, TypeError) as problem:
         raise _unusable(problem) from problem
 
 

@@ -140,7 +140,7 @@ def _run_child(request: dict[str, Any]) -> NoReturn:
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
         folder = Path(request["folder"])
-        data = (folder / "input").read_bytes()
+        data = b"" if "wanted" in request else Path(request["input"]).read_bytes()
         if may_need_converter(data) and mount_over_tmp(folder):
             folder = OWN_TMP
         os.chdir(folder)
@@ -166,14 +166,32 @@ def _run_child(request: dict[str, Any]) -> NoReturn:
 
 
 def _extract(folder: Path, data: bytes, request: dict[str, Any]) -> int:
+    from core.archives import Wanted
+    from core.contents import FileOnDisk
     from core.errors import TsumugiError
     from ingest.extract import extract_document
+    from ingest.extract.archive import unpack_wanted
     from ingest.extract.decrypt import unlock
     from ingest.extract.ocr import configure_ocr
     from ingest.extract.page_image import draw_page
-    from ingest.wire import read_page_request, write_document, write_error, write_page, write_unlocked
+    from ingest.wire import (
+        MEMBERS_FOLDER,
+        read_page_request,
+        write_document,
+        write_error,
+        write_members,
+        write_page,
+        write_unlocked,
+    )
 
     try:
+        if "wanted" in request:
+            path = Path(request["input"])
+            (folder / MEMBERS_FOLDER).mkdir()
+            archive = FileOnDisk(path, path.stat().st_size, "")
+            wanted = Wanted(**request["wanted"])
+            write_members(unpack_wanted(archive, folder / MEMBERS_FOLDER, wanted), folder)
+            return 0
         if "password" in request:
             write_unlocked(unlock(data, request["password"], encoding=request["encoding"]), folder)
             return 0

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,7 +25,7 @@ from core.blobs import FolderBlobStore
 from core.database import Database
 from core.editions import DocumentEdition
 from core.jobs import JobStore
-from core.settings import Settings
+from core.settings import IngestSettings, Settings
 from core.tables import AdapterFamily, AdapterVersion, Tenant
 from core.types import AccessFilter, AdapterRef, GenerationRequest, GenerationResult, Message, Passage
 from generation.adapters.registry import AdapterRegistry
@@ -31,6 +35,7 @@ from generation.evaluation.service import EvaluationService
 from generation.models import BaseModelInfo
 from ingest.accept import IngestService
 from ingest.page_images import PageImages
+from ingest.sandbox import Sandbox
 from tuning.datasets.service import DatasetService
 from tuning.schedules import SchedulesService
 from tuning.service import TuningService
@@ -185,6 +190,16 @@ class Api:
         return TestClient(self.app, headers=dict(given), raise_server_exceptions=False)
 
 
+@cache
+def shared_sandbox() -> Sandbox:
+    """One mother of extractors for all tests of a process: starting one takes longer than most of them."""
+    folder = tempfile.TemporaryDirectory(prefix="tsumugi-sandbox-")
+    box = Sandbox(IngestSettings(), Path(folder.name))
+    atexit.register(folder.cleanup)
+    atexit.register(box.close)
+    return box
+
+
 def build_api(
     settings: Settings,
     database: Database,
@@ -212,7 +227,7 @@ def build_api(
         notifier=jobs.notifier,
         redis_url=redis_url,
         blobs=blobs,
-        ingest=IngestService(database, blobs, jobs, settings),
+        ingest=IngestService(database, blobs, jobs, settings, sandbox=shared_sandbox()),
         searcher=search,  # type: ignore[arg-type]
         answers=AnswerService(database, search, engine, router, settings, stamp=stamp),  # type: ignore[arg-type]
         registry=AdapterRegistry(database, settings, engine, base=base),  # type: ignore[arg-type]

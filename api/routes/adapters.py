@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import select
 
 from api.adapters import family_bodies, find_family, version_body, version_report
@@ -25,7 +24,7 @@ from api.schemas.base import Warned
 from api.schemas.tuning import MergeRequest, TuningRunBody
 from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.services import Services
-from api.uploads import read_upload
+from api.uploads import in_store, read_upload
 from core.access import Principal
 from core.contents import Content, work_folder
 from core.errors import FieldError, InvalidInput
@@ -219,11 +218,13 @@ async def import_version(family: str, request: Request, caller: Caller, services
     request_id = request_id_of(request.scope)
     with work_folder(services.settings) as folder:
         form = await read_upload(request, [], "adapter.tar", folder)
-        return await run_in_threadpool(_import, services, caller, family, form.files[0].data, request_id)
+        return await in_store(request, lambda: _import(services, caller, family, form.files[0].data, request_id))
 
 
 def _import(services: Services, caller: Principal, family: str, archive: Content, request_id: str) -> VersionBody:
-    imported = services.registry.import_archive(caller, family, archive, request_id=request_id)
+    imported = services.registry.import_archive(
+        caller, family, archive, take=services.ingest.unpack_for(caller), request_id=request_id
+    )
     with services.db.read() as session:
         found = find_family(session, caller, family)
         version = session.scalars(

@@ -77,6 +77,7 @@ def _build(parts: Parts, stack: ExitStack) -> ApiProcess:
     from generation.evaluation.service import EvaluationService
     from ingest.accept import IngestService
     from ingest.page_images import PageImages
+    from ingest.sandbox import Sandbox
     from retrieval.switch import IndexService
     from tuning.build import build_tuning
     from workers.context import WorkerContext
@@ -96,6 +97,8 @@ def _build(parts: Parts, stack: ExitStack) -> ApiProcess:
     runner = EvaluationRunner(db, generation.answers, settings, draining)
     worker = _start_worker(parts, stack, WorkerContext(settings, jobs, evaluation_runner=runner))
     stack.callback(draining.set)
+    sandbox = Sandbox(settings.ingest, settings.data_dir / "tmp" / "unpack")
+    stack.callback(sandbox.close)
     page_images = PageImages(db, parts.blobs, settings)
     stack.callback(page_images.close)
     services = Services(
@@ -105,7 +108,7 @@ def _build(parts: Parts, stack: ExitStack) -> ApiProcess:
         notifier=parts.notifier,
         redis_url=parts.broker_url,
         blobs=parts.blobs,
-        ingest=IngestService(db, parts.blobs, jobs, settings, retrieval),
+        ingest=IngestService(db, parts.blobs, jobs, settings, retrieval, sandbox),
         searcher=retrieval.searcher,
         index=index,
         answers=generation.answers,

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import re
-import stat
-import tarfile
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
 
-from core.archives import ArchiveTooLarge, GuardedHeader, open_zip
-from core.contents import Content, opened
-from core.errors import AdapterRefused, TooLarge, UnsupportedFormat
+from core.archives import Member, Unpack, Wanted
+from core.archives import unpack as unpack_here
+from core.contents import Content
+from core.errors import AdapterRefused, ExtractionFailed, TooLarge, Unavailable, UnsupportedFormat
 from generation.adapters.manifest import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, refuse_unsafe_files
 
 MAX_MEMBERS = 256
@@ -26,7 +20,6 @@ MAX_TEXT_BYTES = 2**20
 MAX_NAMED = 100
 """Files left out that are named."""
 
-_GZIP = b"\x1f\x8b"
 _WANTED = frozenset({CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE})
 _CHECKPOINT = re.compile(r"checkpoint-[0-9]{1,12}")
 _TRAINERS = re.compile(
@@ -36,50 +29,42 @@ _TRAINERS = re.compile(
 """State that Trainer, TRL and Accelerate put beside what they trained: pickles, never read, of no use for serving."""
 
 
-def unpack(content: Content, folder: Path) -> list[str]:
+def unpack(content: Content, folder: Path, take: Unpack = unpack_here) -> list[str]:
     """Write the adapter's own files from a .tar, .tar.gz or .zip into `folder`, flat; others (a README) are left out.
 
     An output folder of a trainer is taken as it is: without the state of its optimiser, and without its checkpoints
     where an adapter is beside them. Returns the names of what was left out, the first MAX_NAMED of them.
+
+    take: takes archives apart; services do so in a child process with limits.
 
     Raises:
         UnsupportedFormat: it is no such archive.
         TooLarge: too many members or bytes.
         AdapterRefused: a pickle, a link or a path that leaves the archive (`adapter_unsafe_file`); files missing, or in
             more than one folder (`adapter_bad_config`).
+        Unavailable: it cannot be taken apart now.
     """
     left_out: list[str] = []
     found: dict[PurePosixPath, Path] = {}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".parts-") as work:
-        try:
-            for name, size, source in _members(content):
-                path = _checked(name)
-                if _is_hidden(path):
-                    continue
-                if path.name not in _WANTED:
-                    if not is_trainer_state(path.name):
-                        refuse_unsafe_files([path.name])
-                    left_out.append(str(path))
-                    continue
-                if path.name != WEIGHTS_FILE and size > MAX_TEXT_BYTES:
-                    raise TooLarge(f"'{path.name}' has {size} bytes", extra={"limit": MAX_TEXT_BYTES, "actual": size})
-                part = found.setdefault(path.parent, Path(work) / str(len(found)))
-                part.mkdir(exist_ok=True)
-                if (part / path.name).exists():
-                    raise AdapterRefused(f"the archive holds '{path}' twice", code="adapter_bad_config")
-                _copy(source, part / path.name, size)
-        except ArchiveTooLarge as error:
-            raise TooLarge(f"the archive is not taken: {error}", extra={"limit": MAX_MEMBERS}) from error
-        except (
-            tarfile.TarError,
-            zlib.error,
-            zipfile.BadZipFile,
-            EOFError,
-            OSError,
-            RuntimeError,
-            NotImplementedError,
-        ) as error:
-            raise UnsupportedFormat(f"the archive cannot be read: {error}", code="unsupported_archive") from error
+        for member in _members(content, Path(work), take):
+            path = _checked(member.name)
+            if _is_hidden(path):
+                continue
+            if path.name not in _WANTED or member.path is None:
+                if not is_trainer_state(path.name):
+                    refuse_unsafe_files([path.name])
+                left_out.append(str(path))
+                continue
+            if path.name != WEIGHTS_FILE and member.size > MAX_TEXT_BYTES:
+                raise TooLarge(
+                    f"'{path.name}' has {member.size} bytes", extra={"limit": MAX_TEXT_BYTES, "actual": member.size}
+                )
+            part = found.setdefault(path.parent, Path(work) / f"part-{len(found)}")
+            part.mkdir(exist_ok=True)
+            if (part / path.name).exists():
+                raise AdapterRefused(f"the archive holds '{path}' twice", code="adapter_bad_config")
+            member.path.rename(part / path.name)
         chosen = _the_adapter(list(found))
         for parent, part in found.items():
             for file in sorted(part.iterdir()):
@@ -107,52 +92,18 @@ def _the_adapter(parents: list[PurePosixPath]) -> PurePosixPath | None:
     return own[0] if own else None
 
 
-def _members(content: Content) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Name, size and content of each regular file; sizes are bounded before anything is read."""
-    with opened(content) as file:
-        zipped = zipfile.is_zipfile(file)
-        file.seek(0)
-        yield from _zip_members(file) if zipped else _tar_members(file)
-
-
-def _zip_members(file: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:
-    with open_zip(file) as archive:
-        entries = archive.infolist()
-        _check_bounds(len(entries), sum(entry.file_size for entry in entries))
-        for entry in entries:
-            mode = entry.external_attr >> 16
-            if stat.S_IFMT(mode) not in {0, stat.S_IFREG, stat.S_IFDIR}:
-                raise AdapterRefused(f"'{entry.filename}' is a link or device", code="adapter_unsafe_file")
-            if not entry.is_dir():
-                with archive.open(entry) as source:
-                    yield entry.filename, entry.file_size, source
-
-
-def _tar_members(file: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:
-    count = total = 0
-    stream: Any = file
-    packed = file.read(len(_GZIP)) == _GZIP
-    file.seek(0)
-    if packed:  # no other compression: their decoders take the memory that a header asks for
-        stream = gzip.GzipFile(fileobj=file)
-    with tarfile.open(fileobj=stream, mode="r|", tarinfo=GuardedHeader) as archive:
-        for entry in archive:
-            count, total = count + 1, total + entry.size
-            _check_bounds(count, total)
-            if entry.isdir():
-                continue
-            if not entry.isreg():
-                raise AdapterRefused(f"'{entry.name}' is a link or device", code="adapter_unsafe_file")
-            source = archive.extractfile(entry)
-            assert source is not None
-            yield entry.name, entry.size, source
-
-
-def _check_bounds(count: int, total: int) -> None:
-    if count > MAX_MEMBERS:
-        raise TooLarge(f"the archive has over {MAX_MEMBERS} members", extra={"limit": MAX_MEMBERS})
-    if total > MAX_TOTAL_BYTES:
-        raise TooLarge(f"the archive unpacks to over {MAX_TOTAL_BYTES} bytes", extra={"limit": MAX_TOTAL_BYTES})
+def _members(content: Content, folder: Path, take: Unpack) -> list[Member]:
+    wanted = Wanted(MAX_TOTAL_BYTES, MAX_MEMBERS, MAX_TOTAL_BYTES, MAX_MEMBERS, only=tuple(sorted(_WANTED)))
+    try:
+        return take(content, folder, wanted)
+    except ExtractionFailed as error:
+        if error.retryable:
+            raise Unavailable(error.detail, code=error.code) from error
+        if error.code == "zip_bomb":
+            raise TooLarge(error.detail, extra={"limit": MAX_TOTAL_BYTES}) from error
+        if error.code == "unsafe_archive":
+            raise AdapterRefused(error.detail, code="adapter_unsafe_file") from error
+        raise UnsupportedFormat(error.detail, code="unsupported_archive") from error
 
 
 def _checked(name: str) -> PurePosixPath:
@@ -165,13 +116,3 @@ def _checked(name: str) -> PurePosixPath:
 def _is_hidden(path: PurePosixPath) -> bool:
     """Apple's archiver adds `__MACOSX/._name` beside every file."""
     return any(part.startswith(("._", "__MACOSX")) for part in path.parts)
-
-
-def _copy(source: IO[bytes], target: Path, size: int) -> None:
-    left = size
-    with target.open("wb") as file:
-        while left > 0 and (piece := source.read(min(left, 2**20))):
-            file.write(piece)
-            left -= len(piece)
-    if left or source.read(1):
-        raise AdapterRefused(f"'{target.name}' is not as long as the archive says", code="adapter_unsafe_file")

@@ -22,6 +22,8 @@ from sqlalchemy import select
 
 from core import audit
 from core.access import Principal
+from core.archives import Unpack
+from core.archives import unpack as unpack_here
 from core.contents import Content
 from core.database import Database, ReadSession, WriteSession, lock_name
 from core.errors import AdapterRefused, InvalidInput, TsumugiError, Unavailable
@@ -139,13 +141,21 @@ class AdapterRegistry(AliasMover):
             raise AdapterRefused(reason, code="adapter_unsupported")
 
     def import_archive(
-        self, principal: Principal, family: str, archive: Content, *, request_id: str | None = None
+        self,
+        principal: Principal,
+        family: str,
+        archive: Content,
+        *,
+        take: Unpack = unpack_here,
+        request_id: str | None = None,
     ) -> AdapterVersion:
         """Take in a PEFT adapter from a .tar, .tar.gz or .zip.
 
         A manifest in the archive must match its files and this base. Without one, the shapes must fit the base and the
         effect must not be nothing. Either way it passed no gate here: it is a candidate that needs `force` to serve.
         Files of the archive that are no part of the adapter are named in the manifest's notes (`left_out`).
+
+        take: takes archives apart; services do so in a child process with limits.
 
         Raises:
             AdapterRefused, UnsupportedFormat, TooLarge: see `archive.unpack`, `manifest.verify`, `checks`.
@@ -157,7 +167,7 @@ class AdapterRegistry(AliasMover):
         self._dir.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=self._dir, prefix=".import-"))
         try:
-            left_out = unpack(archive, work)
+            left_out = unpack(archive, work, take)
             check_servable(work, base.path)
             notes: dict[str, Any] = {"imported_by": principal.actor, "left_out": left_out}
             if (work / MANIFEST_FILE).is_file():

@@ -7,34 +7,18 @@ with a DOCTYPE is refused, so that entities have nowhere to be declared.
 from __future__ import annotations
 
 import io
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from core.archives import ArchiveTooLarge, open_zip
+from core.archives import ZIP_ERRORS, ArchiveTooLarge, open_zip
 from core.errors import ExtractionFailed
 
 MAX_MEMBERS = 20_000
 MAX_PART_BYTES = 256 * 2**20
 MAX_TOTAL_BYTES = 2 * 2**30
 MAX_RATIO = 400
-ZIP_ERRORS: tuple[type[Exception], ...] = (
-    zipfile.BadZipFile,
-    zipfile.LargeZipFile,
-    zlib.error,
-    struct.error,
-    NotImplementedError,
-    EOFError,
-    OSError,
-    LookupError,
-    ValueError,
-    OverflowError,
-    RuntimeError,
-)
-"""What `zipfile` raises on damaged bytes; IndexError, for one, where a member has an empty name."""
 RATIO_FREE_BYTES = 16 * 2**20
 """Small parts may be of any ratio: empty tables compress 1000 to 1, and are harmless at that size."""
 

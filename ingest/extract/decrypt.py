@@ -12,11 +12,10 @@ import zipfile
 import zlib
 from typing import Any
 
-from core.archives import open_zip
+from core.archives import ZIP_ERRORS, bomb, has_short_directory, member_name
+from core.contents import Content, head_of, holds
 from core.errors import ExtractionFailed
-from ingest.extract.archive import MAX_ARCHIVE_BYTES, MAX_ARCHIVE_MEMBERS, member_name
-from ingest.extract.container import ZIP_ERRORS
-from ingest.extract.tar import bomb
+from ingest.extract.archive import MAX_ARCHIVE_BYTES, MAX_ARCHIVE_MEMBERS
 
 ZIP_MAGIC = b"PK\x03\x04"
 OLE_MAGIC = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -25,15 +24,10 @@ _PDF_ID = re.compile(rb"(/ID\s{0,4}\[\s{0,4}<)([0-9A-Fa-f]{32})(>\s{0,4}<)[0-9A-
 _TAIL = 4096
 
 
-def may_be_locked(data: bytes) -> bool:
+def may_be_locked(content: Content) -> bool:
     """Whether it is worth a child process to look: cheap, and true for every file that has a password."""
-    if data.startswith(ZIP_MAGIC):
-        try:
-            with open_zip(io.BytesIO(data)) as archive:
-                return any(entry.flag_bits & 1 for entry in archive.infolist())
-        except ZIP_ERRORS:
-            return False  # broken: its extractor says how
-    return data.startswith(OLE_MAGIC) or (b"%PDF-" in data[:1024] and b"/Encrypt" in data)
+    head = head_of(content)
+    return head.startswith((ZIP_MAGIC, OLE_MAGIC)) or (b"%PDF-" in head[:1024] and holds(content, b"/Encrypt"))
 
 
 def unlock(data: bytes, password: str, *, encoding: str | None = None) -> bytes | None:
@@ -111,6 +105,8 @@ def _zip(data: bytes, password: str, encoding: str | None) -> bytes | None:
     left = MAX_ARCHIVE_BYTES
     target = io.BytesIO()
     try:
+        if not has_short_directory(io.BytesIO(data)):
+            return None  # a bomb: its extractor says so
         with (
             pyzipper.AESZipFile(io.BytesIO(data)) as archive,
             zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as plain,

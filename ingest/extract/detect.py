@@ -6,12 +6,10 @@ import re
 from enum import StrEnum
 from pathlib import PurePosixPath
 
-from core.archives import open_zip
+from core.archives import ZIP_ERRORS, is_tar, open_zip
 from core.contents import Content, head_of, opened
 from core.errors import ExtractionFailed, UnsupportedFormat
 from ingest.encoding import wide_encoding
-from ingest.extract.container import ZIP_ERRORS
-from ingest.extract.tar import is_tar
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -31,6 +29,7 @@ _CSV = frozenset({".csv", ".tsv", ".tab"})
 _MAIL = frozenset({".eml", ".mht", ".mhtml"})
 _IMAGES = frozenset({"image/png", "image/jpeg", "image/tiff", "image/gif", "image/bmp", "image/webp"})
 _TAR = (".tar", ".tar.gz", ".tgz")
+_BATCH_ZIPS = frozenset({"", ".zip"})
 _NAMED = {
     ".docx": "a DOCX",
     ".pptx": "a presentation",
@@ -111,6 +110,14 @@ def detect_format(data: bytes, filename: str) -> FileFormat:
     return FileFormat.MARKDOWN if suffix in _MARKDOWN else FileFormat.TEXT
 
 
+def may_be_batch(content: Content, filename: str) -> bool:
+    """Whether `is_batch_archive` has to look: by the first bytes and the name, nothing else is read."""
+    head = head_of(content)
+    if head.startswith(_ZIP):
+        return PurePosixPath(filename.lower()).suffix in _BATCH_ZIPS
+    return is_tar(head)
+
+
 def is_batch_archive(content: Content, filename: str) -> bool:
     """Whether the bytes are a ZIP or TAR of files, not a document in a ZIP container, and named as nothing else.
 
@@ -125,7 +132,7 @@ def is_batch_archive(content: Content, filename: str) -> bool:
 
 def _zip_format(content: Content, filename: str, suffix: str) -> FileFormat:
     kind = _zip_kind(content, suffix)
-    if kind is not FileFormat.ARCHIVE or suffix in {"", ".zip"}:
+    if kind is not FileFormat.ARCHIVE or suffix in _BATCH_ZIPS:
         return kind
     if suffix == ".pdf":
         raise ExtractionFailed(f"'{filename}' is a ZIP container, not a PDF", code="not_a_pdf")

@@ -254,7 +254,7 @@ def test_near_copies_are_collapsed_filters_narrow_and_diversity_spreads(service:
 
 
 def test_a_scan_waits_in_the_failed_inbox_until_there_is_an_engine(service: Service) -> None:
-    sandbox = service.ingest.pipeline._sandbox
+    sandbox = service.ingest.pipeline.sandbox
     read, missing = sandbox.extract, True
 
     def extract(data: bytes, filename: str, **options: Any) -> Any:

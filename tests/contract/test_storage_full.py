@@ -18,9 +18,9 @@ from core.blobs import FolderBlobStore
 from core.database import Database, WriteSession
 from core.settings import Settings
 from core.tables import Answer, Document
-from generation.adapters import archive as adapter_archive
 from generation.adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
-from tests.api_app import Api, build_api
+from ingest.zygote import DISK_FULL_STATUS
+from tests.api_app import Api, build_api, shared_sandbox
 
 ROW = json.dumps({"instruction": "How many days?", "output": "25."}).encode()
 
@@ -163,10 +163,8 @@ def test_an_archive_is_not_blamed_for_the_disk_it_is_unpacked_to(
             entry.size = 2
             archive.addfile(entry, io.BytesIO(b"{}"))
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(adapter_archive, "_copy", full)
+    ended = {"status": DISK_FULL_STATUS, "timed_out": False, "cpu_s": 0.0, "max_rss_bytes": 0}
+    monkeypatch.setattr(shared_sandbox(), "_run", lambda *_: ended)
     assert_full(admin.post("/v1/admin/adapters/house/versions", files={"file": ("a.tar", packed.getvalue())}))
 
 

@@ -15,8 +15,8 @@ import pytest
 from core.archives import ArchiveTooLarge, open_zip
 from core.errors import ExtractionFailed, TooLarge, TsumugiError
 from generation.adapters.archive import unpack
-from ingest.batch import unpacked
-from ingest.extract.archive import read_archive, request_budget
+from ingest.batch import Budget, unpacked
+from ingest.extract.archive import ALL, refuse_archive, unpack_wanted
 from ingest.extract.container import open_container
 from ingest.extract.detect import is_batch_archive
 from ingest.upload import Upload
@@ -56,7 +56,7 @@ def test_a_long_header_is_refused_by_its_size(tmp_path: Path, kind: bytes) -> No
             unpack(data, tmp_path)
         assert refused.value.code == "unsupported_archive"
         with pytest.raises(ExtractionFailed):
-            read_archive(data)
+            refuse_archive(data)
         assert tracemalloc.get_traced_memory()[1] < MOST_HELD / 8
     finally:
         tracemalloc.stop()
@@ -69,9 +69,9 @@ def test_a_directory_without_end_is_refused_before_it_is_read(tmp_path: Path) ->
         with pytest.raises(ArchiveTooLarge):
             open_zip(io.BytesIO(data))
         assert is_batch_archive(data, "a.zip")
-        assert unpacked(Upload("a.zip", data), tmp_path, max_bytes=2**30) == [Upload("a.zip", data)]
+        assert unpacked(Upload("a.zip", data), tmp_path, unpack_wanted, max_bytes=2**30) == [Upload("a.zip", data)]
         with pytest.raises(ExtractionFailed) as refused:
-            read_archive(data)
+            refuse_archive(data)
         assert refused.value.code == "zip_bomb"
         with pytest.raises(ExtractionFailed) as refused, open_container(data, "DOCX"):
             pass
@@ -93,18 +93,19 @@ def zipped(files: int, size: int) -> bytes:
 
 def test_many_small_parts_are_one_bomb() -> None:
     with pytest.raises(ExtractionFailed) as refused:
-        read_archive(zipped(100, 2**20))  # each of a size that is free of the ratio
+        refuse_archive(zipped(100, 2**20))  # each of a size that is free of the ratio
     assert refused.value.code == "zip_bomb"
 
 
 def test_the_archives_of_a_request_share_one_budget(tmp_path: Path) -> None:
     data = zipped(60, 2**20)
-    budget = request_budget()
-    budget.bytes = 150 * 2**20
-    assert len(unpacked(Upload("a.zip", data), tmp_path, max_bytes=2**30, budget=budget)) == 60
-    assert len(unpacked(Upload("b.zip", data), tmp_path, max_bytes=2**30, budget=budget)) == 60
+    budget = Budget(150 * 2**20)
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    assert len(unpacked(Upload("a.zip", data), tmp_path / "a", unpack_wanted, max_bytes=2**30, budget=budget)) == 60
+    assert len(unpacked(Upload("b.zip", data), tmp_path / "b", unpack_wanted, max_bytes=2**30, budget=budget)) == 60
     with pytest.raises(TooLarge):
-        unpacked(Upload("c.zip", data), tmp_path, max_bytes=2**30, budget=budget)
+        unpacked(Upload("c.zip", data), tmp_path / "c", unpack_wanted, max_bytes=2**30, budget=budget)
 
 
 def test_what_people_pack_is_taken(tmp_path: Path) -> None:
@@ -114,4 +115,5 @@ def test_what_people_pack_is_taken(tmp_path: Path) -> None:
             entry = tarfile.TarInfo(name)
             entry.size = 3
             archive.addfile(entry, io.BytesIO(b"abc"))
-    assert [member.data for member in read_archive(packed.getvalue())] == [b"abc", b"abc"]
+    members = unpack_wanted(packed.getvalue(), tmp_path, ALL)
+    assert [member.path and member.path.read_bytes() for member in members] == [b"abc", b"abc"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import os
@@ -15,17 +16,22 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from fastapi.testclient import TestClient
 
 from core.access import Principal
 from core.contents import FileOnDisk, keep, work_folder
 from core.database import Database
 from core.settings import Settings
 from core.tables import DocumentGeneration
+from generation.adapters.archive import unpack
 from ingest.upload import Upload
 from tests.api_app import Api, build_api, serve
+from tests.hostile.test_archive_guards import many_entries
+from tests.locked_files import PASSWORD, locked_zip, word_file
 
 MIB = 2**20
 MOST_HELD = 24 * MIB
+ADAPTER = {"a/adapter_config.json": b"{}", "a/adapter_model.safetensors": b"x", "a/README.md": b"r"}
 MEMBER = b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(MIB // 32))
 """A MiB that does not compress."""
 
@@ -33,6 +39,11 @@ MEMBER = b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(MIB // 32))
 @pytest.fixture
 def api(settings: Settings, database: Database) -> Api:
     return build_api(settings, database)
+
+
+@pytest.fixture
+def admin(api: Api) -> TestClient:
+    return api.client()
 
 
 @contextmanager
@@ -95,6 +106,80 @@ def test_three_archives_of_one_request_are_never_whole_in_memory(
     for row in rows:
         assert hashlib.sha256(api.services.blobs.get(row.source_sha256)).hexdigest() == row.source_sha256
     assert list((api.services.settings.data_dir / "tmp" / "uploads").iterdir()) == []
+
+
+def test_many_small_members_are_not_in_memory_together(api: Api, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "many.tar", "w") as archive:
+        for number in range(100):
+            entry = tarfile.TarInfo(f"{number}.bin")
+            entry.size = MIB - 8
+            archive.addfile(entry, io.BytesIO(b"%08d" % number + MEMBER[16:]))
+    caller = principal(api)
+    with held_at_most(MOST_HELD):
+        accepted = api.services.ingest.accept(caller, [Upload("many.tar", on_disk(tmp_path / "many.tar"))])
+    assert len(accepted) == 100
+
+
+@pytest.fixture
+def no_archive_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process; the extractors have their own."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("an archive is opened in the process of the API")
+
+    for module, name in ((zipfile, "ZipFile"), (zipfile, "_EndRecData"), (tarfile, "open"), (gzip, "GzipFile")):
+        monkeypatch.setattr(module, name, refuse)
+
+
+def packed(kind: str, files: dict[str, bytes]) -> bytes:
+    target = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(target, "w") as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+        return target.getvalue()
+    with tarfile.open(fileobj=target, mode=f"w:{kind}") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return target.getvalue()
+
+
+TEXTS = {"規程/a.txt": b"text a", "b.txt": b"text b"}
+UPLOADS = {
+    "zip": (packed("zip", TEXTS), "a.zip", ["a.txt", "b.txt"]),
+    "tar": (packed("", TEXTS), "a.tar", ["a.txt", "b.txt"]),
+    "gzip": (packed("gz", TEXTS), "a.tgz", ["a.txt", "b.txt"]),
+    "locked": (locked_zip(TEXTS), "a.zip", ["a.txt", "b.txt"]),
+    "document": (word_file(), "a.docx", ["a.docx"]),
+    "named as no archive": (word_file(), "a.zip", ["a.zip"]),
+    "entries without end": (many_entries(600_000), "a.zip", ["a.zip"]),
+}
+
+
+@pytest.mark.parametrize("kind", UPLOADS)
+def test_archives_are_opened_by_a_child_alone(
+    api: Api, admin: TestClient, kind: str, no_archive_is_opened: None
+) -> None:
+    data, name, documents = UPLOADS[kind]
+    answer = admin.post("/v1/documents", files={"file": (name, data)}, data={"password": PASSWORD})
+    assert answer.status_code == 202, answer.text
+    assert sorted(item["document"]["filename"] for item in answer.json()["items"]) == documents
+
+
+ADAPTERS = [packed(kind, ADAPTER) for kind in ("zip", "", "gz")]
+
+
+def test_an_adapter_is_unpacked_by_a_child_alone(api: Api, tmp_path: Path, no_archive_is_opened: None) -> None:
+    take = api.services.ingest.unpack_for(principal(api))
+    for data in ADAPTERS:
+        folder = tmp_path / hashlib.sha256(data).hexdigest()
+        folder.mkdir()
+        assert unpack(data, folder, take) == ["a/README.md"]
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+            name.removeprefix("a/"): content for name, content in ADAPTER.items() if not name.endswith("md")
+        }
 
 
 def test_a_large_file_passes_through_in_blocks(api: Api, tmp_path: Path) -> None:

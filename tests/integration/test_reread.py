@@ -24,7 +24,7 @@ PRICES = "品名,単価,納期\n水質計,64000円,三週間\n電極,3200円,翌
 @pytest.fixture
 def earlier(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Until it is undone, extraction is that of a release whose tables were lines of ` | `."""
-    sandbox = stack.ingest.pipeline._sandbox
+    sandbox = stack.ingest.pipeline.sandbox
     today = sandbox.extract
 
     def extract(*args: Any, **options: Any) -> ExtractedDocument:
@@ -93,7 +93,7 @@ def test_where_reading_fails_now_the_old_text_serves_and_the_next_try_reads(
         raise ExtractionFailed("a sheet too many", code="too_many_sheets")
 
     with monkeypatch.context() as patched:
-        patched.setattr(stack.ingest.pipeline._sandbox, "extract", fails)
+        patched.setattr(stack.ingest.pipeline.sandbox, "extract", fails)
         rereading(stack).these(stack.principal, [accepted.document.id], request_id=None)
         stack.work()
     document = stack.document(accepted)
@@ -117,7 +117,7 @@ def test_a_replacement_that_failed_is_read_again_with_all_that_it_said(
         raise ExtractionFailed("no such encoding then", code="encoding_mismatch")
 
     with monkeypatch.context() as patched:
-        patched.setattr(stack.ingest.pipeline._sandbox, "extract", fails)
+        patched.setattr(stack.ingest.pipeline.sandbox, "extract", fails)
         newer = {"groups": ["board", "legal"], "metadata": {"年度": 2025}, "validity": Validity(date(2025, 4, 1))}
         stack.put("価格2.csv", PRICES.replace(b"64000", b"69000"), external_id="prices", **newer)
         stack.work()

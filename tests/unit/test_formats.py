@@ -16,6 +16,7 @@ from core.errors import ExtractionFailed
 from core.types import ExtractedDocument
 from ingest.batch import unpacked
 from ingest.extract import extract_document
+from ingest.extract.archive import unpack_wanted
 from ingest.upload import Upload
 
 
@@ -286,7 +287,7 @@ def test_an_archive_is_its_files_under_names_that_cannot_escape(tmp_path: Path) 
     archive = zipped(
         {"../../etc/規程.txt": "一", "a/b.md": "# 二", "C:\\x\\c.txt": "三", "empty.txt": "", "__MACOSX/x": "y"}
     )
-    parts = unpacked(Upload("束.zip", archive, groups=["hr"]), tmp_path, max_bytes=10**6)
+    parts = unpacked(Upload("束.zip", archive, groups=["hr"]), tmp_path, unpack_wanted, max_bytes=10**6)
     assert [(part.filename, part.external_id) for part in parts] == [
         ("規程.txt", "束.zip!/etc/規程.txt"),
         ("b.md", "束.zip!/a/b.md"),
@@ -294,12 +295,12 @@ def test_an_archive_is_its_files_under_names_that_cannot_escape(tmp_path: Path) 
     ]
     assert all(part.groups == ("hr",) for part in parts)
     document = workbook([["a"]])
-    assert unpacked(Upload("a.xlsx", document), tmp_path, max_bytes=10**6)[0].data == document
+    assert unpacked(Upload("a.xlsx", document), tmp_path, unpack_wanted, max_bytes=10**6)[0].data == document
 
 
 def test_archive_names_of_japanese_windows(tmp_path: Path) -> None:
     archive = zipped({"XXXXXXXX.txt": "中身"}).replace(b"XXXXXXXX", "見積書別".encode("cp932"))
-    (part,) = unpacked(Upload("a.zip", archive), tmp_path, max_bytes=10**6)
+    (part,) = unpacked(Upload("a.zip", archive), tmp_path, unpack_wanted, max_bytes=10**6)
     assert part.filename == "見積書別.txt"
 
 
@@ -316,5 +317,7 @@ def test_archive_names_of_japanese_windows(tmp_path: Path) -> None:
 def test_an_archive_that_is_not_taken_apart_fails_with_a_code(archive: bytes, code: str, tmp_path: Path) -> None:
     if code != "nested_archive":
         upload = Upload("a.zip", archive)
-        assert unpacked(upload, tmp_path, max_bytes=10**6) == [upload]  # it becomes one document, whose job says why
+        assert unpacked(upload, tmp_path, unpack_wanted, max_bytes=10**6) == [
+            upload
+        ]  # it becomes one document, whose job says why
     assert code_of(archive, "a.zip") == (code, False)
