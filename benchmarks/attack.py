@@ -11,6 +11,7 @@ tree stays under the bound. Ends with 1 when one does not.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import statistics
@@ -27,6 +28,7 @@ import httpx
 import psutil
 
 from benchmarks.attack_kinds import ATTACKS, Attacker
+from cli.client import ApiProblem
 from cli.service_process import ServiceProcess
 
 REST_S = 15.0
@@ -232,7 +234,8 @@ def _settle(service: ServiceProcess, key: str) -> None:
             if not left:
                 return
             for job in left:
-                client.request("POST", f"/v1/jobs/{job['id']}/cancel")
+                with contextlib.suppress(ApiProblem):  # it has ended since it was listed
+                    client.request("POST", f"/v1/jobs/{job['id']}/cancel")
             time.sleep(0.5)
 
 

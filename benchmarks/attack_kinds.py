@@ -35,7 +35,7 @@ class Attacker:
     def send(self, method: str, path: str, **what: object) -> None:
         """One request; a connection that breaks is an answer too."""
         try:
-            headers = {"Authorization": f"Bearer {self.key}"}
+            headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
             with httpx.Client(base_url=self.url, timeout=120, headers=headers, trust_env=False) as client:
                 answer = client.request(method, path, **what)  # type: ignore[arg-type]
                 told = str(answer.status_code)

@@ -30,7 +30,7 @@ from core.repositories.documents import (
     groups_of,
     set_groups,
 )
-from core.repositories.index_versions import live_versions, must_hold, note_content
+from core.repositories.index_versions import fall_behind, live_versions, must_hold, note_content
 from core.settings import Settings
 from core.tables.base import utc_now
 from core.tables.documents import ChunkRow, Document, DocumentGeneration
@@ -171,9 +171,10 @@ class IngestPipeline:
                 yield session
 
         counts: dict[str, int] = {}
+        behind: set[str] = set()
         cut: set[str] = set()
         while True:
-            versions = [version for version in self._retrieval.live() if version.id not in counts]
+            versions = [version for version in self._retrieval.live() if version.id not in counts.keys() | behind]
             for number, version in enumerate(versions):
 
                 def step(done: float, number: int = number, of: int = len(versions)) -> None:
@@ -181,9 +182,18 @@ class IngestPipeline:
                     lease.progress("embed", 0.35 + 0.55 * (number + done) / of)
 
                 with_rows = version.chunk_set not in cut
-                counts[version.id] = write_document(
-                    version, place, extracted, with_rows=with_rows, write=write, step=step
-                )
+                try:
+                    counts[version.id] = write_document(
+                        version, place, extracted, with_rows=with_rows, write=write, step=step
+                    )
+                except Unavailable as error:
+                    if not error.code.startswith("embedder_") or version.id == self._retrieval.index_version:
+                        raise
+                    log.warning("index.version_behind", version=version.id, code=error.code, detail=error.detail)
+                    with lease.write() as session:
+                        fall_behind(session, version.id)
+                    behind.add(version.id)
+                    continue
                 cut.add(version.chunk_set)
             if self._switch(lease, work, counts, edition):
                 return

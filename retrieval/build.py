@@ -81,12 +81,12 @@ class VersionOpener:
         if embedder is not None:
             self._embedders[_embedder_key(settings)] = embedder
 
-    def embedder(self, settings: Settings) -> Embedder:
-        """The embedder that some settings name, loaded once."""
+    def embedder(self, settings: Settings, *, ask: bool = True) -> Embedder:
+        """The embedder that some settings name, loaded once. ask: as `build_embedder`."""
         key = _embedder_key(settings)
         with self._lock:
             if key not in self._embedders:
-                self._embedders[key] = build_embedder(settings)
+                self._embedders[key] = build_embedder(settings, ask=ask)
             return self._embedders[key]
 
     def bridge(self, settings: Settings, embedder: Embedder) -> Bridge | None:
@@ -126,7 +126,7 @@ class VersionOpener:
                 endpoint or server cannot be used now.
         """
         settings = settings_with(self._settings, row.config)
-        embedder = self.embedder(settings)
+        embedder = self.embedder(settings, ask=row.active)  # one that was retired must not keep others from opening
         lexical = build_lexical(settings, embedder)
         bridge = self.bridge(settings, embedder)
         made = index_spec(settings, embedder, lexical, bridge)
@@ -256,8 +256,8 @@ def _embedder_key(settings: Settings) -> str:
     return json.dumps([config["retrieval"]["embedder"], config["embedding"]], sort_keys=True)
 
 
-def build_embedder(settings: Settings) -> Embedder:
-    """Load or reach the configured embedder.
+def build_embedder(settings: Settings, *, ask: bool = True) -> Embedder:
+    """Load or reach the configured embedder. ask: whether an endpoint has to answer now.
 
     Raises:
         Unavailable: its files are not there or broken, or its endpoint does not answer as it should.
@@ -296,6 +296,7 @@ def build_embedder(settings: Settings) -> Embedder:
         return EndpointEmbedder(
             chosen.url,
             chosen.model,
+            ask=ask,
             dim=chosen.dim,
             languages=frozenset(chosen.languages),
             api_key=chosen.api_key.get_secret_value() if chosen.api_key else None,

@@ -117,6 +117,14 @@ def void_version(session: WriteSession, version: IndexVersion) -> bool:
     return True
 
 
+def fall_behind(session: WriteSession, version_id: str) -> None:
+    """A version that does not serve missed a document: it must be built before it may serve."""
+    version = lock_versions(session).get(version_id)
+    if version is not None and not version.active and version.status == VersionStatus.READY.value:
+        version.status = VersionStatus.BUILDING.value
+        session.flush()
+
+
 def chunks_held(session: Session, version_id: str) -> int:
     """Points that a version must hold at least: the chunks of all it was recorded to hold."""
     query = (

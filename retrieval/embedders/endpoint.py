@@ -50,8 +50,9 @@ class EndpointEmbedder:
         timeout_s: float = 30.0,
         attempts: int = 4,
         transport: httpx.BaseTransport | None = None,
+        ask: bool = True,
     ) -> None:
-        """Ask the endpoint for one vector and compare its length.
+        """Ask the endpoint for one vector and compare its length; without `ask` that waits for the first text.
 
         url: up to and with `/v1`. dim: what is expected. tokenizer: a `tokenizer.json` for exact token counts; without
         one, a Japanese character counts as one token and three others as one.
@@ -82,7 +83,8 @@ class EndpointEmbedder:
             transport=transport,
         )
         try:
-            self._request(["dimension"])
+            if ask:
+                self._request(["dimension"])
         except BaseException:
             self.close()
             raise

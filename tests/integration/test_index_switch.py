@@ -31,6 +31,7 @@ from retrieval.search import SearchResult
 from retrieval.switch import IndexService, Who
 from tests.qdrant_standin import Store, serve
 from tests.retrieval_corpus import HANDBOOK, minilm
+from tests.unit.test_endpoint_embedder import DIM, Server
 from workers.base import run_job
 
 
@@ -329,3 +330,43 @@ def test_what_cannot_be_built_is_refused_before_anything_is_stored(stack: Stack,
     with stack.db.read() as session:
         assert session.scalar(select(func.count()).select_from(IndexVersion)) == 1
         assert session.scalar(select(func.count()).select_from(Job)) == 0
+
+
+def test_an_endpoint_that_was_retired_stops_nothing(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ready version beside the serving one needs it, and nobody else does."""
+    monkeypatch.setattr("retrieval.embedders.endpoint.time.sleep", lambda _: None)
+    endpoint = Server()
+    config = {
+        "retrieval": {"embedder": "endpoint", "lexical": "bigrams"},
+        "embedding": {"url": endpoint.url, "dim": DIM, "model": "m", "languages": ["en"]},
+    }
+    first = stack.put("first.md", "The depot opens at seven.")
+    retired, status = stack.build(config)
+    assert status == "succeeded"
+    endpoint.http.shutdown()
+    endpoint.http.server_close()
+
+    def status_of() -> str | None:
+        with stack.db.read() as session:
+            row = session.get(IndexVersion, retired)
+            return None if row is None else row.status
+
+    stack.retrieval.close()
+    again = build_retrieval(stack.settings, stack.db, embedder=minilm())  # a start
+    ingest = build_ingest(stack.settings, stack.db, FolderBlobStore(stack.settings.blobs_dir), stack.jobs, again)
+    stack.retrieval, stack.ingest = again, ingest
+    stack.service = IndexService(stack.db, stack.jobs, again, stack.settings)
+    try:
+        assert len(again.live()) == 2 and status_of() == "ready"
+        stack.put("second.md", "The gate closes at nine.")
+        assert status_of() == "building"
+        assert {passage.filename for passage in stack.search("gate").passages} == {"first.md", "second.md"}
+        with pytest.raises(Conflict):
+            stack.service.switch(retired, stack.who)
+        stack.delete(first)
+        assert {passage.filename for passage in stack.search("depot").passages} == {"second.md"}
+        stack.service.drop(retired, stack.who)
+        assert status_of() is None
+    finally:
+        ingest.close()
+        again.close()
