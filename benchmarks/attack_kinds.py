@@ -30,10 +30,13 @@ class Attacker:
     key: str
     over: threading.Event
     answers: dict[str, int] = field(default_factory=dict)
+    begun: threading.Event = field(default_factory=threading.Event)
+    """Set when what it needs is made and the first of it is sent."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, method: str, path: str, **what: object) -> None:
         """One request; a connection that breaks is an answer too."""
+        self.begun.set()
         try:
             headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
             with httpx.Client(base_url=self.url, timeout=120, headers=headers, trust_env=False) as client:
@@ -64,6 +67,7 @@ class Attacker:
 def half_sent(attacker: Attacker) -> None:
     """1,100 connections with half a head each, opened again as they are closed."""
     place = urlsplit(attacker.url)
+    attacker.begun.set()
     opened: list[socket.socket] = []
     try:
         while not attacker.over.wait(0.2):
@@ -87,6 +91,7 @@ def slow_bodies(attacker: Attacker) -> None:
         f"POST /v1/documents HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {attacker.key}\r\n"
         "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 1000000\r\n\r\n"
     )
+    attacker.begun.set()
     opened = [socket.create_connection((place.hostname, place.port), timeout=5) for _ in range(200)]
     try:
         for one in opened:
@@ -218,6 +223,7 @@ def event_streams(attacker: Attacker) -> None:
 
 
 def _hold_stream(attacker: Attacker) -> None:
+    attacker.begun.set()
     try:
         headers = {"Authorization": f"Bearer {attacker.key}"}
         with httpx.stream("GET", f"{attacker.url}/v1/events", headers=headers, timeout=60, trust_env=False) as answer:

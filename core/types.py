@@ -317,6 +317,8 @@ class GenerationRequest:
     seed: int | None = None
     answer_format: AnswerFormat | None = None
     """None: free text."""
+    tenant_id: str = ""
+    """Whose turn it takes where several wait."""
 
 
 @dataclass(frozen=True, slots=True)

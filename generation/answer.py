@@ -169,7 +169,7 @@ class AnswerService:
                     extra={"retry_after_s": math.ceil(pause)},
                 )
             passages = fitted(passages, lambda shown: self._fits(self._request(question, shown, adapter, options)))
-            request = self._request(question, passages, adapter, options)
+            request = replace(self._request(question, passages, adapter, options), tenant_id=principal.tenant_id)
             if options.reasoning or options.best_of > 1:
                 plan = Plan(request, question, options.reasoning, options.best_of)
                 handle = Deliberation(self._engine, plan, lambda text: _support(text, passages, question, options))
@@ -248,7 +248,11 @@ class AnswerService:
         return rewritten_query(
             question,
             options.history,
-            lambda messages: self._engine.submit(GenerationRequest(messages, None, QUERY_TOKENS)).result().text,
+            lambda messages: (
+                self._engine.submit(GenerationRequest(messages, None, QUERY_TOKENS, tenant_id=principal.tenant_id))
+                .result()
+                .text
+            ),
         )
 
     def _asked_before(self, principal: Principal, question: str, conversation_id: str | None) -> list[Message]:

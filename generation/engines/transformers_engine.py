@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+MAX_GUESTS = 8
+"""Tenants with nothing in the queue that are let in although others fill it."""
+
 
 def choose_device(setting: str) -> tuple[torch.device, torch.dtype]:
     """CUDA where there is one; bfloat16 there and on CPUs that multiply it in hardware, else float32."""
@@ -123,10 +126,12 @@ class TransformersEngine:
             self._batch, self._bank = batch, batch.bank
             self._context = min(self._context, batch.capacity)
             self._prepare = batch.prepare
+            self._guest_places = 0  # its seats are counted out
             return
         bank = AdapterBank(model, self._tokenizer)
         self._batch, self._bank = Batch(model, bank, token_budget=max(self._context, 2048 * self._max_batch)), bank
         self._prepare = lambda: None
+        self._guest_places = 1
 
     def submit(self, request: GenerationRequest) -> StreamHandle:
         """Queue a generation; an adapter that is not in memory is loaded first, in the caller's thread."""
@@ -152,7 +157,7 @@ class TransformersEngine:
         with self._lock:
             self._require_running()
             waiting = self._waiting.total()  # in the queue, or for the load of an adapter
-            if waiting >= self._settings.max_queue:
+            if waiting >= self._settings.max_queue and not self._is_guest(request.tenant_id):
                 raise self._drain.queue_full(waiting)
             self._waiting[key] += 1  # from here on the adapter is not evicted
         try:
@@ -314,17 +319,21 @@ class TransformersEngine:
         return True
 
     def _admit(self) -> bool:
-        """Take the oldest waiting request into the batch if there is room; it is prefilled by the following steps.
+        """Take a waiting request into the batch if there is room; it is prefilled by the following steps.
 
+        The oldest of the tenant of whose requests the fewest run; one of whose none run has a place beside the others.
         False: nobody waits, or there is no room.
         """
         with self._lock:
-            if not self._queue or len(self._batch.rows) >= self._max_batch:
+            if not self._queue:
                 return False
-            row = self._queue[0]
-            if not self._batch.fits(row):
+            running = Counter(row.request.tenant_id for row in self._batch.rows)
+            at = min(range(len(self._queue)), key=lambda at: running[self._queue[at].request.tenant_id])
+            row = self._queue[at]
+            places = self._max_batch + (0 if running[row.request.tenant_id] else self._guest_places)
+            if len(self._batch.rows) >= places or not self._batch.fits(row):
                 return False
-            self._queue.popleft()
+            del self._queue[at]
         try:
             if row.request.adapter is not None and row.key not in self._bank.loaded:
                 self._insert(prepare_adapter(row.request.adapter, self._base))
@@ -338,6 +347,11 @@ class TransformersEngine:
             with self._lock:
                 self._count_off(row.key)
         return True
+
+    def _is_guest(self, tenant_id: str) -> bool:
+        """Whether others alone fill the queue; the caller holds the lock."""
+        full = len(self._queue) >= self._settings.max_queue + MAX_GUESTS
+        return not full and bool(self._queue) and all(row.request.tenant_id != tenant_id for row in self._queue)
 
     def _count_off(self, key: str) -> None:
         """One fewer waits for an adapter; the caller holds the lock."""

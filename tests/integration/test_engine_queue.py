@@ -42,6 +42,32 @@ def build(base: BaseModelInfo, kind: type[Any], **more: Any) -> Any:
     return kind(base, GenerationSettings.model_validate(values), dtype=torch.float32)
 
 
+@pytest.mark.parametrize(("decoder", "beside"), [("plain", 1), ("paged", 0)])
+def test_one_tenant_does_not_keep_the_others_out(base: BaseModelInfo, decoder: str, beside: int) -> None:
+    """Who has nothing running goes first, on the CPU beside a full batch, and into a queue that others fill."""
+    engine: SteppedEngine = build(base, SteppedEngine, decoder=decoder, max_batch=RUN)
+    try:
+        many = []
+        for _ in range(RUN + WAIT):
+            many.append(engine.submit(ask("hello", None, 40, tenant_id="many")))
+            engine.rounds(1)
+        with pytest.raises(Unavailable):
+            engine.submit(ask("hello", None, 4, tenant_id="many"))
+        guests = [engine.submit(ask("hello", None, 4, tenant_id=name)) for name in ("other", "third")]
+        with pytest.raises(Unavailable):
+            engine.submit(ask("hello", None, 4, tenant_id="third"))
+        engine.rounds(2)
+        assert len(engine._batch.rows) == RUN + beside
+        many[0].cancel()
+        many[1].cancel()
+        engine.rounds(20)
+        assert [handle.result().finish_reason for handle in guests] == ["length", "length"]
+        running = [row.request.tenant_id for row in engine._batch.rows]
+        assert running == ["many"] * RUN, "then the others go on"
+    finally:
+        engine.close()
+
+
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_a_full_queue_refuses_and_opens_again(base: BaseModelInfo, adapters: list[AdapterRef], bound: str) -> None:
     settings, tokens = BOUNDS[bound]
