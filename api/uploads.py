@@ -15,6 +15,7 @@ import anyio.to_thread
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartParser
 
 from api.schemas.base import is_storable, refuse_bad_text
 from core.contents import IN_MEMORY_BYTES, Content, keep, size_of
@@ -28,6 +29,7 @@ STORING_THREADS: Final = 48
 MAX_FILES: Final = 1000
 MAX_FIELDS: Final = 50
 MAX_FIELD_BYTES: Final = 2**20
+MultiPartParser.spool_max_size = 2**16  # of a part while it comes in: there may be MAX_FILES of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ async def in_store(request: Request, call: Callable[[], Result]) -> Result:
 
 
 async def read_form(request: Request, allowed_fields: Sequence[str], folder: Path) -> UploadForm:
-    """Read a multipart form; files over IN_MEMORY_BYTES are moved into `folder`.
+    """Read a multipart form; what passes IN_MEMORY_BYTES, over all its files, waits in `folder`.
 
     Raises:
         InvalidInput: `invalid_request` for fields that are unknown, repeated or not text.
@@ -67,16 +69,18 @@ async def read_form(request: Request, allowed_fields: Sequence[str], folder: Pat
         _refuse_unknown(form, allowed_fields)
         fields = {name: _text_field(form, name) for name in allowed_fields if name in form}
         files: list[UploadedFile] = []
+        room = IN_MEMORY_BYTES
         for item in form.getlist("file"):
             if isinstance(item, str):
                 raise refuse("file", "the part has no file name; send it as a file", "invalid_request")
-            data = await run_in_threadpool(_kept, item, folder / str(len(files)))
+            data = await run_in_threadpool(_kept, item, folder / str(len(files)), room)
+            room -= size_of(data) if isinstance(data, bytes) else 0
             files.append(UploadedFile(item.filename or "", data))
     return UploadForm(tuple(files), fields)
 
 
-def _kept(item: UploadFile, path: Path) -> Content:
-    return item.file.read() if (item.size or 0) <= IN_MEMORY_BYTES else keep(item.file, path)
+def _kept(item: UploadFile, path: Path, room: int) -> Content:
+    return item.file.read() if (item.size or 0) <= room else keep(item.file, path)
 
 
 def _refuse_odd_charset(request: Request) -> None:

@@ -10,7 +10,7 @@ import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -200,6 +200,20 @@ def test_a_large_file_passes_through_in_blocks(api: Api, tmp_path: Path) -> None
     assert [row.source_sha256 for row in generations(api)] == [digest]
     assert api.services.blobs.exists(digest)
     assert list((api.services.settings.data_dir / "tmp" / "uploads").iterdir()) == []
+
+
+def test_many_files_of_a_form_are_not_in_memory_together(api: Api, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.txt" for number in range(60)]
+    for number, path in enumerate(paths):
+        path.write_bytes(b"%08d" % number + MEMBER[8:])
+    with serve(api.app) as url, ExitStack() as stack:
+        files = [("file", (path.name, stack.enter_context(path.open("rb")))) for path in paths]
+        with held_at_most(MOST_HELD):
+            answer = httpx.post(
+                f"{url}/v1/documents", files=files, headers={"Authorization": f"Bearer {api.admin}"}, timeout=300
+            )
+    assert answer.status_code == 202, answer.text
+    assert len(generations(api)) == 60
 
 
 def test_an_adapter_as_a_body_waits_on_disk_too(api: Api, tmp_path: Path) -> None:
