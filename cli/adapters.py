@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markdown import Markdown
 
 from cli.client import connect
 from cli.output import EXIT_USAGE, CommandFailed, DataDirOption, JsonOption, console, errors, print_json, print_rows
@@ -84,6 +83,8 @@ def show_report(
         html.write_text(page, encoding="utf-8")
         console.print(f"written to {html}")
     else:
+        from rich.markdown import Markdown
+
         console.print(Markdown(page))
 
 

@@ -23,7 +23,7 @@ from cli.child import SupervisedChild
 from cli.redis_child import RedisChild
 from core.environment import STORAGE_CODES
 from core.errors import Unavailable
-from core.interpreter import give_back, take_short_turns
+from core.interpreter import starting, take_short_turns
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ def embedded_service(settings: Settings, say: Say) -> Iterator[EmbeddedService]:
         Unavailable: a part does not start.
     """
     with ExitStack() as stack:
-        service = _start(settings, stack, say)
-        give_back()
+        with starting():
+            service = _start(settings, stack, say)
         yield service
 
 

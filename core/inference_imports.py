@@ -25,7 +25,12 @@ log = structlog.stdlib.get_logger(__name__)
 MODELS = ("bert.modeling_bert", "llama.modeling_llama", "auto.modeling_auto")
 _DYNAMO = "torch._dynamo"
 _TRACING = f"{_DYNAMO}._trace_wrapped_higher_order_op"
-_UNUSED = ("is_scipy_available", "is_torch_flex_attn_available", "is_torch_distributed_available")
+_UNUSED = (
+    "is_accelerate_available",
+    "is_scipy_available",
+    "is_torch_distributed_available",
+    "is_torch_flex_attn_available",
+)
 
 
 def import_for_inference() -> bool:

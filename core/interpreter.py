@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread keeps the interpreter once another wants it. A query or a forward pass gives it up at every step,
@@ -16,8 +18,17 @@ def take_short_turns() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
-def give_back() -> None:
-    """After a start: free what it was made with. What stands then stays, and the collector passes over it."""
+@contextmanager
+def starting() -> Iterator[None]:
+    """For a start: nearly all that it makes stays, and looking for garbage among it takes a seventh of its time.
+
+    After it what it was made with is freed. What stands then stays, and the collector passes over it.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
     gc.collect()
     gc.freeze()
     trim()

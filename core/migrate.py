@@ -8,19 +8,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, Index, create_engine, event, text
+from sqlalchemy import Connection, Engine, Index, create_engine, event, inspect, text
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateIndex, DropIndex
 
 from core.database import Database
 from core.tables import Base
+
+if TYPE_CHECKING:  # a start with nothing to migrate does without
+    from alembic.config import Config
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -67,9 +66,12 @@ _LARGE = (
 def upgrade(db: Database, revision: str = "head") -> None:
     """Run the missing migrations, alone, in one transaction; PostgreSQL's large indexes come after it, concurrently."""
     with connected(db) as connection:
-        before = MigrationContext.configure(connection).get_current_revision()
-        command.upgrade(_config(connection), revision)
-        after = MigrationContext.configure(connection).get_current_revision()
+        before = after = _revision_of(connection)
+        if before is None or before != (newest_revision() if revision == "head" else revision):
+            from alembic import command
+
+            command.upgrade(_config(connection), revision)
+            after = _revision_of(connection)
         if not db.is_sqlite and revision == "head":
             _forget_foreign_positions(connection)
         if db.is_sqlite and after is not None:
@@ -163,6 +165,8 @@ def _plan_as_for_many_rows(connection: Connection) -> None:
 
 def downgrade(db: Database, revision: str) -> None:
     """Go back to a revision; `base` drops everything."""
+    from alembic import command
+
     with connected(db) as connection:
         command.downgrade(_config(connection), revision)
 
@@ -170,16 +174,23 @@ def downgrade(db: Database, revision: str) -> None:
 def current_revision(db: Database) -> str | None:
     """Revision the database is at; None before the first migration."""
     with db.engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return _revision_of(connection)
 
 
-def newest_revision() -> str | None:
-    """Revision this code needs."""
-    return ScriptDirectory.from_config(_config(None)).get_current_head()
+def _revision_of(connection: Connection) -> str | None:
+    held = inspect(connection).has_table("alembic_version")
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar() if held else None
+
+
+def newest_revision() -> str:
+    """Revision this code needs: files of migrations are named by their revisions, which count up."""
+    return max(file.name.partition("_")[0] for file in (migrations_dir() / "versions").glob("[0-9]*_*.py"))
 
 
 def known_revisions() -> list[str]:
     """All revisions this code knows, newest first."""
+    from alembic.script import ScriptDirectory
+
     return [script.revision for script in ScriptDirectory.from_config(_config(None)).walk_revisions()]
 
 
@@ -221,6 +232,8 @@ def migrations_dir() -> Path:
 
 
 def _config(connection: Connection | None) -> Config:
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
     config.attributes["connection"] = connection
