@@ -19,6 +19,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import select
 
 from api.idempotency import run_idempotent
+from api.json_bodies import refuse_wide
 from api.quotas import Quotas, RateLimited
 from api.services import Services
 from core.access import Principal
@@ -74,6 +75,7 @@ class GuardedRoute(APIRoute):
         template = self.path
         handle = super().get_route_handler()
         parameters = (self.openapi_extra or {}).get("parameters", [])
+        reads_json = self.body_field is not None
         known = frozenset([*_query_names(self.dependant), *(one["name"] for one in parameters if one["in"] == "query")])
 
         async def guarded(request: Request) -> Response:
@@ -87,6 +89,8 @@ class GuardedRoute(APIRoute):
                 await run_in_threadpool(require_operator, principal, services)
             _refuse_odd_path(request)
             _refuse_unknown_query(request, known)
+            if reads_json:
+                refuse_wide(await request.body())
             return await run_idempotent(request, principal, template, services.db, handle)
 
         return guarded

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import resource
 import statistics
 import sys
@@ -264,10 +265,15 @@ def _line(name: str, seen: Noticed, rest: Noticed, answers: dict[str, int], most
         and seen.peak_mib <= most_mib
     )
     return Line(
-        name, ok, round(worst), round(max(rest.health_ms)), round(search), round(ratios[0], 2),
-        round(answer), round(ratios[1], 2),
+        name, ok, _whole(worst), _whole(max(rest.health_ms)), _whole(search), round(ratios[0], 2),
+        _whole(answer), round(ratios[1], 2),
         len(seen.ready_s), round(max(seen.ready_s, default=0.0), 1), round(seen.peak_mib), answers, seen.failures[:5],
     )  # fmt: skip
+
+
+def _whole(value: float) -> float:
+    """Without decimals; infinity where there was none."""
+    return round(value) if math.isfinite(value) else value
 
 
 def _show(line: Line) -> None:

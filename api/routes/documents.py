@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from api.documents import as_bodies
 from api.errors import request_id_of
+from api.json_bodies import refuse_wide
 from api.paging import PageQuery
 from api.schemas.documents import (
     SUPERSEDES,
@@ -151,6 +152,7 @@ async def _uploads_from_form(request: Request, folder: Path) -> list[Upload]:
 
 
 def _upload_from_json(body: bytes) -> Upload:
+    refuse_wide(body)
     try:
         raw = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from fastapi.routing import iter_route_contexts
@@ -88,6 +90,25 @@ def test_every_route_of_the_contract_exists_and_asks_for_a_key(api: Api, line: s
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["www-authenticate"].startswith("Bearer")
     assert answer.json()["code"] == "unauthenticated"
+
+
+def test_the_documents_name_routes_and_parameters_that_exist(api: Api) -> None:
+    described = api.app.openapi()["paths"]
+    shapes = {re.sub(r"\{[^}]*\}", "{}", path): operations for path, operations in described.items()}
+    named = re.compile(r"\b(GET|POST|PUT|PATCH|DELETE) (/(?:v1|healthz|readyz|metrics)[\w/{}.-]*)(\?[\w=&,%{}-]*)?")
+    seen = 0
+    for document in sorted(Path(__file__).parents[2].glob("docs/*.md")):
+        for method, path, query in named.findall(document.read_text("utf-8")):
+            place = f"{document.name}: {method} {path}{query}"
+            shape = "/".join(
+                "{}" if part[:1] == "{" or part.isupper() else part for part in path.rstrip(".").split("/")
+            )
+            operation = shapes.get(shape, {}).get(method.lower())
+            assert operation is not None, place
+            known = {one["name"] for one in operation.get("parameters", []) if one["in"] == "query"}
+            assert {pair.partition("=")[0] for pair in query[1:].split("&") if pair} <= known, place
+            seen += 1
+    assert seen > 20, "too few are found to mean anything"
 
 
 def test_every_route_is_guarded_or_on_the_list_of_open_ones(api: Api) -> None:
