@@ -23,6 +23,7 @@ from api.routes import ROUTERS
 from api.services import Services
 from api.streaming import StreamPool
 from api.uploads import STORING_THREADS
+from core.turns import Turns
 
 THREADS: Final = 128
 """Threads for routes that block on SQL, the index or a file. Streams have their own (`api.streaming`)."""
@@ -64,6 +65,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.draining = Draining()
     app.state.streams = StreamPool()
     app.state.storing = anyio.CapacityLimiter(STORING_THREADS)
+    app.state.dataset_turns = Turns()
     app.state.quotas = Quotas(services.settings.http, services.redis_url)
     errors.install(app)
     for router in ROUTERS:

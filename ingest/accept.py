@@ -40,6 +40,7 @@ from core.storage import require_room, room_for
 from core.tables.base import utc_now
 from core.tables.documents import Collection, Document, DocumentGeneration
 from core.tables.jobs import Job
+from core.turns import Turns
 from core.types import DocumentStatus, JobKind, JobStatus, Scope
 from ingest.access import PointAccess
 from ingest.batch import Budget, unpacked
@@ -50,7 +51,6 @@ from ingest.pending import groups_to_be, metadata_to_be, narrowed, say_validity,
 from ingest.removal import hide, retire_uses
 from ingest.reread import Rereading
 from ingest.sandbox import Sandbox
-from ingest.turns import Turns
 from ingest.update import DocumentUpdates
 from ingest.upload import Upload, checked_upload
 from ingest.validity import give_validity
@@ -108,7 +108,7 @@ class IngestService(DocumentCatalogue):
             TooLarge: one file passes the limit, or the archives together what they may unpack to.
             InvalidInput: `wrong_password`, which does not open a file that needs one; nothing was stored.
             Conflict: `external_id_taken`, by a document that this key cannot see.
-            Unavailable: `storage_full`, `busy_unpacking`; nothing was stored.
+            Unavailable: `storage_full`, `uploads_busy`; nothing was stored.
         """
         principal.require(Scope.INGEST)
         limit = self._settings.http.max_upload_bytes
@@ -135,7 +135,7 @@ class IngestService(DocumentCatalogue):
         """What takes archives apart in a child process, one of a tenant at a time.
 
         Raises, when called:
-            ExtractionFailed, Unavailable: as `Sandbox.unpack`; `busy_unpacking`.
+            ExtractionFailed, Unavailable: as `Sandbox.unpack`; `uploads_busy`.
         """
 
         def unpack(archive: Content, folder: Path, wanted: Wanted) -> list[Member]:

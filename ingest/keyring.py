@@ -16,9 +16,9 @@ from typing import Self
 from core.contents import head_of
 from core.errors import ExtractionFailed, FieldError, InvalidInput, Unavailable
 from core.settings import Settings
+from core.turns import Turns
 from ingest.extract.decrypt import ZIP_MAGIC, may_be_locked
 from ingest.sandbox import Sandbox
-from ingest.turns import Turns
 from ingest.upload import Upload
 
 _TURNS = Turns()
@@ -53,7 +53,7 @@ class Keyring:
 
         Raises:
             InvalidInput: `wrong_password`, or `unlock_failed` for a file that cannot be unlocked within the limits.
-            Unavailable: `busy_unpacking`: others are being unlocked.
+            Unavailable: `uploads_busy`: others are being unlocked.
         """
         if upload.password is None or not may_be_locked(upload.data):
             return upload

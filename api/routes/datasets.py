@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -21,7 +21,9 @@ from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.uploads import in_store, read_upload
 from core.contents import whole, work_folder
 from core.types import Scope
+from tuning.datasets.service import Upload
 
+TURN_TIMEOUT_S: Final = 120.0
 router = APIRouter(route_class=GuardedRoute, prefix="/v1/datasets", tags=["datasets"])
 
 _UPLOAD_BODY = {
@@ -64,9 +66,12 @@ async def upload_dataset(
         form = await read_upload(request, ["name", "family"], "dataset.jsonl", folder)
         file = form.files[0]
         name, family = (form.fields.get(field) or None for field in ("name", "family"))
-        upload = await in_store(
-            request, lambda: services.datasets.upload(caller, whole(file.data), file.filename, name, family)
-        )
+
+        def store() -> Upload:
+            with request.app.state.dataset_turns.turn(caller.tenant_id, TURN_TIMEOUT_S):
+                return services.datasets.upload(caller, whole(file.data), file.filename, name, family)
+
+        upload = await in_store(request, store)
     response.status_code = 201 if upload.created else 200
     return UploadedDatasetBody(
         **{**asdict(upload.dataset), "report": upload.report, "warnings": upload.warnings, "created": upload.created}

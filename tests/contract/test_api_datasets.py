@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from core.repositories.blobs import named_blobs
 from core.repositories.lineage import SourceKind, retire_rows, versions_that_saw
-from core.tables import AdapterVersion, DatasetRow, Job, RowSource, TuningRun
+from core.tables import AdapterVersion, DatasetRow, Job, RowSource, Tenant, TuningRun
 from core.tables.lineage import RunRow
 from tests.api_app import Api
 
@@ -172,3 +172,16 @@ def test_a_set_beside_one_with_passages_is_no_reason_for_a_warning(admin: TestCl
     upload(admin, "素")
     upload(admin, "典拠", passages=["年に25日の休みがあります。"], output="年に25日の休みがあります[1]。")
     assert start(admin, "house").json()["warnings"] == []
+
+
+def test_sets_of_a_tenant_are_read_one_at_a_time(
+    api: Api, admin: TestClient, other_tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.routes.datasets.TURN_TIMEOUT_S", 0.05)
+    other = api.client(api.key("tune", tenant=other_tenant))
+    files = {"file": ("a.jsonl", b'{"instruction": "Days?", "output": "25."}')}
+    with api.app.state.dataset_turns.turn(api.tenant.id, 1):
+        refused = admin.post("/v1/datasets", files=files)
+        assert (refused.status_code, refused.json()["code"]) == (503, "uploads_busy")
+        assert other.post("/v1/datasets", files=files).status_code == 201
+    assert admin.post("/v1/datasets", files=files).status_code == 201

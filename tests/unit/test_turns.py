@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from core.errors import Unavailable
-from ingest.turns import MAX_WAITING, Turns
+from core.turns import MAX_WAITING, Turns
 
 
 def test_one_tenants_archives_leave_the_other_turn_to_others() -> None:
@@ -28,7 +28,7 @@ def test_one_tenants_archives_leave_the_other_turn_to_others() -> None:
             threading.Event().wait(0.001)
         with pytest.raises(Unavailable) as refused:
             work("busy")
-        assert refused.value.code == "busy_unpacking"
+        assert refused.value.code == "uploads_busy"
         other = pool.submit(work, "other")
         assert entered.acquire(timeout=60)
         done.set()

@@ -1,4 +1,4 @@
-"""Turns at what an upload needs a process of its own for: few at a time, one of a tenant, and few of a tenant waiting.
+"""Turns at uploads that take work before they are answered: few at a time, one of a tenant, few of a tenant waiting.
 
 Who waits holds one of the threads that store uploads, so one tenant's archives must not fill them all.
 """
@@ -36,7 +36,7 @@ class Turns:
         """Hold a turn for the length of the block.
 
         Raises:
-            Unavailable: `busy_unpacking`: others have been at it for too long, or too many of the tenant wait.
+            Unavailable: `uploads_busy`: others have been at it for too long, or too many of the tenant wait.
         """
         with self._change:
             if self._waiting[tenant_id] >= MAX_WAITING:
@@ -59,4 +59,4 @@ class Turns:
 
 
 def _busy() -> Unavailable:
-    return Unavailable("other archives and locked files are being opened", code="busy_unpacking")
+    return Unavailable("other uploads of this kind are being looked through", code="uploads_busy")
