@@ -126,6 +126,14 @@ class Deliberation:
             handle.cancel()
         return handle
 
+    def _submit_all(self, requests: Sequence[GenerationRequest]) -> list[GenerationHandle]:
+        """All of them or none: where the queue has no room for one, those before it would run for nobody."""
+        try:
+            return [self._submit(one) for one in requests]
+        except BaseException:
+            self.cancel()
+            raise
+
     def _thought_request(self) -> GenerationRequest:
         think = THINK.get(self._language, THINK[Language.ENGLISH])
         return self._with_line(think, max_tokens=REASONING_TOKENS, answer_format=None)
@@ -135,7 +143,7 @@ class Deliberation:
         first = 0 if request.seed is None else request.seed
         spread = request.temperature or SPREAD_TEMPERATURE
         others = [replace(request, temperature=spread, seed=first + number) for number in range(1, self._plan.best_of)]
-        return [self._submit(one) for one in (request, *others)]
+        return self._submit_all([request, *others])
 
     def _best(self, results: Sequence[GenerationResult]) -> GenerationResult:
         """The candidate that matching supports best, then most agree on, then the model grades best itself."""
@@ -155,16 +163,16 @@ class Deliberation:
     def _grades(self, different: Sequence[str], results: Sequence[GenerationResult]) -> dict[str, int]:
         text_of = {_folded(result.text): result.text for result in results}
         order = GRADE.get(self._language, GRADE[Language.ENGLISH])
-        handles = {
-            key: self._submit(
+        handles = self._submit_all(
+            [
                 self._with_line(
                     f"{order}\n{defuse(text_of[key])}", max_tokens=16, answer_format=GRADES, temperature=0.0
                 )
-            )
-            for key in different
-        }
+                for key in different
+            ]
+        )
         grades = {}
-        for key, handle in handles.items():
+        for key, handle in zip(different, handles, strict=True):
             graded = handle.result()
             self._spent.append(graded)
             grades[key] = next((int(char) for char in graded.text if char in "12345"), 0)

@@ -15,7 +15,6 @@ from typing import Any
 
 import structlog
 from sqlalchemy import func, select
-from sqlalchemy.exc import SQLAlchemyError
 
 from core.database import Database, ReadSession
 from core.errors import TsumugiError
@@ -89,8 +88,8 @@ class ShadowRunner:
         while (given := self._waiting.get()) is not None and not self._stopping.is_set():
             try:
                 self._answer(given)
-            except SQLAlchemyError:
-                log.exception("shadow.not_stored", answer_id=given.answer_id)
+            except Exception:
+                log.exception("shadow.failed", answer_id=given.answer_id)
             finally:
                 self._waiting.task_done()
 

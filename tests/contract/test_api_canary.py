@@ -11,6 +11,7 @@ from sqlalchemy import select, update
 from core.errors import Unavailable
 from core.tables import AdapterAlias, Answer, AnswerFailure, CanaryTrial, Feedback, ShadowAnswer
 from core.tables.base import utc_now
+from core.types import GenerationRequest
 from generation.adapters.routing import in_canary
 from generation.answer import AnswerService, Stamp
 from generation.canary.monitor import CanaryMonitor
@@ -213,3 +214,34 @@ def test_a_shadow_answers_unseen(api: Api, admin: TestClient) -> None:
     assert admin.get(HOUSE).json()["champion"] == "v1"
     with api.database.read() as session:
         assert session.scalars(select(CanaryTrial)).all() == []
+
+
+def test_shadows_go_on_after_an_engine_raised_what_nobody_expected(
+    api: Api, admin: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shadows = ShadowRunner(api.database, api.engine)  # type: ignore[arg-type]
+    api.services.answers = AnswerService(
+        api.database, api.search, api.engine, api.services.router, api.services.settings,  # type: ignore[arg-type]
+        stamp=Stamp("iv", "fake"), beside=shadows,
+    )  # fmt: skip
+    for _ in range(2):
+        api.add_version()
+    admin.post(f"{HOUSE}/promote", json={"version": "v1"})
+    admin.put(f"{HOUSE}/shadow", json={"version": "v2"})
+    submit = api.engine.submit
+
+    def broken(request: GenerationRequest) -> object:
+        if request.adapter is not None and request.adapter.version == "v2":
+            raise RuntimeError("CUDA error: an illegal memory access")
+        return submit(request)
+
+    monkeypatch.setattr(api.engine, "submit", broken)
+    admin.post("/v1/ask", json={"question": "days?", "conversation_id": "c1"})
+    shadows.wait()
+    monkeypatch.setattr(api.engine, "submit", submit)
+    second = admin.post("/v1/ask", json={"question": "days?", "conversation_id": "c2"}).json()
+    shadows.wait()
+    shadows.close()
+    with api.database.read() as session:
+        kept = {row.answer_id: row.shadow for row in session.scalars(select(ShadowAnswer))}
+    assert "error" not in kept[second["id"]]

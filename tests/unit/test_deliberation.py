@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from core.errors import Unavailable
 from core.types import GenerationRequest, GenerationResult, Message
 from generation.condense import rewritten_query, search_query
 from generation.deliberation import Deliberation, Plan
@@ -130,3 +131,18 @@ def test_a_rewritten_query_must_be_one_question() -> None:
     by_rules = "How much is the Tokyo allowance? And in Osaka?"
     assert rewritten_query("And in Osaka?", history, lambda _: "x" * 5000) == by_rules
     assert rewritten_query("And in Osaka?", history, lambda _: " ") == by_rules
+
+
+@pytest.mark.parametrize("room", [0, 1, 2, 4])
+def test_a_full_queue_leaves_no_candidate_running(room: int) -> None:
+    class Narrow(Engine):
+        def submit(self, request: GenerationRequest) -> Said:
+            if len(self.handles) == room:
+                raise Unavailable("full", code="queue_full")
+            return super().submit(request)
+
+    # Three candidates that differ, and then as many grades of them.
+    engine = Narrow(lambda request: "3" if request.answer_format else f"answer {request.seed}")
+    with pytest.raises(Unavailable):
+        "".join(Deliberation(engine, plan(best_of=3), lambda _: 1.0))
+    assert len(engine.handles) == room and all(handle.cancelled for handle in engine.handles)
