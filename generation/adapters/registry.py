@@ -53,6 +53,8 @@ from generation.models import BaseModelInfo, read_card
 log = structlog.get_logger(__name__)
 
 _FAMILY = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
+_UNPROVEN = ("base weights", "tokenizer", "chat template", "prompt version")
+"""What only a manifest can say of an imported adapter."""
 _MEASURE_TIMEOUT_S = 600
 _EFFECTIVE_TIMEOUT_S = 10.0
 
@@ -152,7 +154,9 @@ class AdapterRegistry(AliasMover):
         """Take in a PEFT adapter from a .tar, .tar.gz or .zip.
 
         A manifest in the archive must match its files and this base. Without one, the shapes must fit the base and the
-        effect must not be nothing. Either way it passed no gate here: it is a candidate that needs `force` to serve.
+        effect must not be nothing; what it was trained on is then unproven, which its reasons and its manifest's notes
+        say, and the digests beside them are those of the base here. Either way it passed no gate here: it is a
+        candidate that needs `force` to serve.
         Files of the archive that are no part of the adapter are named in the manifest's notes (`left_out`).
 
         take: takes archives apart; services do so in a child process with limits.
@@ -170,16 +174,22 @@ class AdapterRegistry(AliasMover):
             left_out = unpack(archive, work, take)
             check_servable(work, base.path)
             notes: dict[str, Any] = {"imported_by": principal.actor, "left_out": left_out}
+            reasons = ["imported: passed no gate here"]
             if (work / MANIFEST_FILE).is_file():
                 theirs = verify(work, base)
                 notes["imported_manifest"] = theirs.model_dump(mode="json", exclude={"fingerprint", "files", "notes"})
+            else:
+                notes["unproven"] = list(_UNPROVEN)
+                reasons.append(
+                    f"imported without a manifest: nothing proves the {', '.join(_UNPROVEN)} it was made for"
+                )
             manifest = build_manifest(work, base, notes=notes)
             version = self.register_version(
                 principal.tenant_id,
                 family,
                 work,
                 status=AdapterStatus.CANDIDATE,
-                reasons=["imported: passed no gate here"],
+                reasons=reasons,
                 manifest=manifest,
                 source="import",
             )

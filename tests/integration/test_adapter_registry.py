@@ -273,7 +273,11 @@ def test_an_imported_adapter_serves_only_by_force(registry, router, admin, tenan
     with zipfile.ZipFile(zipped, "w") as file:
         for name in ("adapter_config.json", "adapter_model.safetensors", "manifest.json"):
             file.write(folders / "noise2" / name, name)
-    assert registry.import_archive(admin, "bought", zipped.getvalue()).version == "v2"
+    proven = registry.import_archive(admin, "bought", zipped.getvalue())
+    assert proven.version == "v2"
+    assert version.manifest["notes"]["unproven"] == ["base weights", "tokenizer", "chat template", "prompt version"]
+    assert any("without a manifest" in reason for reason in version.reasons)
+    assert "unproven" not in proven.manifest["notes"] and len(proven.reasons) == 1
     assert not list(settings.adapters_dir.glob(".*")), "no work folder is left"
 
 
