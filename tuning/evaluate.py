@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from core.errors import InvalidInput, TsumugiError
 from generation.adapters.forms import load_adapter
 from generation.adapters.manifest import Fingerprint
+from generation.engines.text import stop_ids_of
 from tuning.items import BASE, CANDIDATE, FEW_SHOT, EvaluateSpec, Evaluation, EvaluationItem, SystemOutput, read_items
 
 EXIT_FAILED = 1
@@ -146,7 +147,7 @@ def _answer(
     """Greedy answers: text and whether it ended by itself."""
     import torch
 
-    stop = tokenizer.eos_token_id
+    stops = sorted(stop_ids_of(model, tokenizer))
     answers: dict[str, tuple[str, bool]] = {}
     for batch in _batches([(item.id, _prompt_ids(tokenizer, item)) for item in items], spec.batch):
         inputs = tokenizer.pad({"input_ids": [ids for _, ids in batch]}, return_tensors="pt").to(device)
@@ -158,11 +159,11 @@ def _answer(
             top_p=None,
             top_k=None,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=stop,
+            eos_token_id=stops,
         )
         new = generated[:, inputs["input_ids"].shape[1] :]
         for (key, _), row in zip(batch, new, strict=True):
-            ends = (row == stop).nonzero()
+            ends = torch.isin(row, torch.tensor(stops, device=row.device)).nonzero()
             finished = bool(len(ends))
             kept = row[: int(ends[0])] if finished else row
             answers[key] = (str(tokenizer.decode(torch.as_tensor(kept), skip_special_tokens=True)).strip(), finished)

@@ -6,6 +6,7 @@ A Japanese character takes up to three tokens of a byte-level vocabulary, so a t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 REPLACEMENT = "\ufffd"
 _LONGEST_CHARACTER = 8
@@ -69,3 +70,10 @@ class StopFilter:
     def _overlap(text: str, stop: str) -> int:
         """Length of the longest end of `text` that begins `stop`."""
         return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+def stop_ids_of(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens at which an answer ends: all that the model's generation configuration names, and the tokenizer's own."""
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)

@@ -29,7 +29,7 @@ from generation.engines.drain import Drain
 from generation.engines.grammar import GrammarCompiler
 from generation.engines.handle import StreamHandle
 from generation.engines.paged.weights import why_unsupported
-from generation.engines.text import Detokenizer, StopFilter
+from generation.engines.text import Detokenizer, StopFilter, stop_ids_of
 from generation.models import BaseModelInfo, quiet_transformers
 from generation.template import require_rendering
 
@@ -94,7 +94,7 @@ class TransformersEngine:
         require_rendering(self._tokenizer, base.name)
         self._special = _special_tokens(self._tokenizer)
         self._model = model or _load_model(base, settings, dtype)
-        self._stop_ids = _stop_ids(self._model, self._tokenizer)
+        self._stop_ids = stop_ids_of(self._model, self._tokenizer)
         self._context = min(settings.context_tokens, int(self._model.config.max_position_embeddings))
         self._grammars = GrammarCompiler(self._tokenizer, int(self._model.config.vocab_size), self._stop_ids)
         self._max_batch = settings.max_batch or (128 if self._model.device.type == "cuda" else 8)
@@ -439,9 +439,3 @@ def _settle(action: Callable[[], None], done: Future[None]) -> None:
         done.set_exception(error)
     else:
         done.set_result(None)
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)

@@ -5,6 +5,7 @@ Gemma 2 is the one that transformers does not run on torch's own attention; the 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,24 @@ def test_a_padded_batch_says_what_each_item_gets_alone(
         assert together[one.id].text == one_by_one[one.id].text
         assert together[one.id].nll == pytest.approx(one_by_one[one.id].nll, abs=1e-4)
         assert together[one.id].nll == pytest.approx(alone(base, one), abs=1e-4)
+
+
+def test_an_answer_ends_at_every_token_at_which_serving_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Llama 3 and others name several: judged by one of them, answers would run on that are served cut."""
+    base = tmp_path / "base"
+    build_tiny("llama", base)
+    monkeypatch.setattr(program, "_place", lambda _: ("cpu", torch.float32))
+    write_lines(tmp_path / "items.jsonl", [item(0, 40)])
+    ids = evaluated(tmp_path, base, batch=1)["i0"]
+    assert ids.finished is False and ids.text
+    tokenizer, path = AutoTokenizer.from_pretrained(base), base / "generation_config.json"
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    prompt = [{"role": "user", "content": ("shelf nine " * 20)[:40]}]
+    asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    said = model.generate(**asked, max_new_tokens=2, do_sample=False)[0, asked["input_ids"].shape[1] :].tolist()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [tokenizer.eos_token_id, said[1]]}))
+    cut = evaluated(tmp_path, base, batch=1)["i0"]
+    assert cut.finished is True
+    assert cut.text == str(tokenizer.decode(said[: said.index(said[1])])).strip()
