@@ -13,6 +13,7 @@ from core.tables.tuning import TuningRun
 from tuning.kinds import Method, Serving, why_not_served
 from tuning.merge_sources import find_sources
 from tuning.recipe import DistillMethod, GrpoMethod, MergeMethod, Recipe, RlooMethod, stages_of
+from tuning.reward_accuracy import why_unproven
 
 
 def serving_of(settings: Settings) -> Serving:
@@ -45,8 +46,8 @@ def require_parts(session: Session, settings: Settings, tenant_id: str, recipe: 
 
     Raises:
         NotFound: `reward_model_not_found` or `teacher_not_found`.
-        InvalidInput: `no_judges`, a reward asks for judges and the settings name none; `cannot_merge`, see
-            `find_sources`.
+        InvalidInput: `no_judges`, a reward asks for judges and the settings name none; `reward_model_unproven`, see
+            `reward_accuracy`; `cannot_merge`, see `find_sources`.
     """
     if isinstance(recipe, DistillMethod):
         teacher_folder(settings, recipe)
@@ -63,6 +64,12 @@ def require_parts(session: Session, settings: Settings, tenant_id: str, recipe: 
                 raise NotFound(f"no reward model of a run '{reward.run}'", code="reward_model_not_found")
             if "artefact" not in run.progress:
                 raise NotFound(f"run '{reward.run}' has made no reward model yet", code="reward_model_not_found")
+            reason = why_unproven(run.progress["artefact"])
+            if reason is not None:
+                raise InvalidInput(
+                    f"the reward model of run '{reward.run}' cannot steer a training: {reason}",
+                    code="reward_model_unproven",
+                )
 
 
 def teacher_folder(settings: Settings, recipe: DistillMethod) -> Path:

@@ -46,12 +46,13 @@ from tuning.progress import LossCurve
 from tuning.recipe import DistillMethod, GrpoMethod, MergeMethod, Recipe, RlooMethod, parse_recipe, stages_of
 from tuning.requirements import judges_for, teacher_folder
 from tuning.revision import code_revision
+from tuning.reward_accuracy import accuracy_of
 from tuning.run import Run, fetch_files, folder_of, keep_error, load_run
 from tuning.seen import record_lineage
 from tuning.service import has_gpu
 from tuning.sizes import LARGE, SMALL, RunSize
 from tuning.sources import load_rows, withhold
-from tuning.spec import MergePart, RewardSource, TrainSpec, parse_event
+from tuning.spec import MergePart, RewardSource, TrainSpec, parse_event, read_rows
 
 if TYPE_CHECKING:
     from generation.models import BaseModelInfo
@@ -61,6 +62,7 @@ log = structlog.stdlib.get_logger(__name__)
 TRAIN_SHARE = (0.08, EVALUATE_SHARE[0])
 """Where training lies on the progress of the whole job; preparing comes before it."""
 _TELL_EVERY_S = 1.0
+_REWARD_MODEL = "reward_model"
 
 
 class Registry(Protocol):
@@ -196,7 +198,7 @@ class TuningRunner:
                 self._train(lease, run, base, folder, adapter, environment)
                 (folder / "trained").write_text(content_digest(adapter), encoding="utf-8")
             if recipe.method is Method.REWARD:
-                self._keep(lease, run, folder, adapter, "reward_model", None)
+                self._keep(lease, run, folder, adapter, _REWARD_MODEL, None)
                 return
             evaluation, notes = self._comparison.evaluate(lease, run, base, folder, adapter, environment)
         items = read_items(folder / ITEMS_FILE)
@@ -216,6 +218,9 @@ class TuningRunner:
         with lease.write() as session:
             row = session.get_one(TuningRun, run.id)
             row.gate_report = report.to_json() if report is not None else None
+            if kind == _REWARD_MODEL:
+                held_out = read_rows(folder / HELD_OUT_FILE)
+                artefact |= accuracy_of(row.loss_curve, sum(one.rejected is not None for one in held_out))
             row.progress = {**row.progress, "artefact": artefact}
             lease.succeed()
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
