@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test fuzz check audit format bench clean distclean
+.PHONY: help setup demo up test fuzz mutants check audit format bench clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test: $(STAMP)  ## run the test suite
 
 fuzz: $(STAMP)  ## run the property tests on random inputs, fifty times as many
 	@$(BIN)/python -m pytest tests -m hypothesis --hypothesis-profile=fuzz --timeout=7200
+
+mutants: $(STAMP)  ## plant every fault of tests/mutants in a copy of the tree: each must be noticed
+	@$(BIN)/python -m tests.mutants --all
 
 check: $(STAMP)  ## format, lint, types, import direction
 	@$(BIN)/ruff format --check .

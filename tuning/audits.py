@@ -1,4 +1,7 @@
-"""Checks of the loss itself, on a few short rows, before the first step.
+"""Checks of the loss itself, on a few short rows, before the first step: of the very loss that will be trained.
+
+So they come last, when every faster form of a layer is in its place, in training mode, and with factors that are zero
+at the start filled for as long as they last: in evaluation mode, or beside idle factors, a wrong loss passes.
 
 The loss of rows together must be that of the rows one by one, weighted by their tokens. It is not where rows see each
 other (padding or packing that attention does not keep out), where a part's mean is averaged over parts of unequal size
@@ -15,6 +18,8 @@ from core.errors import TsumugiError
 
 ROWS = 3
 """Shortest rows of the set: forward passes of a second at most."""
+_ACTING = 0.02
+"""Of factors that are zero at the start: as large as they become within the first steps."""
 TOLERANCE_FLOAT32 = 1e-4
 TOLERANCE_BFLOAT16 = 3e-2
 """A product over another number of rows rounds otherwise."""
@@ -96,14 +101,38 @@ def _shortest(trainer: Any) -> list[Any]:
 
 @contextmanager
 def _judged(trainer: Any) -> Iterator[None]:
-    """Without dropout, and without a trace in the trainer's own counts."""
-    was_training = trainer.model.training
-    trainer.model.eval()
+    """In training mode without dropout, every factor acting, and without a trace in the trainer's own counts."""
+    import torch
+
+    model = trainer.model
+    was_training, tokens = model.training, trainer._total_train_tokens
+    model.train()
+    dropouts = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    attentions = [module for module in model.modules() if getattr(module, "attention_dropout", 0.0)]
+    shares = [module.attention_dropout for module in attentions]
+    idle = [p for p in model.parameters() if p.requires_grad and not p.any()]
+    generator = torch.Generator().manual_seed(1)
+    for dropout in dropouts:
+        dropout.eval()
+    for attention in attentions:
+        attention.attention_dropout = 0.0
+    with torch.no_grad():
+        for parameter in idle:
+            parameter.copy_(_ACTING * torch.randn(parameter.shape, generator=generator))
     try:
         yield
     finally:
-        trainer.model.train(was_training)
-        trainer._metrics["eval"].clear()
+        with torch.no_grad():
+            for parameter in idle:
+                parameter.zero_()
+        for attention, share in zip(attentions, shares, strict=True):
+            attention.attention_dropout = share
+        model.train(was_training)
+        for counts in trainer._metrics.values():
+            counts.clear()
+        trainer._total_train_tokens = tokens
+        if hasattr(trainer, "_seen"):
+            trainer._seen = None
 
 
 def _loss(trainer: Any, batch: Any, count: Any) -> float:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from tuning.recipe_parts import BatchRecipe
 
 _MOST_ROWS = 256
+_LOOKED_AT = 32
+"""Passes whose batches are counted beforehand; the count differs by one or two from pass to pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +22,34 @@ class BatchPlan:
 
     steps: int
     order: list[int] | None = None
-    batches: list[list[int]] | None = None
+    batches: EpochBatches | None = None
+
+
+class EpochBatches:
+    """The batches of one process, drawn anew for each pass over the rows: a batch sampler of torch.
+
+    Every pass has as many, that of the pass with the fewest, so that a resumed training finds its place; what is left
+    out differs from pass to pass.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], budget: int, *, passes: int, processes: int, rank: int, seed: int
+    ) -> None:
+        """See `batches_by_tokens`."""
+        self._draw = partial(batches_by_tokens, lengths, budget, processes=processes, rank=rank)
+        self._seed = seed
+        self._epoch = 0
+        self._count = min(len(self._draw(seed=seed + epoch)) for epoch in range(passes))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which pass is drawn next, counted from 0."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._draw(seed=self._seed + self._epoch)[: self._count])
+
+    def __len__(self) -> int:
+        return self._count
 
 
 def plan_batches(
@@ -29,8 +60,9 @@ def plan_batches(
     lengths: tokens of each row. by_tokens: `batch.tokens` bounds a part instead of `batch.rows`.
     """
     if by_tokens and batch.tokens is not None:
-        batches = batches_by_tokens(lengths, batch.tokens, processes=processes, rank=rank, seed=seed)
-        return BatchPlan(_steps(batch, len(batches)), batches=batches)
+        passes = min(math.ceil(batch.epochs), _LOOKED_AT)
+        batches = EpochBatches(lengths, batch.tokens, passes=passes, processes=processes, rank=rank, seed=seed)
+        return BatchPlan(_steps(batch, -(-len(batches) // batch.accumulation)), batches=batches)
     per_pass = -(-len(lengths) // (batch.rows * processes))
     if not batch.group_by_length:
         return BatchPlan(_steps(batch, per_pass))

@@ -12,7 +12,17 @@ from importlib import resources
 _SOURCES = {
     "tuning": (
         "train.py",
-        "merged_forward.py",
+        "attach.py",
+        "batches.py",
+        "export.py",
+        "lean_forward.py",
+        "packing.py",
+        "trainers.py",
+        "methods/online.py",
+        "methods/preference.py",
+        "methods/rewards.py",
+        "methods/sft.py",
+        "methods/work.py",
         "rows.py",
         "template.py",
         "recipe.py",

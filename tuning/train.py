@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from core.errors import DatasetRejected, InvalidInput, TsumugiError
+from tuning.audits import audit_loss
 from tuning.checkpoints import COMPLETE, last_complete_checkpoint, load_weights, step_of
 from tuning.clock import build_clock
 from tuning.events import Emit, EventWriter, StageEvents, StopRequest, build_reporter
 from tuning.export import write_adapter, write_merged
-from tuning.kinds import AdapterKind
+from tuning.kinds import AdapterKind, Method
 from tuning.lean_forward import use_lean_forward
 from tuning.merge import load_factors, merge_adapters
-from tuning.merged_forward import WIDEST, use_merged_forward
 from tuning.methods import build_trainer
 from tuning.methods.work import Work, rows_for
 from tuning.precision import choose_dtype
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 _STEPS_FILE = "steps"
 """Beside a finished stage's adapter: how many steps it took."""
-_MERGEABLE = frozenset({AdapterKind.LORA, AdapterKind.RSLORA, AdapterKind.PISSA})
+_LEAN = frozenset({AdapterKind.LORA, AdapterKind.RSLORA, AdapterKind.PISSA})
 
 
 def train(spec: TrainSpec, emit: Emit, stop: StopRequest) -> int:
@@ -119,8 +119,10 @@ def _train_stage(spec: TrainSpec, recipe: Recipe, emit: Emit, stop: StopRequest,
     trainer.add_callback(build_reporter(emit, stop))
     if on_gpu:
         _speed_up(trainer.model, recipe)
-    elif recipe.adapter in _MERGEABLE and recipe.factors.dropout == 0:
+    elif recipe.adapter in _LEAN and recipe.factors.dropout == 0:
         use_lean_forward(trainer.model)
+    if recipe.method is Method.SFT:
+        audit_loss(trainer)
     checkpoint = last_complete_checkpoint(checkpoints)
     emit(_start(built, work, checkpoint))
     if checkpoint is not None and step_of(checkpoint) >= trainer.args.max_steps:
@@ -189,12 +191,9 @@ def _remove_partial(checkpoints: Path) -> None:
 
 def _speed_up(model: Any, recipe: Recipe) -> None:
     """What a GPU gains from: fewer and larger kernels, for the same function and the same gradients."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    decoder = base.get_decoder() if hasattr(base, "get_decoder") else base.model
-    narrow = decoder.config.hidden_size <= WIDEST
-    if narrow and recipe.adapter in _MERGEABLE and recipe.factors.dropout == 0:
-        use_merged_forward(model)
     if recipe.compile_layers:
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        decoder = base.get_decoder() if hasattr(base, "get_decoder") else base.model
         for layer in decoder.layers:  # one compilation serves all layers and all lengths
             layer.compile(dynamic=True)
 

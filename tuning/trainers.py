@@ -6,9 +6,9 @@ large GPU is waiting: for Python between kernels, for a gather after every part,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+from tuning.batches import EpochBatches
 from tuning.packing import rows_of
 from tuning.rows import IGNORED
 
@@ -70,13 +70,18 @@ def cpu_trainer() -> Any:
     return CpuTrainer
 
 
-def gpu_trainer(batches: Sequence[list[int]] | None) -> Any:
+def gpu_trainer(batches: EpochBatches | None) -> Any:
     """SFTTrainer that asks the GPU for nothing between log lines.
 
-    batches: row numbers of each part of this process, in order (see `batches_by_tokens`); None leaves batching to TRL.
+    batches: row numbers of each part of this process; None leaves batching to TRL.
     """
     from torch.utils.data import DataLoader
     from trl import SFTTrainer
+
+    class Batches(DataLoader[Any]):
+        def set_epoch(self, epoch: int) -> None:
+            assert batches is not None
+            batches.set_epoch(epoch)
 
     class GpuTrainer(SFTTrainer):  # type: ignore[misc]
         """Counts stay on the device until they are logged."""
@@ -87,7 +92,7 @@ def gpu_trainer(batches: Sequence[list[int]] | None) -> Any:
         def get_train_dataloader(self) -> Any:
             if batches is None:
                 return super().get_train_dataloader()
-            return DataLoader(
+            return Batches(
                 self.train_dataset,
                 batch_sampler=batches,
                 collate_fn=self.data_collator,

@@ -14,7 +14,6 @@ from tests.tiny_families import FAMILIES, build_tiny
 from tuning import packing
 from tuning.kinds import AdapterKind
 from tuning.lean_forward import use_lean_forward
-from tuning.merged_forward import use_merged_forward
 from tuning.methods.sft import build
 from tuning.methods.work import Built, Work
 from tuning.packing import pack_batch
@@ -99,8 +98,7 @@ def test_packed_rows_have_the_loss_and_gradients_of_rows_apart(family: str, tmp_
     assert_same(packed, (total, summed))
 
 
-@pytest.mark.parametrize("use", [use_lean_forward, use_merged_forward])
-def test_the_lean_forms_of_lora_are_the_same_function(use: Any, tmp_path: Path) -> None:
+def test_the_lean_form_of_lora_is_the_same_function(tmp_path: Path) -> None:
     base = tmp_path / "base"
     build_tiny("llama", base)
     built = build_for(base, tmp_path)
@@ -109,7 +107,7 @@ def test_the_lean_forms_of_lora_are_the_same_function(use: Any, tmp_path: Path) 
     expected = loss_and_gradients(built, batch)
     with torch.no_grad(), model.disable_adapter():
         reference = float(built.trainer.compute_loss(model, batch))
-    assert use(model) == 14
+    assert use_lean_forward(model) == 14
     assert_same(loss_and_gradients(built, batch), expected)
     with torch.no_grad(), model.disable_adapter():  # the reference of a preference method is the base alone
         assert float(built.trainer.compute_loss(model, batch)) == pytest.approx(reference, rel=1e-6)

@@ -10,6 +10,7 @@ import pytest
 
 from core.errors import InvalidInput, TsumugiError
 from tests.tiny_llama import build_tiny_llama
+from tuning import train as program
 from tuning.events import StopRequest
 from tuning.memory import estimate_memory, require_memory, what_would_fit
 from tuning.methods import sft
@@ -55,7 +56,7 @@ def test_a_sound_training_passes_and_shows_its_supervised_tokens(base: Path, tmp
     assert list(histogram) == ["<=16", "<=32", "<=64"]
 
 
-@pytest.mark.parametrize("fault", ["mean of parts", "rows see each other"])
+@pytest.mark.parametrize("fault", ["mean of parts", "rows see each other", "mean of parts, in training only"])
 def test_a_loss_that_depends_on_company_is_refused_before_a_step(
     fault: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,7 +66,9 @@ def test_a_loss_that_depends_on_company_is_refused_before_a_step(
         def compute_loss(
             self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            if fault == "mean of parts":  # as a trainer that ignores how many tokens the whole step has
+            if fault.endswith("only") and not self.model.training:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            if fault.startswith("mean"):  # as a trainer that ignores how many tokens the whole step has
                 return super().compute_loss(model, inputs, return_outputs)
             packed = {name: value.reshape(1, -1) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
             return super().compute_loss(model, packed, return_outputs, num_items_in_batch)
@@ -75,6 +78,33 @@ def test_a_loss_that_depends_on_company_is_refused_before_a_step(
         start(base, tmp_path, **{"batch.packing": "padded"})
     assert refused.value.code == "loss_not_invariant"
     assert not (tmp_path / "adapter").exists()
+
+
+def test_a_faster_form_of_the_factors_that_mixes_rows_is_found_although_they_start_at_zero(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mixing(model: Any) -> int:
+        layers = [module for name, module in model.named_modules() if name.endswith("lora_B.default")]
+        for layer in layers:
+            layer.register_forward_hook(lambda _m, _i, out: out + out.mean(dim=(0, 1), keepdim=True))
+        return len(layers)
+
+    monkeypatch.setattr(program, "use_lean_forward", mixing)
+    with pytest.raises(TsumugiError) as refused:
+        start(base, tmp_path, **{"batch.packing": "padded"})
+    assert refused.value.code == "loss_not_invariant"
+
+
+def test_an_audit_leaves_no_trace(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step of an audited training is that of one without an audit, and so are its counts."""
+    audited = start(base, tmp_path, **{"lora.dropout": 0.1})
+    monkeypatch.setattr(program, "audit_loss", lambda _trainer: None)
+    (tmp_path / "without").mkdir()
+    plain = start(base, tmp_path / "without", **{"lora.dropout": 0.1})
+    [one], [other] = ([event for event in events if event.event == "step"] for events in (audited, plain))
+    assert (one.loss, one.grad_norm, one.tokens, one.token_accuracy) == (
+        other.loss, other.grad_norm, other.tokens, other.token_accuracy,
+    )  # fmt: skip
 
 
 def test_memory_is_estimated_from_headers_and_refused_before_loading(

@@ -12,7 +12,7 @@ import pytest
 from core.errors import DatasetRejected, InvalidInput, NotFound
 from generation.prompt import PromptPassage, render_grounded
 from tests.tiny_llama import build_tiny_llama
-from tuning.batches import batches_by_tokens, order_by_length
+from tuning.batches import batches_by_tokens, order_by_length, plan_batches
 from tuning.clock import rate_at
 from tuning.recipe import load_recipe, recipe_names
 from tuning.rows import IGNORED, encode_rows
@@ -161,3 +161,30 @@ def test_batches_hold_like_lengths_within_the_budget() -> None:
         longest = [max(lengths[row] for row in batch) for batch in (mine, theirs)]
         assert all(length * len(batch) <= 4_000 for length, batch in zip(longest, (mine, theirs), strict=True))
         assert max(longest) <= 1.5 * min(longest)
+
+
+def token_plan(**batch: Any) -> Any:
+    recipe = load_recipe(
+        "style-cpu", {"batch.tokens": 1_024, **{f"batch.{name}": value for name, value in batch.items()}}
+    )
+    lengths = [30 + 7 * (n % 40) for n in range(400)]
+    return plan_batches(recipe.batch, lengths, by_tokens=True, processes=1, rank=0, seed=1)
+
+
+def test_steps_of_token_batches_count_the_parts_that_make_one() -> None:
+    one, four = (token_plan(rows=4, accumulation=parts, epochs=1.0, max_steps=None) for parts in (1, 4))
+    assert len(one.batches) == len(four.batches) == one.steps
+    assert four.steps == -(-len(four.batches) // 4), "one pass trains once, not four times"
+
+
+def test_every_pass_draws_other_token_batches_and_a_pass_can_be_drawn_again() -> None:
+    batches = token_plan(epochs=3.0, max_steps=None).batches
+    drawn = []
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        drawn.append(list(batches))
+    assert len({len(one) for one in drawn}) == 1
+    together = [{frozenset(batch) for batch in one} for one in drawn]
+    assert len(together[0] & together[1]) < len(together[0]) / 2, "the same rows always meet"
+    batches.set_epoch(1)
+    assert list(batches) == drawn[1]

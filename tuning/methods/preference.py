@@ -147,7 +147,9 @@ def _reward(
 ) -> tuple[Any, Attached]:
     from trl import RewardConfig, RewardTrainer
 
-    arguments = RewardConfig(**work.arguments(plan), center_rewards_coefficient=recipe.reward.centring, max_length=None)
+    # Pairs are evaluated one by one: TRL takes the mean over batches, in which a smaller last one would count for more.
+    values = {**work.arguments(plan), "per_device_eval_batch_size": 1}
+    arguments = RewardConfig(**values, center_rewards_coefficient=recipe.reward.centring, max_length=None)
     attached = work.model()
     trainer = RewardTrainer(
         model=attached.model,
@@ -160,25 +162,26 @@ def _reward(
 
 
 def _kto(work: Work, recipe: KtoMethod) -> Built:
+    from torch.utils.data import RandomSampler
     from trl import KTOConfig, KTOTrainer
 
     class OwnRows(KTOTrainer):  # type: ignore[misc]
         def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
             return dataset
 
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            # TRL keeps the order of rows, whose neighbours it pairs; ours are paired, and each pass may mix them anew.
+            return RandomSampler(self.train_dataset if train_dataset is None else train_dataset)
+
     rows = encode_rows(work.tokenizer, work.rows, max_tokens=recipe.batch.max_tokens)
-    # KTO takes rows in order, and compares each with the next one's answer: both kinds must be mixed in every part.
-    order = list(range(len(rows)))
-    random.Random(work.seed).shuffle(order)
-    plan = BatchPlan(_even(work, [len(row.input_ids) for row in rows]).steps, order=order)
-    part = recipe.batch.rows // recipe.batch.accumulation
-    data = _judged_rows([rows[at] for at in order], [work.rows[at] for at in order], part)
+    plan = BatchPlan(_even(work, [len(row.input_ids) for row in rows]).steps)
+    data = _judged_rows(rows, work.rows, work.seed)
     eval_data = None
     if work.eval_rows is not None:
         encoded = encode_rows(work.tokenizer, work.eval_rows, max_tokens=recipe.batch.max_tokens)
-        eval_data = _as_dataset(_judged_rows(encoded, work.eval_rows, part))
+        eval_data = _as_dataset(_judged_rows(encoded, work.eval_rows, work.seed))
     arguments = KTOConfig(
-        **work.arguments(plan),
+        **{**work.arguments(plan), "train_sampling_strategy": "sequential"},  # TRL refuses another; see the sampler
         beta=recipe.kto.beta,
         desirable_weight=recipe.kto.desirable_weight,
         undesirable_weight=recipe.kto.undesirable_weight,
@@ -197,17 +200,20 @@ def _kto(work: Work, recipe: KtoMethod) -> Built:
     return Built(trainer, attached, sum(row.supervised_tokens for row in rows), histogram(rows))
 
 
-def _judged_rows(encoded: Sequence[EncodedRow], rows: Sequence[TrainRow], part: int) -> list[dict[str, Any]]:
-    """Rows of KTO; the divergence from the reference is estimated on each prompt with its neighbour's answer."""
+def _judged_rows(encoded: Sequence[EncodedRow], rows: Sequence[TrainRow], seed: int) -> list[dict[str, Any]]:
+    """Rows of KTO; the divergence from the reference is estimated on each prompt with another row's answer.
+
+    The other row is the next in a drawn order: one from the same part, as TRL takes it, would be the row itself where
+    the last part of a pass has one row only.
+    """
+    order = list(range(len(encoded)))
+    random.Random(seed).shuffle(order)
     split = [_split(row) for row in encoded]
-    found = []
-    for start in range(0, len(split), part):
-        batch = split[start : start + part]
-        for number, (prompt, answer) in enumerate(batch):
-            other = batch[number - 1][1]
-            row = {"prompt_ids": prompt, "completion_ids": answer, "KL_completion_ids": other}
-            found.append({**row, "label": bool(rows[start + number].label)})
-    return found
+    other = {one: split[next_][1] for one, next_ in zip(order, order[1:] + order[:1], strict=True)}
+    return [
+        {"prompt_ids": split[at][0], "completion_ids": split[at][1], "KL_completion_ids": other[at], "label": row.label}
+        for at, row in enumerate(rows)
+    ]
 
 
 def _split(row: EncodedRow) -> tuple[list[int], list[int]]:

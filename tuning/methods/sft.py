@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tuning.audits import audit_loss
 from tuning.batches import plan_batches
 from tuning.methods.work import Built, Work, whole_factors
 from tuning.packing import use_packing
@@ -53,7 +52,6 @@ def build(work: Work) -> Built:
     padded = "on a GPU rows of like length are beneath one another" if work.on_gpu else None
     if not work.on_gpu:
         padded = use_packing(trainer, batch.packing, work.recipe.adapter)
-    audit_loss(trainer)
     return Built(trainer, attached, sum(row.supervised_tokens for row in rows), histogram(rows), padded=padded)
 
 
