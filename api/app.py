@@ -18,6 +18,7 @@ from api.draining import Draining, DrainMiddleware
 from api.idempotency import forget_interrupted
 from api.limits import BodyLimitMiddleware
 from api.metrics import HttpMetrics, JobCounts
+from api.questions import TenantThreads
 from api.quotas import Quotas
 from api.routes import ROUTERS
 from api.services import Services
@@ -66,6 +67,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.streams = StreamPool()
     app.state.storing = anyio.CapacityLimiter(STORING_THREADS)
     app.state.dataset_turns = Turns()
+    app.state.asking = TenantThreads()
     app.state.quotas = Quotas(services.settings.http, services.redis_url)
     errors.install(app)
     for router in ROUTERS:

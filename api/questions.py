@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import os
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TypeVar
 
+import anyio
+import anyio.to_thread
+from fastapi import Request
 from sqlalchemy import select
 
 from core.access import Principal
@@ -15,6 +19,31 @@ from core.settings import Settings
 from core.tables import Collection
 
 T = TypeVar("T")
+Result = TypeVar("Result")
+
+
+class TenantThreads:
+    """Threads for what is searched and weighed before a question is handed to the generator: a few for each tenant.
+
+    This takes CPU and the interpreter. In threads that all share, forty questions of one tenant would leave none to the
+    others, and in as many of their own a fortieth of a core.
+    """
+
+    def __init__(self, each: int = max(4, os.cpu_count() or 1)) -> None:
+        self._each = each
+        self._limiters: dict[str, anyio.CapacityLimiter] = {}
+
+    async def run(self, tenant_id: str, call: Callable[[], Result]) -> Result:
+        """Run a call in a thread of the tenant's, when one is free."""
+        if tenant_id not in self._limiters:
+            self._limiters[tenant_id] = anyio.CapacityLimiter(self._each)
+        return await anyio.to_thread.run_sync(call, limiter=self._limiters[tenant_id])
+
+
+async def in_turn(request: Request, caller: Principal, call: Callable[[], Result]) -> Result:
+    """Run a search, or an answer up to its generation, in a thread of the caller's tenant."""
+    threads: TenantThreads = request.app.state.asking
+    return await threads.run(caller.tenant_id, call)
 
 
 def check_length(settings: Settings, text: str, field: str) -> None:

@@ -8,9 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
-from api.questions import check_length, find_collection_id, first_then_rest
+from api.questions import check_length, find_collection_id, first_then_rest, in_turn
 from api.schemas.answers import (
     AnswerBody,
     AskBody,
@@ -21,8 +20,9 @@ from api.schemas.answers import (
     SearchItem,
 )
 from api.security import Caller, GuardedRoute, ServicesOf, needs
+from api.services import Services
 from api.streaming import EventStream, StreamPool, problem_in_stream, sse
-from core.access import access_filter
+from core.access import Principal, access_filter
 from core.answer_format import parse_response_format
 from core.repositories.derived import ratable_answer
 from core.types import Message, Scope
@@ -32,9 +32,13 @@ router = APIRouter(route_class=GuardedRoute, tags=["answers"])
 
 
 @router.post("/v1/search", dependencies=[needs(Scope.QUERY)])
-def search(body: SearchBody, caller: Caller, services: ServicesOf) -> SearchAnswer:
+async def search(body: SearchBody, request: Request, caller: Caller, services: ServicesOf) -> SearchAnswer:
     """Find passages, best first, without asking the generator."""
     check_length(services.settings, body.query, "query")
+    return await in_turn(request, caller, lambda: _found(body, caller, services))
+
+
+def _found(body: SearchBody, caller: Principal, services: Services) -> SearchAnswer:
     access = access_filter(caller, collection_id=find_collection_id(services.db, caller, body.collection))
     found = services.searcher.search(
         body.query,
@@ -74,7 +78,7 @@ async def ask(body: AskBody, request: Request, caller: Caller, services: Service
         reasoning=body.reasoning,
         best_of=body.best_of,
     )
-    stream = await run_in_threadpool(services.answers.ask, caller, body.question, options)
+    stream = await in_turn(request, caller, lambda: services.answers.ask(caller, body.question, options))
     pool: StreamPool = request.app.state.streams
     if not body.stream:
         events = await pool.collect(request, stream, stream.cancel)

@@ -13,9 +13,8 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.concurrency import run_in_threadpool
 
-from api.questions import check_length, first_then_rest
+from api.questions import check_length, first_then_rest, in_turn
 from api.routes.answers import count_answer
 from api.schemas.openai import ChatBody
 from api.security import Caller, GuardedRoute, ServicesOf, needs
@@ -64,7 +63,7 @@ async def chat_completions(body: ChatBody, request: Request, caller: Caller, ser
         reasoning=body.reasoning,
         best_of=body.best_of,
     )
-    stream = await run_in_threadpool(_start, services, caller, question, options)
+    stream = await in_turn(request, caller, lambda: _start(services, caller, question, options))
     if not body.stream:
         pool: StreamPool = request.app.state.streams
         events = await pool.collect(request, stream, stream.cancel)

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -14,7 +15,8 @@ import pydantic
 import pytest
 from fastapi.testclient import TestClient
 
-from core.tables import Answer, Feedback
+from core.tables import Answer, Feedback, Tenant
+from core.types import AccessFilter
 from tests.api_app import PASSAGE, Api
 
 
@@ -122,6 +124,36 @@ def test_many_slow_streams_do_not_block_the_others(api: Api, api_url: str) -> No
         asker.join(20)
     client.close()
     assert all("event: done" in text for text in answers) and len(answers) == 32
+
+
+@pytest.mark.parametrize("path", ["/v1/ask", "/v1/search", "/v1/chat/completions"])
+def test_one_tenants_searches_take_no_thread_of_the_others(
+    api: Api, api_url: str, other_tenant: Tenant, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, gate, held = api.search.search, threading.Event(), threading.Semaphore(0)
+
+    def slow(query: str, access: AccessFilter, *rest: Any, **more: Any) -> Any:
+        if access.tenant_id != other_tenant.id:
+            held.release()
+            assert gate.wait(60)
+        return search(query, access, *rest, **more)
+
+    monkeypatch.setattr(api.search, "search", slow)
+    body: dict[str, Any] = {"question": "days?"} if path == "/v1/ask" else {"query": "days?"}
+    if path == "/v1/chat/completions":
+        body = {"model": "tsumugi", "messages": [{"role": "user", "content": "days?"}]}
+    limits = httpx.Limits(max_connections=None)
+    with httpx.Client(base_url=api_url, timeout=60, limits=limits) as client, ThreadPoolExecutor(60) as pool:
+        try:
+            mine = {"Authorization": f"Bearer {api.admin}"}
+            asked = [pool.submit(client.post, path, json=body, headers=mine) for _ in range(60)]
+            assert held.acquire(timeout=60)
+            others = api.key("query", tenant=other_tenant)
+            assert client.post(path, json=body, headers=others, timeout=30).status_code == 200
+            assert client.get("/v1/jobs", headers=mine, timeout=30).status_code == 200
+        finally:
+            gate.set()
+        assert {one.result().status_code for one in asked} == {200}
 
 
 def test_search(api: Api, admin: TestClient) -> None:
