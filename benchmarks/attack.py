@@ -35,7 +35,8 @@ from cli.service_process import ServiceProcess
 REST_S = 15.0
 SETTLE_S = 180.0
 PATIENCE_S = 60.0
-"""How much longer an attack goes on while none of the other tenant's uploads has become ready in it."""
+"""How much longer an attack goes on while too little of the other tenant's has ended in it."""
+ENOUGH = 8
 HEALTH_LIMIT_S = 1.0
 RATIO_LIMIT = 5.0
 TEXT = "# 手当\n\n出張の日当は一日五千円です。\n\n# Leave\n\nStaff number {n} have {n} days of annual leave a year.\n"
@@ -52,6 +53,11 @@ class Noticed:
     ready_s: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     peak_mib: float = 0.0
+
+    @property
+    def enough(self) -> bool:
+        """Whether a p95 says something, and an upload became ready."""
+        return min(len(self.search_ms), len(self.answer_ms)) >= ENOUGH and bool(self.ready_s)
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,7 @@ def run(models: Path | None, chosen: dict[str, Any], seconds: float, most_mib: f
                 attacker.begun.wait()
                 other.span()
                 until = time.monotonic() + seconds
-                while time.monotonic() < until or not (other.noticed.ready_s or time.monotonic() > until + PATIENCE_S):
+                while time.monotonic() < until or not (other.noticed.enough or time.monotonic() > until + PATIENCE_S):
                     time.sleep(0.2)
                 seen = other.span()
                 over.set()
