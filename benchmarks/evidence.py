@@ -5,7 +5,7 @@
 DIR as for `benchmarks.office`. Files go through the real ingest; every candidate that the passages found make is judged
 against what is expected, with no model. Weights are fitted on the questions of four fifths of the documents and tried
 on the rest, five times. --parameters writes those fitted on all, in the form of `generation/evidence/parameters.json`;
-what hearing the model adds is taken over from the shipped ones. ZIP archives are left out.
+what hearing the model adds is taken over from the shipped ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.ingested import open_ingested
+from benchmarks.ingested import Ingested, open_ingested
 from benchmarks.office import find_data
 from core.errors import TsumugiError
 from core.log import configure
@@ -25,18 +25,22 @@ from generation.evidence.parameters import SHIPPED, shipped_parameters
 from ingest.upload import Upload
 
 
+def ingest_folder(service: Ingested, folder: Path) -> None:
+    """Take in the files of a folder, those of archives as well; says which cannot be read."""
+    for file in sorted((folder / "documents").iterdir()):
+        try:
+            service.add([Upload(file.name, file.read_bytes())])
+        except TsumugiError as error:
+            print(f"not read: {file.name}: {error.code}")
+
+
 def read_folder(folder: Path, limit: int | None) -> list[Judged]:
     """Ingest the files and judge every candidate of every question."""
     questions = chosen(parse_questions(read_questions(folder / "questions.jsonl")[0]), limit=limit)
     today = datetime.now(UTC).date()
     judged = []
     with open_ingested() as service:
-        for file in sorted((folder / "documents").iterdir()):
-            try:
-                if file.suffix.lower() != ".zip":
-                    service.add([Upload(file.name, file.read_bytes())])
-            except TsumugiError as error:
-                print(f"not read: {file.name}: {error.code}")
+        ingest_folder(service, folder)
         for question in questions:
             one = judge_candidates(question, service.retrieval.searcher, service.principal, today)
             if one is not None:

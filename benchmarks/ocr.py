@@ -1,6 +1,6 @@
 """How many characters of generated scans are read right: skewed, turned, noisy, Japanese and English.
 
-    python -m benchmarks.ocr [--limit 50] [--engine rapidocr|tesseract] [--json FILE]
+    python -m benchmarks.ocr [--limit 50] [--engine rapidocr|tesseract] [--fonts FOLDER] [--json FILE]
 
 Characters right is 1 minus the edit distance by the length, over NFKC without white space. Ends with 1 under 0.97.
 """
@@ -21,10 +21,10 @@ from ingest.extract import extract_document
 from ingest.extract.ocr import configure_ocr
 
 FONTS = (
-    "/usr/share/fonts/opentype/ipafont-gothic/ipag.ttf",
-    "/usr/share/fonts/opentype/ipafont-mincho/ipam.ttf",
-    "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
-    "/usr/share/fonts/opentype/noto/NotoSerifCJK-Regular.ttc",
+    "usr/share/fonts/opentype/ipafont-gothic/ipag.ttf",
+    "usr/share/fonts/opentype/ipafont-mincho/ipam.ttf",
+    "usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
+    "usr/share/fonts/opentype/noto/NotoSerifCJK-Regular.ttc",
 )
 WANTED = 0.97
 JAPANESE = (
@@ -99,9 +99,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=50, help="so many scans")
     parser.add_argument("--engine", choices=("rapidocr", "tesseract"), default="rapidocr")
+    parser.add_argument("--fonts", type=Path, help="a folder that holds the Debian packages' fonts unpacked")
     parser.add_argument("--json", type=Path, help="write the results here")
     arguments = parser.parse_args()
-    fonts = [font for font in FONTS if Path(font).exists()]
+    root = arguments.fonts or Path("/")
+    fonts = [str(root / font) for font in FONTS if (root / font).exists()]
     if not fonts:
         print("no Japanese font is installed: apt-get install fonts-ipafont", file=sys.stderr)
         return 2

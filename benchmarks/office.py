@@ -87,7 +87,9 @@ def upload(client: Client, files: Sequence[Path]) -> Shelf:
         except ApiProblem as problem:
             shelf.failed[name] = {"code": problem.problem.get("code"), "detail": problem.problem.get("detail")}
             continue
-        jobs.append((name, answer["items"][0]))
+        members = answer["items"]
+        # What an archive holds is told by its paths in it: ARCHIVE!/PATH.
+        jobs += [(name if len(members) == 1 else one["document"]["external_id"], one) for one in members]
     for name, item in jobs:
         job = client.follow_job(item["job"]["id"], timeout_s=_FAR_S)
         if job["status"] == "succeeded":

@@ -112,7 +112,7 @@ def best_of(item: Judged, name: str, weights: Table) -> tuple[list[float], float
 
 def measure(judged: Sequence[Judged]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(figures, parameters): held out by document, and fitted on all."""
-    folds = _folds(judged)
+    folds = folds_of(judged)
     sure, right, stored = _held_out(judged, folds, _SIDES)
     blind = [replace(item, table=_not_compared(item.table)) for item in judged]
     blind_sure, blind_right, blind_stored = _held_out(blind, folds, (_UNCOMPARED,))
@@ -120,8 +120,8 @@ def measure(judged: Sequence[Judged]) -> tuple[dict[str, Any], dict[str, Any]]:
     return figures, stored | blind_stored
 
 
-def _folds(judged: Sequence[Judged]) -> NDArray[np.intp]:
-    """Questions of one document are in one fold; one that names none is taken by itself."""
+def folds_of(judged: Sequence[Judged]) -> NDArray[np.intp]:
+    """The fold of each, (len(judged),). Questions of one document are in one fold; one that names none is taken by itself."""
     names = [(item.question.documents or [item.question.question])[0] for item in judged]
     order = np.random.RandomState(0).permutation(sorted(set(names)))
     fold_of = {name: number % _FOLDS for number, name in enumerate(order)}
@@ -213,7 +213,7 @@ def fit_for_tenant(judged: Sequence[Judged]) -> tuple[dict[str, Any], dict[str, 
             f" something are needed, not {len(judged) - unanswerable} and {unanswerable}",
             code="too_few_questions",
         )
-    shipped, folds = shipped_parameters(), _folds(judged)
+    shipped, folds = shipped_parameters(), folds_of(judged)
     stored = shipped.to_json()
     compared = any(item.table[:, FEATURES.index("similar")].any() for item in judged)
     before, sure, right = np.zeros(len(judged)), np.zeros(len(judged)), np.zeros(len(judged))

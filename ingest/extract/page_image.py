@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from math import ceil
 from typing import Any
 
 from core.errors import ExtractionFailed, NotFound
@@ -18,6 +19,7 @@ from ingest.extract.repair import repair_text
 
 _DPI = 144
 _MAX_PIXELS = 6_000_000
+_ON_EDGE = 0.05
 _MARKER = (255, 226, 64)
 """Colour that the paper takes where a span is marked; letters stay dark."""
 
@@ -138,8 +140,10 @@ def _part_of(spot: PlacedText, start: int, end: int) -> Box:
 
 def _in_pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
     width, height = size
-    x0, y0 = max(0, round(box[0] * width)), max(0, round(box[1] * height))
-    return x0, y0, min(width, max(x0 + 1, round(box[2] * width))), min(height, max(y0 + 1, round(box[3] * height)))
+    # All of the ink, which is drawn over the edges of its pixels; an edge that lies on one is not moved by rounding.
+    x0, y0 = max(0, int(box[0] * width + _ON_EDGE)), max(0, int(box[1] * height + _ON_EDGE))
+    x1, y1 = ceil(box[2] * width - _ON_EDGE), ceil(box[3] * height - _ON_EDGE)
+    return x0, y0, min(width, max(x0 + 1, x1)), min(height, max(y0 + 1, y1))
 
 
 def _mark(picture: Any, boxes: Sequence[tuple[int, int, int, int]]) -> None:

@@ -27,6 +27,8 @@ _HYPHENS = str.maketrans({"\ufffe": None, "\x02": None})
 _EMPTY = ctypes.c_float(0.01).value
 """Below this width or height, in points, PDFium takes a box for empty; for an empty glyph it gives just about this."""
 _FLAT = 2 * _EMPTY
+_THIN = 2.0
+"""In points; no glyph of up to 200 points that is wider and higher is empty."""
 _STROKE = 0.25
 """Extent that letters without a glyph are given, in sizes of their font. PDFium parts lines by the extents of their
 objects: of 0.1 and less it takes no notice, and from 0.4 it can take the letters of a line for lines."""
@@ -210,8 +212,11 @@ class PageText:
             ask(raw, at, left, right, bottom, top)
             box = left.value, bottom.value, right.value, top.value
             least = min(box[2] - box[0], box[3] - box[1])
-            if least < _FLAT and self.chars[at].strip():
-                box = self._text_page.get_charbox(at, loose=True)
+            if least < _THIN and self.chars[at].strip():
+                whole = self._text_page.get_charbox(at, loose=True)
+                # An empty glyph is a thousandth of its font's size.
+                if least < _FLAT or least < 0.01 * (whole[3] - whole[1]):
+                    box = whole
             elif least < _EMPTY:
                 continue  # white space
             current = ctypes.cast(owner_of(raw, at), ctypes.c_void_p).value

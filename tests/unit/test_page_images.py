@@ -96,6 +96,25 @@ def test_the_box_covers_the_span_on_upright_and_turned_pages(turn: int) -> None:
     assert overlap((min(xs), min(ys), max(xs) + 1, max(ys) + 1), box) > 0.95
 
 
+@pytest.mark.parametrize("size", [8, 20, 36])
+def test_large_letters_are_marked_in_their_height_whatever_fonts_there_are(size: int) -> None:
+    width = pdfmetrics.stringWidth
+
+    def draw(canvas: Canvas) -> None:
+        canvas.setFont(FONT, size)
+        canvas.drawString(40, 700, "返却期限は")
+        canvas.drawString(40 + width("返却期限は", FONT, size), 700, "九日間")
+
+    data = pdf_of(draw)
+    document = extract_document(data, "a.pdf", max_chars=10_000)
+    start = document.text.index("九日間")
+    image = drawn(data, document, start, start + 3)
+    (box,) = image.boxes
+    points = A4[0] / Image.open(io.BytesIO(image.png)).width
+    assert 0.7 * size < points * (box[3] - box[1]) < 1.3 * size
+    assert abs(points * (box[2] - box[0]) - 3 * size) < 0.2 * size
+
+
 def table_pdf() -> bytes:
     rows = [
         ["区分", "平日", "休日"],
