@@ -1,4 +1,4 @@
-"""Lookups in tables, three ways: the row read by the model, the cell handed to it as evidence, the cell answered directly.
+"""Lookups in tables, three ways: the row read by the model, the cell handed to it, the cell answered directly.
 
     python -m benchmarks.lookups --data DIR [--limit N] [--models DATA_DIR] [--json FILE]
 
@@ -138,7 +138,11 @@ def _try(
 def answers_of(engine: Engine, question: str, line: Line) -> Mapping[str, str]:
     """What each method answers."""
     row, cell = _whole_row(line.passage), PromptPassage(line.answer)
-    return {METHODS[0]: _said(engine, question, row), METHODS[1]: _said(engine, question, cell), METHODS[2]: line.answer}
+    return {
+        METHODS[0]: _said(engine, question, row),
+        METHODS[1]: _said(engine, question, cell),
+        METHODS[2]: line.answer,
+    }
 
 
 def _whole_row(passage: Passage) -> PromptPassage:
@@ -146,7 +150,9 @@ def _whole_row(passage: Passage) -> PromptPassage:
 
 
 def _said(engine: Engine, question: str, passage: PromptPassage) -> str:
-    request = GenerationRequest(messages=render_grounded(question, [passage]), adapter=None, max_tokens=64, temperature=0.0)
+    request = GenerationRequest(
+        messages=render_grounded(question, [passage]), adapter=None, max_tokens=64, temperature=0.0
+    )
     handle = engine.submit(request)
     return "".join(handle).strip()
 

@@ -2,6 +2,7 @@
 
 A question's own grammar is found in pages of frequently asked questions and weighs there against the page that answers.
 Counters stay (何日 leaves 日): they say what kind of thing is wanted.
+Of a file named in a question the ending says nothing either.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ _COUNTER = "[年月日人名時分秒円回個枚台件%歳才社条項番階本
 _JAPANESE = re.compile(
     "|".join(
         (
+            r"(?<=[^\W_])\.(?:pdf|docx?|xlsx?|pptx?|od[tsp]|csv|tsv|txt|md|html?|eml|msg|zip)(?![a-z0-9])",
             rf"何(?={_COUNTER})",
             r"何(?:で(?!す|し)|[がをにとのかも]|と?いう)?",
             r"な(?:に(?=[がをにでと])[がをにでと]|ん(?=です|でしょ|だ|の))",

@@ -121,7 +121,7 @@ def measure(judged: Sequence[Judged]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def folds_of(judged: Sequence[Judged]) -> NDArray[np.intp]:
-    """The fold of each, (len(judged),). Questions of one document are in one fold; one that names none is taken by itself."""
+    """The fold of each, (len(judged),). Questions of one document share one; one that names none is by itself."""
     names = [(item.question.documents or [item.question.question])[0] for item in judged]
     order = np.random.RandomState(0).permutation(sorted(set(names)))
     fold_of = {name: number % _FOLDS for number, name in enumerate(order)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from generation.evidence.units import Unit, UnitKind
+from generation.evidence.units import Unit, UnitKind, is_stamped
 from generation.prompt import poses_as_answer
 
 MAX_KEY_CHARS = 40
@@ -125,7 +125,9 @@ def clauses_of(text: str) -> list[tuple[int, int]]:
 
 
 def parts_of(unit: Unit) -> list[str]:
-    """Clauses of a unit as candidates give them; [] where there is only one."""
+    """Clauses of a unit as candidates give them; [] where there is only one, or in a line of a log."""
+    if is_stamped(unit.text):
+        return []
     return [unit.text[start:end].strip() for start, end in clauses_of(unit.text)]
 
 

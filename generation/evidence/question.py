@@ -25,7 +25,7 @@ _IDENTIFIER_WEIGHT = 3.0
 _KIND_NOUN_SHARE = 0.3
 _KIND_NOUN = re.compile(
     r"(?<![a-z])(?:url|link|website|role)(?![a-z])|リンク先?(?![ァ-ー])|役割(?!分担)|役目"
-    r"|(?<=[一-龥])(?:さん|氏|くん)(?=[はがのにをもと\s、。?]|\Z)"
+    r"|(?<=の)(?:内容|詳細)(?=[はをが?。\s]|\Z)|(?<=[一-龥])(?:さん|氏|くん)(?=[はがのにをもと\s、。?]|\Z)"
 )
 """Nouns that name the kind of thing wanted and seldom stand beside it: 様式のURL is https://…, 高橋の役割 責任者は髙橋."""
 _IDENTIFIER = re.compile(

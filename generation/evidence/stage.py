@@ -18,11 +18,16 @@ from generation.evidence.question import Wanted
 from generation.evidence.ranking import FEATURES, features, scores
 from generation.evidence.units import UnitKind
 from generation.evidence.western import with_western_years
+from retrieval.lexical import tokenize
 
 EVIDENCE_PASSAGES = 24
 """Passages read for units: search has them at hand, and a right line often stands in a passage below the fifth."""
 SHOWN_LINES = 5
 _ALTERNATIVES = 3
+_COMPARED = 200
+"""Candidates among which a later edition of the best one is looked for."""
+_SAME_SHARE = 0.8
+"""Two lines say the same of different values where they share so many of their terms."""
 _ALTERNATIVE_SHARE = 0.2
 """An alternative has at least this share of the best line's probability."""
 
@@ -90,8 +95,10 @@ def _ranked(pool: Pool, table: NDArray[np.float64], among: NDArray[np.intp], wei
     probability = np.exp(belief - belief.max())
     probability /= probability.sum()
     candidates = [pool.candidates[at] for at in among]
+    signals = signals_of(pool, candidates, table[among], belief, probability, order)
+    latest = _latest(pool, candidates, order)
     chosen: list[int] = []
-    for at in order:
+    for at in dict.fromkeys([latest, *order]):
         candidate = candidates[at]
         others = (candidates[other] for other in chosen)
         if not any(candidate.first <= other.last and other.first <= candidate.last for other in others):
@@ -99,7 +106,6 @@ def _ranked(pool: Pool, table: NDArray[np.float64], among: NDArray[np.intp], wei
         if len(chosen) == SHOWN_LINES + _ALTERNATIVES:
             break
     lines = [_line(pool, pool.candidates[pool.narrow(int(among[at]))], float(probability[at])) for at in chosen]
-    signals = signals_of(pool, candidates, table[among], belief, probability, order)
     least = _ALTERNATIVE_SHARE * lines[0].probability
     return Evidence(
         lines=tuple(lines[:SHOWN_LINES]),
@@ -107,6 +113,43 @@ def _ranked(pool: Pool, table: NDArray[np.float64], among: NDArray[np.intp], wei
         confidence=weights.confidence_of(signals),
         signals=signals,
     )
+
+
+def _latest(pool: Pool, candidates: Sequence[Candidate], order: Sequence[int]) -> int:
+    """The best candidate, or what its document says of the same under its latest date or version.
+
+    Sections of release notes and minutes tell one thing with a value each. Who names no version and no date asks for
+    what holds; the terms of the question cannot tell them apart.
+    """
+    best = candidates[order[0]]
+    own, terms = pool.dated[best.first], _said(best)
+    if not own:
+        return order[0]
+    document, asked = pool.passages[pool.unit_of(best).passage].document_id, pool.share(pool.read(best.text).terms)
+    named = pool.question.numbers | pool.question.identifiers
+    same = [order[0]]
+    for at in order[:_COMPARED]:
+        other, said = candidates[at], _said(candidates[at])
+        heading = pool.headings[other.first]
+        if pool.dated[other.first] and named & (heading.numbers | heading.identifiers):
+            return order[0]
+        if len(pool.dated[other.first]) != len(own):
+            continue
+        if pool.passages[pool.unit_of(other).passage].document_id != document:
+            continue
+        if other.form is not best.form and (
+            other.form is not Form.UNIT or pool.share(pool.read(other.text).terms) < asked
+        ):
+            continue
+        whole = terms | said if other.form is best.form else said
+        if len(terms & said) >= _SAME_SHARE * len(whole):
+            same.append(at)
+    return max(same, key=lambda at: pool.dated[candidates[at].first])
+
+
+def _said(candidate: Candidate) -> frozenset[str]:
+    """Terms without the values."""
+    return frozenset(term for term in tokenize(candidate.text) if not any(map(str.isdecimal, term)))
 
 
 def answer_of(pool: Pool, candidate: Candidate) -> str:

@@ -85,6 +85,11 @@ def is_row(line: str) -> bool:
     return bool(separator and value.strip()) and 0 < len(label.strip()) <= _MAX_LABEL_CHARS and "。" not in label
 
 
+def is_stamped(line: str) -> bool:
+    """Whether a line begins with a time, as those of a log do."""
+    return _STAMP.match(line) is not None
+
+
 def _units(number: int, passage: Passage) -> Iterator[Unit]:
     heading = passage.heading or ""
     titles = "".join(heading.split())

@@ -6,6 +6,7 @@ So tables, links, struck text, lists and raw HTML mean in a Markdown file what t
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock, reference
@@ -28,11 +29,15 @@ def extract_markdown(data: bytes, *, max_chars: int) -> ExtractedDocument:
     page, _, left_out = read_page(_rendered(source), max_chars=max_chars)
     body = page.build("text/markdown")
     builder = TextBuilder(max_chars=max_chars)
+    # Under the document's own heading, so that what is asked of it by name is found there.
+    opens = bool(front and body.blocks and body.blocks[0].kind is BlockKind.HEADING)
+    if opens:
+        builder.include(replace(body, blocks=body.blocks[:1]))
     builder.add(
         BlockKind.TABLE,
         "\n".join(write_row([shown_key(key, value, japanese=japanese)], [value]) for key, value in front),
     )
-    builder.include(body)
+    builder.include(replace(body, blocks=body.blocks[1:]) if opens else body)
     titles = [value for key, value in front if key.lower() == "title"]
     headings = [body.text[block.start : block.end] for block in body.blocks if block.kind is BlockKind.HEADING]
     return builder.build(

@@ -199,3 +199,27 @@ def test_rows_under_a_role_are_answered_from() -> None:
     table = "\n".join(write_row(["システム", "管理者", "復旧目標"], row) for row in rows)
     found = asked("入退室管理システムの復旧目標は", passage(table))
     assert "2時間" in found.lines[0].answer and found.confidence >= PARAMETERS.verify
+
+
+SECTIONS = [
+    passage(f"- 一度に送れる件数は{count}件です。", heading=f"変更履歴 > v{version}", number=3)
+    for version, count in (("1.8.0（2030-02-01）", 100), ("1.10.0（2030-09-15）", 500), ("1.9.2（2030-06-01）", 250))
+]
+"""Sections of one document, out of order."""
+
+
+@pytest.mark.parametrize(
+    ("question", "count"),
+    [
+        ("一度に送れる件数は？", "500件"),
+        ("今は一度に何件送れますか", "500件"),
+        ("v1.9.2で一度に送れる件数は", "250件"),
+    ],
+)
+def test_of_dated_sections_the_latest_one_holds(question: str, count: str) -> None:
+    assert count in asked(question, *SECTIONS).lines[0].answer
+
+
+def test_a_line_of_a_log_is_given_whole() -> None:
+    log = passage("2030-05-01 10:01:00 ERROR 接続失敗：北支店\n2030-05-01 10:02:00 INFO 再接続：北支店")
+    assert "北支店" in asked("接続失敗の相手は", log).lines[0].answer

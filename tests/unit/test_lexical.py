@@ -153,3 +153,8 @@ def test_a_word_with_a_long_vowel_at_its_end_counts_once() -> None:
 def test_a_question_of_asking_words_alone_keeps_them() -> None:
     assert query_terms("教えてください") == tokenize("教えてください")
     assert query_terms("what, when and how") and ENCODER.encode_query("how much?").indices
+
+
+def test_the_ending_of_a_file_name_weighs_nothing_in_a_question() -> None:
+    assert query_terms("leave-policy.md") == query_terms("leave-policy")
+    assert query_terms("出張旅費.xlsxの上限") == query_terms("出張旅費 の上限")

@@ -358,6 +358,12 @@ def test_csv_title_units_ragged_rows_and_cells_of_several_lines() -> None:
     ]
 
 
+def test_a_csv_of_two_columns_of_words_has_a_header() -> None:
+    for name, first, second in (("お名前", "コメント", "助かりました"), ("担当者", "役割", "書記")):
+        document = read(f"{name},{first}\n林,{second}\n南,なし\n".encode("cp932"), "a.csv")
+        assert lines(document) == [f"{name}: 林 | {first}: {second}", f"{name}: 南 | {first}: なし"]
+
+
 def test_a_csv_that_names_its_delimiter() -> None:
     document = read(b"sep=;\nitem;price\ntea, green, hot;3\n", "a.csv")
     assert blocks(document) == [("table", "item: tea, green, hot | price: 3")]
