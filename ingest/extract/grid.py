@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from core.table_text import write_row
 from core.types import BlockKind
@@ -52,24 +53,44 @@ class Table:
     remarks: list[str] = field(default_factory=list)
     headers: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    """The row of the grid that each line is of."""
     notes: list[str] = field(default_factory=list)
     is_form: bool = False
 
+    def add(self, lines: Sequence[str], place: int) -> None:
+        """Lines of one row of the grid."""
+        self.lines += lines
+        self.places += [place] * len(lines)
+
 
 def write_table(
-    builder: TextBuilder, rows: Sequence[Sequence[Cell]], *, page: int | None = None, title: str | None = None
+    builder: TextBuilder,
+    rows: Sequence[Sequence[Cell]],
+    *,
+    page: int | None = None,
+    title: str | None = None,
+    pages: Sequence[int] = (),
 ) -> int:
     """Write one table as a TABLE block, a line a row; its title as a heading above. Returns the number of tables.
 
-    rows: as in HTML, each holding only the cells that begin in it; what spans reach is filled here.
+    rows: as in HTML, each holding only the cells that begin in it; what spans reach is filled here. pages: of each row
+    where the table goes on over pages; it is a block a page then.
 
     Raises:
         ExtractionFailed: `text_too_long`.
     """
-    return write_grid(builder, fill_grid(rows), page=page, title=title)
+    return write_grid(builder, fill_grid(rows), page=page, title=title, pages=pages)
 
 
-def write_grid(builder: TextBuilder, grid: Sequence[Row], *, page: int | None = None, title: str | None = None) -> int:
+def write_grid(
+    builder: TextBuilder,
+    grid: Sequence[Row],
+    *,
+    page: int | None = None,
+    title: str | None = None,
+    pages: Sequence[int] = (),
+) -> int:
     """`write_table` for a grid that is filled already."""
     alone = len(grid) == 1 and len(grid[0]) == 1  # a box around text
     written = 0
@@ -80,11 +101,26 @@ def write_grid(builder: TextBuilder, grid: Sequence[Row], *, page: int | None = 
             builder.add(BlockKind.HEADING, text, page=page, level=TITLE_LEVEL)
         for text in table.remarks:
             builder.add(BlockKind.PARAGRAPH, text, page=page)
-        builder.add(BlockKind.PARAGRAPH if alone else BlockKind.TABLE, "\n".join(table.lines), page=page)
+        last = page
+        for at, part in _by_page(table, start, pages, page):
+            builder.add(BlockKind.PARAGRAPH if alone else BlockKind.TABLE, "\n".join(part), page=at)
+            last = at
         for text in table.notes:
-            builder.add(BlockKind.PARAGRAPH, text, page=page)
+            builder.add(BlockKind.PARAGRAPH, text, page=last)
         written += bool(table.lines)
     return written
+
+
+def _by_page(
+    table: Table, start: int, pages: Sequence[int], page: int | None
+) -> Iterator[tuple[int | None, list[str]]]:
+    """(page, its lines) of a table that begins in row `start` of its grid."""
+    if not pages:
+        yield page, table.lines
+        return
+    placed = zip(table.lines, table.places, strict=True)
+    for at, run in groupby(placed, key=lambda one: pages[min(start + one[1], len(pages) - 1)]):
+        yield at, [line for line, _ in run]
 
 
 def read_table(
@@ -110,7 +146,7 @@ def read_table(
     if not depth and headers is None and (fields or is_form(body)):
         table.is_form = True
         for at, row in rows:
-            table.lines += _marked(form_lines([row], in_place=fields), at in hidden.rows, hidden.mark)
+            table.add(_marked(form_lines([row], in_place=fields), at in hidden.rows, hidden.mark), at)
         return table
     table.headers = header_texts(body[:depth], len(body[0])) if depth else list(headers or [""] * len(body[0]))
     shown = [
@@ -118,12 +154,13 @@ def read_table(
         for at, text in enumerate(table.headers)
     ]
     for at, line in _lines(rows[depth:], shown, body[:depth]):
-        table.lines += _marked([line], at in hidden.rows, hidden.mark)
+        table.add(_marked([line], at in hidden.rows, hidden.mark), at)
         room -= len(line) + 1
         if room < 0:
             break  # the builder will refuse what there is
     if not table.lines:  # a header above nothing
-        table.lines = [line for _, row in rows if (line := write_row([], [cell.text for cell in filled(row)]))]
+        for at, row in rows:
+            table.add([line for line in [write_row([], [cell.text for cell in filled(row)])] if line], at)
     return table
 
 

@@ -47,6 +47,8 @@ class Layout:
 class _Placed:
     page: int
     content: Paragraph | PageTable
+    pages: tuple[int, ...] = ()
+    """Of each row, of a table that goes on over pages."""
 
 
 def write_pages(builder: TextBuilder, pages: Sequence[PageContent], bookmarks: Mapping[tuple[int, str], int]) -> Layout:
@@ -59,7 +61,7 @@ def write_pages(builder: TextBuilder, pages: Sequence[PageContent], bookmarks: M
     for at, placed in enumerate(flow):
         content = placed.content
         if isinstance(content, PageTable):
-            layout.tables += write_table(builder, content.rows, page=placed.page, title=title)
+            layout.tables += write_table(builder, content.rows, page=placed.page, title=title, pages=placed.pages)
             title = None
             continue
         kind, level = kind_of(content, body, larger, body_is_bold)
@@ -92,11 +94,14 @@ def _joined_over_pages(contents: Sequence[_Placed]) -> list[_Placed]:
         if last is None:
             flow.append(placed)
         elif isinstance(placed.content, PageTable) and isinstance(last.content, PageTable):
-            whole = _one_table(last.content, placed.content) if placed.page > last.page else None
+            page = last.pages[-1] if last.pages else last.page
+            whole = _one_table(last.content, placed.content) if placed.page > page else None
             if whole is None:
                 flow.append(placed)
             else:
-                flow[-1] = _Placed(last.page, whole)
+                known = last.pages or (last.page,) * len(last.content.rows)
+                more = len(whole.rows) - len(last.content.rows)
+                flow[-1] = _Placed(last.page, whole, (*known, *(placed.page,) * more))
         elif (
             isinstance(placed.content, Paragraph)
             and isinstance(last.content, Paragraph)

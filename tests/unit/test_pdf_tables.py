@@ -17,6 +17,7 @@ from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
 
 from core.types import BlockKind, ExtractedDocument
+from generation.evidence.computing.grids import grids_of
 from ingest.extract import extract_document
 from ingest.extract.pdf_page import PageText, text_page_of
 
@@ -82,8 +83,13 @@ def test_a_table_over_pages_with_its_header_repeated_is_one_table() -> None:
     table.setStyle(TableStyle(RULED))
     document = platypus([table])
     assert (document.page_count or 0) > 1
-    assert len(of_kind(document, BlockKind.TABLE)) == 1
     assert rows(document) == [f"番号: K-{n:03} | 品名: 部品その{n}" for n in range(1, 91)]
+    # a block a page: a row is cited with the page that it stands on
+    tables = [block for block in document.blocks if block.kind is BlockKind.TABLE]
+    assert [block.page for block in tables] == list(range(1, (document.page_count or 0) + 1))
+    assert [grid.rows[-1].page for grid in grids_of(document.text, document.blocks)] == [document.page_count]
+    assert "K-001" in document.text[tables[0].start : tables[0].end]
+    assert "K-090" in document.text[tables[-1].start : tables[-1].end]
 
 
 def test_columns_without_lines_are_a_table_too() -> None:
