@@ -15,6 +15,7 @@ import pydantic
 import pytest
 from fastapi.testclient import TestClient
 
+from api.questions import TenantThreads
 from core.tables import Answer, Feedback, Tenant
 from core.types import AccessFilter
 from tests.api_app import PASSAGE, Api
@@ -130,11 +131,12 @@ def test_many_slow_streams_do_not_block_the_others(api: Api, api_url: str) -> No
 def test_one_tenants_searches_take_no_thread_of_the_others(
     api: Api, api_url: str, other_tenant: Tenant, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search, gate, held = api.search.search, threading.Event(), threading.Semaphore(0)
+    search, gate, held = api.search.search, threading.Event(), []
+    api.app.state.asking = TenantThreads(3)
 
     def slow(query: str, access: AccessFilter, *rest: Any, **more: Any) -> Any:
         if access.tenant_id != other_tenant.id:
-            held.release()
+            held.append(query)
             assert gate.wait(60)
         return search(query, access, *rest, **more)
 
@@ -147,10 +149,11 @@ def test_one_tenants_searches_take_no_thread_of_the_others(
         try:
             mine = {"Authorization": f"Bearer {api.admin}"}
             asked = [pool.submit(client.post, path, json=body, headers=mine) for _ in range(60)]
-            assert held.acquire(timeout=60)
+            wait_for(lambda: api.app.state.metrics.in_flight._value.get() == 60 and len(held) >= 3, 60)
             others = api.key("query", tenant=other_tenant)
             assert client.post(path, json=body, headers=others, timeout=30).status_code == 200
             assert client.get("/v1/jobs", headers=mine, timeout=30).status_code == 200
+            assert len(held) == 3
         finally:
             gate.set()
         assert {one.result().status_code for one in asked} == {200}
