@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from core.errors import InvalidInput, TsumugiError
 from generation.adapters.forms import load_adapter
 from generation.adapters.manifest import Fingerprint
+from generation.engines.rotation import depends_on_length, forget_lengths
 from generation.engines.text import stop_ids_of
 from tuning.items import BASE, CANDIDATE, FEW_SHOT, EvaluateSpec, Evaluation, EvaluationItem, SystemOutput, read_items
 
@@ -129,6 +130,11 @@ def _batches(items: Sequence[tuple[str, list[int]]], size: int) -> Iterator[list
         yield ordered[start : start + size]
 
 
+def _together(model: Any, spec: EvaluateSpec) -> int:
+    """Items of a batch; one where the longest would turn the others."""
+    return 1 if depends_on_length(model.config) else spec.batch
+
+
 def _prompt_ids(tokenizer: Any, item: EvaluationItem) -> list[int]:
     messages = [{"role": turn.role, "content": turn.content} for turn in item.prompt]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -149,7 +155,8 @@ def _answer(
 
     stops = sorted(stop_ids_of(model, tokenizer))
     answers: dict[str, tuple[str, bool]] = {}
-    for batch in _batches([(item.id, _prompt_ids(tokenizer, item)) for item in items], spec.batch):
+    for batch in _batches([(item.id, _prompt_ids(tokenizer, item)) for item in items], _together(model, spec)):
+        forget_lengths(model)
         inputs = tokenizer.pad({"input_ids": [ids for _, ids in batch]}, return_tensors="pt").to(device)
         generated = model.generate(
             **inputs,
@@ -192,7 +199,8 @@ def _read(
         else:
             prompts[item.id], references[item.id] = _prompt_ids(tokenizer, item), [*ids, stop]
     found: dict[str, float] = {}
-    for batch in _batches([(key, prompts[key] + references[key]) for key in prompts], spec.batch):
+    for batch in _batches([(key, prompts[key] + references[key]) for key in prompts], _together(model, spec)):
+        forget_lengths(model)
         inputs = tokenizer.pad({"input_ids": [ids for _, ids in batch]}, return_tensors="pt").to(device)
         longest = max(len(references[key]) for key, _ in batch)
         # Only the positions that predict a reference are unembedded: the vocabulary is the widest layer by far.

@@ -18,6 +18,7 @@ from generation.engines.cache import SlotCache
 from generation.engines.grammar import TokenGrammar
 from generation.engines.handle import StreamHandle
 from generation.engines.masks import Mask, Masks
+from generation.engines.rotation import depends_on_length, forget_lengths
 from generation.engines.text import Detokenizer, StopFilter
 
 PREFILL_TOKENS_CPU = 512
@@ -71,11 +72,12 @@ class Batch:
         self._cache = SlotCache(model.config, model.dtype, model.device)
         self._masks = Masks(model)
         self._piece = PREFILL_TOKENS_CUDA if model.device.type == "cuda" else PREFILL_TOKENS_CPU
+        self._alone = depends_on_length(model.config)
         self.rows: list[Row] = []
 
     def fits(self, row: Row) -> bool:
         """Whether there is room now: no other newcomer, and memory for the batch with it."""
-        if self.rows and not self.rows[-1].prefilled:
+        if self.rows and (self._alone or not self.rows[-1].prefilled):
             return False
         longest = max([row.most_columns, *(other.most_columns for other in self.rows)])
         return not self.rows or (len(self.rows) + 1) * longest <= self._budget
@@ -89,6 +91,8 @@ class Batch:
                 row.random.seed()
             else:
                 row.random.manual_seed(request.seed)
+        if self._alone:
+            forget_lengths(self._model)
         self.rows.append(row)
 
     @torch.inference_mode()
@@ -123,7 +127,7 @@ class Batch:
         self._cache.release()
 
     def _prefill(self, row: Row, slot: int) -> None:
-        piece = row.prompt[row.read : row.read + self._piece]
+        piece = row.prompt[row.read :] if self._alone else row.prompt[row.read : row.read + self._piece]
         stop = row.read + len(piece)
         self._cache.reserve(slot + 1, stop + 1, used=len(self.rows))
         self._cache.aim_prefill(slot, row.read, len(piece))

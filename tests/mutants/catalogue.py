@@ -157,6 +157,17 @@ MUTANTS = (
         (f"{_ACCESS}test_groups_hide_documents_and_their_jobs",),
     ),
     Mutant(
+        "rows-share-a-rotation", "generation/engines/batch.py",
+        "self._alone = depends_on_length(model.config)", "self._alone = False",
+        ("tests/integration/test_rotation_by_length.py::test_rows_of_other_lengths_do_not_turn_a_row",), trains=True,
+    ),
+    Mutant(
+        "items-share-a-rotation", "tuning/evaluate.py",
+        "return 1 if depends_on_length(model.config) else spec.batch", "return spec.batch",
+        ("tests/integration/test_rotation_by_length.py::test_items_of_an_evaluation_do_not_turn_one_another",),
+        trains=True,
+    ),
+    Mutant(
         "every-key-holds-every-scope", "core/access.py",
         "if not self.allows(scope):", "if not self.scopes:",
         (f"{_ACCESS}test_a_wrong_scope_is_403_before_the_body_is_read",),
