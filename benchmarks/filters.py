@@ -172,15 +172,16 @@ def change(index: VectorIndex, corpus: Corpus, shape: str, share: float = 0.1) -
     """Delete a share of the documents and replace another by a new generation."""
     chosen = corpus.rng.permutation(np.unique(corpus.documents))
     part = int(len(chosen) * share)
-    for number in chosen[:part]:
-        index.delete_document(f"d{number}")
+    tenants = dict(zip(corpus.documents.tolist(), corpus.tenants.tolist(), strict=True))
+    for number in chosen[:part].tolist():
+        index.delete_document(f"d{number}", tenant_id=_TENANTS[tenants[number]])
     corpus.alive[np.isin(corpus.documents, chosen[:part])] = False
     renewed = np.flatnonzero(np.isin(corpus.documents, chosen[part : 2 * part]))
     corpus.vectors[renewed] = _around(corpus.vectors[renewed], shape, corpus.rng)
     corpus.generations[renewed] = 2
     fill(index, corpus, renewed)
-    for number in chosen[part : 2 * part]:
-        index.delete_document(f"d{number}", keep_generation=2)
+    for number in chosen[part : 2 * part].tolist():
+        index.delete_document(f"d{number}", tenant_id=_TENANTS[tenants[number]], keep_generation=2)
 
 
 @contextmanager

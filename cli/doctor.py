@@ -71,12 +71,14 @@ def examine(settings: Settings, *, repair: bool) -> tuple[Sequence[Finding], Seq
         check_jobs,
         check_leftovers,
         check_recall,
+        check_tenant_shards,
         connected_processes,
     )
     from core.database import open_database
 
     checks = (
-        *(check_jobs, check_deletions, check_generations, check_blobs, check_index, check_collections, check_recall),
+        *(check_jobs, check_deletions, check_generations, check_blobs),
+        *(check_tenant_shards, check_index, check_collections, check_recall),
         *(check_adapters, check_aliases, check_leftovers),
     )
     db = open_database(settings)

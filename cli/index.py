@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -14,6 +16,9 @@ app = typer.Typer(help="Index versions: build beside, switch, roll back.", no_ar
 
 VersionArgument = Annotated[str, typer.Argument(help="Index version, as `tsumugi index status` lists it.")]
 ReasonOption = Annotated[str | None, typer.Option(help="Why; kept in the audit trail.")]
+TenantArgument = Annotated[str, typer.Argument(help="Tenant, by name or id.")]
+WaitOption = Annotated[bool, typer.Option(help="Follow the jobs to their end.")]
+SHARD_COLUMNS = ["tenant", "version", "state", "points", "left"]
 COLUMNS = ["version", "state", "status", "embedder", "held", "created_at"]
 
 
@@ -97,6 +102,55 @@ def drop(version: VersionArgument, json_output: JsonOption = False, data_dir: Da
         print_json({"dropped": version})
     else:
         console.print(f"{version} is gone")
+
+
+@app.command("promote", epilog="Example: tsumugi index promote acme")
+def promote(
+    tenant: TenantArgument, wait: WaitOption = True, json_output: JsonOption = False, data_dir: DataDirOption = None
+) -> None:
+    """Give a tenant that outgrew the rest a shard of its own on the Qdrant cluster. Again goes on with a move."""
+    _move_tenant("PUT", tenant, wait, json_output, data_dir)
+
+
+@app.command("demote", epilog="Example: tsumugi index demote acme")
+def demote(
+    tenant: TenantArgument, wait: WaitOption = True, json_output: JsonOption = False, data_dir: DataDirOption = None
+) -> None:
+    """Move a tenant back into the shard that all others share."""
+    _move_tenant("DELETE", tenant, wait, json_output, data_dir)
+
+
+@app.command("shards", epilog="Example: tsumugi index shards")
+def show_shards(json_output: JsonOption = False, data_dir: DataDirOption = None) -> None:
+    """Show the tenants that have a shard of their own."""
+    with connect(data_dir) as client:
+        found = client.get("/v1/admin/index/shards")
+    if json_output:
+        print_json(found)
+        return
+    for shard in found["items"]:
+        shard["tenant"] = shard["tenant"] or f"{shard['tenant_id']} (gone)"
+        state = "serves" if shard["serves"] else "is being filled"
+        shard["state"] = state if shard["wanted"] else f"{state}, not wanted"
+    print_rows(found["items"], SHARD_COLUMNS, empty="all tenants share a shard")
+
+
+def _move_tenant(method: str, tenant: str, wait: bool, json_output: bool, data_dir: Path | None) -> None:
+    path = f"/v1/admin/index/shards/{quote(tenant, safe='')}"
+    with connect(data_dir) as client:
+        found = client.request(method, path).json()
+        if wait:
+            shown = None if json_output else _show
+            found["jobs"] = [client.follow_job(job["id"], shown, timeout_s=7 * 24 * 3600.0) for job in found["jobs"]]
+    if json_output:
+        print_json(found)
+    else:
+        where = "a shard of its own" if found["wanted"] else "the shared shard"
+        console.print(f"{found['tenant']} in {where}: {', '.join(job['status'] for job in found['jobs'])}")
+    failed = [job for job in found["jobs"] if wait and job["status"] != "succeeded"]
+    if failed:
+        error = failed[0].get("error") or {}
+        raise CommandFailed(None if json_output else f"{error.get('detail', '')} ({error.get('code', 'cancelled')})")
 
 
 def _moved(found: dict[str, Any], json_output: bool) -> None:

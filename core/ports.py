@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -19,6 +19,7 @@ from core.types import (
     ScoredPoint,
     SparseVector,
     StoredVectors,
+    TenantShard,
 )
 
 if TYPE_CHECKING:
@@ -148,16 +149,16 @@ class VectorIndex(Protocol):
         """Write points; the same id overwrites."""
         ...
 
-    def delete_document(self, document_id: str, *, keep_generation: int | None = None) -> None:
-        """Drop all points of a document, or all but those of one generation."""
+    def delete_document(self, document_id: str, *, tenant_id: str, keep_generation: int | None = None) -> None:
+        """Drop all points of a tenant's document, or all but those of one generation."""
         ...
 
-    def set_access(self, document_id: str, *, collection_id: str, groups: Sequence[str]) -> None:
+    def set_access(self, document_id: str, *, tenant_id: str, collection_id: str, groups: Sequence[str]) -> None:
         """Change the payload that filters need on all points of a document; vectors stay as they are."""
         ...
 
-    def delete_points(self, ids: Sequence[str]) -> None:
-        """Drop points by id; unknown ids are ignored."""
+    def delete_points(self, ids: Sequence[str], *, tenant_id: str | None = None) -> None:
+        """Drop points by id; unknown ids are ignored. tenant_id: whose they are; None looks in every tenant's place."""
         ...
 
     def search_dense(
@@ -206,8 +207,10 @@ class VectorIndex(Protocol):
         """BM25 of the given points, on the scale of `search_sparse`; those sharing no term are absent."""
         ...
 
-    def count(self, *, document_id: str | None = None, generation: int | None = None) -> int:
-        """Exact number of points."""
+    def count(
+        self, *, tenant_id: str | None = None, document_id: str | None = None, generation: int | None = None
+    ) -> int:
+        """Exact number of points, of a tenant, of its document, of one generation of that."""
         ...
 
     def scan(self) -> Iterator[IndexedPoint]:
@@ -234,6 +237,27 @@ class VectorIndex(Protocol):
 
     def close(self) -> None:
         """Flush and give up the lock."""
+        ...
+
+
+@runtime_checkable
+class PlacesTenants(Protocol):
+    """An index that can keep some tenants apart from the rest."""
+
+    @property
+    def keeps_apart(self) -> bool:
+        """Whether it was made so that it can."""
+        ...
+
+    def place(self, own: Collection[str], step: Callable[[float], None]) -> None:
+        """Keep the tenants of `own` apart, each by itself, and all others together, while everything is served.
+
+        step: called with the fraction done; what it raises ends the work, which is taken up when asked again.
+        """
+        ...
+
+    def tenant_shards(self) -> list[TenantShard]:
+        """Tenants that are kept apart, or are on their way."""
         ...
 
 

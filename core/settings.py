@@ -256,6 +256,10 @@ class RetrievalSettings(Section):
     index: Literal["edge", "qdrant"] = Field(
         "edge", description="Where points live: Qdrant Edge in this process, or a Qdrant server (section `qdrant`)."
     )
+    tenant_shards: bool = Field(
+        False,
+        description="Make new indexes on a Qdrant cluster so that single tenants can get a shard of their own.",
+    )
     candidates: int = Field(40, ge=1, le=1000, description="Candidates taken from each arm before fusion.")
     condense_history: Literal["rules", "model", "off"] = Field(
         "rules",

@@ -6,7 +6,7 @@ import re
 
 from sqlalchemy import select
 
-from core.database import ReadSession, WriteSession, lock_name
+from core.database import Database, ReadSession, WriteSession, lock_name
 from core.errors import Conflict, FieldError, InvalidInput, NotFound
 from core.tables.documents import Collection
 from core.tables.tenancy import Tenant
@@ -39,6 +39,12 @@ def create_tenant(session: WriteSession, name: str) -> Tenant:
     session.add(Collection(tenant_id=tenant.id, name=DEFAULT_COLLECTION))
     session.flush()
     return tenant
+
+
+def tenants_apart(db: Database) -> list[str]:
+    """Ids of the tenants whose points are to have a shard of their own."""
+    with db.read() as session:
+        return list(session.scalars(select(Tenant.id).where(Tenant.apart).order_by(Tenant.id)))
 
 
 def find_tenant(session: ReadSession | WriteSession, name_or_id: str) -> Tenant:

@@ -190,6 +190,18 @@ class StoredVectors:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantShard:
+    """A shard of one tenant alone, on a Qdrant cluster."""
+
+    tenant_id: str
+    serves: bool
+    """False while points are copied into it: the shared shard answers until then."""
+    points: int
+    left: int
+    """Points of the tenant that are still in the shared shard though this one serves; they cost room only."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredPoint:
     """A candidate from one arm of the index, best first in any list of them."""
 

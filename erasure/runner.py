@@ -314,7 +314,7 @@ class ErasureRunner:
             document = session.get(Document, document_id)
             if document is None or document.tenant_id != tenant_id:
                 return
-        self._removal.points(document_id)
+        self._removal.points(tenant_id, document_id)
         with write() as session:
             document = session.get(Document, document_id)
             if document is None:

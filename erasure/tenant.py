@@ -143,7 +143,7 @@ class TenantEraser:
             lease.progress("documents", 0.1 + 0.3 * done / (done + left))
             for document_id in batch:
                 lease.check()
-                self._removal.points(document_id)
+                self._removal.points(tenant_id, document_id)
                 with write() as session:
                     if session.get(Document, document_id) is not None:
                         tally.add("documents", document_id, digest_of(document_id))

@@ -34,17 +34,18 @@ class PointAccess:
         """
         wanted = self._wanted(document_id)
         while wanted is not None:
-            collection_id, groups = wanted
+            tenant_id, collection_id, groups = wanted
             for version in self._retrieval.live():
-                version.index.set_access(document_id, collection_id=collection_id, groups=groups)
+                version.index.set_access(document_id, tenant_id=tenant_id, collection_id=collection_id, groups=groups)
                 version.index.flush_soon()
             written, wanted = wanted, self._wanted(document_id)
             if wanted == written:
                 return
 
-    def _wanted(self, document_id: str) -> tuple[str, tuple[str, ...]] | None:
+    def _wanted(self, document_id: str) -> tuple[str, str, tuple[str, ...]] | None:
         with self._db.read() as session:
-            return access_of(session, document_id)
+            access = access_of(session, document_id)
+            return None if access is None else (session.get_one(Document, document_id).tenant_id, *access)
 
 
 def access_of(session: Session, document_id: str) -> tuple[str, tuple[str, ...]] | None:

@@ -115,7 +115,7 @@ class IngestPipeline:
             with self._db.read() as session:
                 document = session.get(Document, lease.subject_id)
             if document is None or document.latest_generation != int(lease.arguments["generation"]):
-                self._drop_stray_points(lease.subject_id, int(lease.arguments["generation"]))
+                self._drop_stray_points(lease)
             raise
         except TsumugiError as error:
             if isinstance(error, Cancelled) or not error.retryable:
@@ -274,7 +274,7 @@ class IngestPipeline:
         if work.active or access != (work.collection_id, work.groups):
             self._access.bring(work.document_id)
         for version in self._retrieval.live():
-            version.index.delete_document(work.document_id, keep_generation=work.generation)
+            version.index.delete_document(work.document_id, tenant_id=work.tenant_id, keep_generation=work.generation)
             version.index.flush_soon()
         with lease.write() as session:
             document = _wanted(session, work)
@@ -305,25 +305,25 @@ class IngestPipeline:
 
     def _discard(self, lease: JobLease) -> None:
         """Take back what this attempt wrote for a generation that will not become active."""
-        document_id, generation = lease.subject_id, int(lease.arguments["generation"])
-        if self._drop_stray_points(document_id, generation):
+        if self._drop_stray_points(lease):
             with lease.write() as session:
-                drop_chunks(session, document_id, generation=generation)
+                drop_chunks(session, lease.subject_id, generation=int(lease.arguments["generation"]))
 
-    def _drop_stray_points(self, document_id: str, generation: int) -> bool:
+    def _drop_stray_points(self, lease: JobLease) -> bool:
         """Drop the points of a generation that does not serve; False when it does.
 
         A newer generation, or a deletion, may have dropped our rows while our last write to the index was under way.
         """
+        document_id, generation = lease.subject_id, int(lease.arguments["generation"])
         with self._db.read() as session:
             document = session.get(Document, document_id)
         if document is not None and document.active_generation == generation:
             return False
         for version in self._retrieval.live():
             if document is None:
-                version.index.delete_document(document_id)
+                version.index.delete_document(document_id, tenant_id=lease.tenant_id)
             else:
-                drop_points(version, document_id, generation)
+                drop_points(version, lease.tenant_id, document_id, generation)
             version.index.flush_soon()
         return True
 

@@ -86,7 +86,7 @@ def write_document(
     if not nodes:
         raise ExtractionFailed(f"there is no text in '{place.filename}'", code="no_text")
     chunks = chunks_of(nodes)
-    drop_points(version, place.document_id, place.generation)
+    drop_points(version, place.tenant_id, place.document_id, place.generation)
     if with_rows:
         write_rows(version, place, chunks, write)
     for window in embed_nodes(nodes, embedder):
@@ -111,7 +111,7 @@ def write_document(
             ]
         )
     version.index.flush_soon()
-    present = version.index.count(document_id=place.document_id, generation=place.generation)
+    present = version.index.count(tenant_id=place.tenant_id, document_id=place.document_id, generation=place.generation)
     if present != len(chunks):
         raise Unavailable(
             f"the index holds {present} of {len(chunks)} points of document '{place.document_id}'",
@@ -139,13 +139,14 @@ def _looking(step: Callable[[], None], filename: str, settings: IngestSettings) 
     return look
 
 
-def drop_points(version: OpenVersion, document_id: str, generation: int) -> None:
+def drop_points(version: OpenVersion, tenant_id: str, document_id: str, generation: int) -> None:
     """Drop all points of one generation. Their ids follow from their ordinals, so no list of them is needed."""
     for first in range(0, _MAX_ORDINAL, _DELETE_BATCH):
-        if version.index.count(document_id=document_id, generation=generation) == 0:
+        if version.index.count(tenant_id=tenant_id, document_id=document_id, generation=generation) == 0:
             return
         version.index.delete_points(
-            [point_id(document_id, generation, first + n, version.chunk_set) for n in range(_DELETE_BATCH)]
+            [point_id(document_id, generation, first + n, version.chunk_set) for n in range(_DELETE_BATCH)],
+            tenant_id=tenant_id,
         )
 
 

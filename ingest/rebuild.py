@@ -19,7 +19,7 @@ from sqlalchemy.orm import undefer
 from core.database import Database, WriteSession
 from core.errors import NotFound
 from core.jobs import JobLease
-from core.ports import BlobStore
+from core.ports import BlobStore, PlacesTenants
 from core.repositories.documents import groups_of
 from core.repositories.index_versions import (
     VersionStatus,
@@ -31,6 +31,7 @@ from core.repositories.index_versions import (
 from core.settings import Settings
 from core.tables.documents import Document, DocumentGeneration
 from core.tables.operations import IndexContent, IndexVersion
+from core.tenants import tenants_apart
 from core.types import DocumentStatus, ExtractedDocument
 from ingest.access import PointAccess, access_of
 from ingest.points import Place, blocks_from_json, drop_points, write_document
@@ -67,7 +68,8 @@ class IndexBuilder:
     def run(self, lease: JobLease) -> None:
         """Do one attempt of an INDEX job: fill the version that is its subject, call it ready, compare it with SQL.
 
-        The comparison mends what was lost since, so building a version that is ready repairs it, while all serves.
+        Between the last two, tenants move to shards of their own and back, as their rows say. The comparison mends what
+        was lost since, so building a version that is ready repairs it, while all serves.
 
         Raises:
             Cancelled, Interrupted, LeaseLost: see JobLease; what is built stays and is not built again.
@@ -79,13 +81,22 @@ class IndexBuilder:
         if row is None:
             raise NotFound(f"no index version '{lease.subject_id}'", code="index_version_not_found")
 
+        version = self._retrieval.open(row)
+        index = version.index
+        index.ensure()  # it may have been dropped or lost since this process opened it
+        moves = isinstance(index, PlacesTenants) and index.keeps_apart
+
         def step(done: float) -> None:
             lease.check()
-            lease.progress("build", 0.98 * done)
+            lease.progress("build", (0.6 if moves else 0.98) * done)
 
-        version = self._retrieval.open(row)
-        version.index.ensure()  # it may have been dropped or lost since this process opened it
+        def moved(done: float) -> None:
+            lease.check()
+            lease.progress("shards", 0.6 + 0.38 * done)
+
         self.fill(version, step)
+        if isinstance(index, PlacesTenants):
+            index.place(tenants_apart(self._db), moved)
         report = mend(self._db, version, passage_vectors)
         if not report.clean:
             log.warning("index.reconciled", version=version.id, report=str(report))
@@ -151,7 +162,7 @@ class IndexBuilder:
                 self._access.bring(document_id)
         except _Overtaken:
             # Its successor has dropped the points of this generation, but maybe before our last write.
-            drop_points(version, document_id, generation)
+            drop_points(version, place.tenant_id, document_id, generation)
             version.index.flush_soon()
             raise
 

@@ -36,7 +36,7 @@ class Removal:
     def document(self, lease: JobLease) -> None:
         """Do one DELETE attempt: points, the rows, then the blobs that nobody else names."""
         lease.progress("index", 0.1)
-        self.points(lease.subject_id)
+        self.points(lease.tenant_id, lease.subject_id)
         lease.check()
         lease.progress("rows", 0.6)
         with lease.write() as session:
@@ -59,7 +59,7 @@ class Removal:
             lease.progress("documents", 0.95 * removed / (removed + left))
             for document_id in batch:
                 lease.check()
-                self.points(document_id)
+                self.points(lease.tenant_id, document_id)
                 with lease.write() as session:
                     document = session.get(Document, document_id)
                     if document is not None:
@@ -78,10 +78,10 @@ class Removal:
         """
         drop_unused(self._db, self._blobs, lease.arguments.get("blobs", ()))
 
-    def points(self, document_id: str) -> None:
-        """Drop a document's points from every index version."""
+    def points(self, tenant_id: str, document_id: str) -> None:
+        """Drop the points of a tenant's document from every index version."""
         for version in self._retrieval.live():
-            version.index.delete_document(document_id)
+            version.index.delete_document(document_id, tenant_id=tenant_id)
             version.index.flush_soon()
 
     def rows(self, session: WriteSession, lease: JobLease, document_id: str | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from threading import Lock
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +26,7 @@ from core.repositories.index_versions import (
 from core.settings import Settings
 from core.tables.base import utc_now
 from core.tables.operations import IndexVersion
+from core.tenants import tenants_apart
 from core.types import Language
 from retrieval.embedders.minilm import MiniLmEmbedder
 from retrieval.embedders.multilingual import MultilingualEncoder
@@ -43,7 +45,7 @@ CHUNKER_REVISION = "sentences-3"
 
 
 CONFIGURED = {
-    "retrieval": ("embedder", "lexical", "bridge"),
+    "retrieval": ("embedder", "lexical", "bridge", "tenant_shards"),
     "embedding": (
         "model", "languages", "query_prefix", "passage_prefix", "device", "dtype", "max_tokens", "batch_tokens",
         "compiled", "url", "dim", "tokenizer", "batch_texts", "concurrency", "timeout_s", "attempts",
@@ -113,6 +115,11 @@ class VersionOpener:
 
     def describe(self, settings: Settings) -> IndexVersion:
         """Row of the version that some settings make, not yet stored."""
+        if settings.retrieval.tenant_shards and (settings.retrieval.index != "qdrant" or settings.qdrant.shards > 1):
+            raise InvalidInput(
+                "retrieval.tenant_shards needs retrieval.index = 'qdrant' and qdrant.shards = 1",
+                code="setting_conflict",
+            )
         embedder = self.embedder(settings)
         spec = index_spec(settings, embedder, build_lexical(settings, embedder), self.bridge(settings, embedder))
         return IndexVersion(id=version_of(spec), spec=spec, config=config_of(settings), chunk_set=chunk_set_of(spec))
@@ -125,7 +132,7 @@ class VersionOpener:
             Unavailable: `index_version_unusable` when this code makes other vectors for its settings; or its model,
                 endpoint or server cannot be used now.
         """
-        settings = settings_with(self._settings, row.config)
+        settings = settings_of(self._settings, row.config)
         embedder = self.embedder(settings, ask=row.active)  # one that was retired must not keep others from opening
         lexical = build_lexical(settings, embedder)
         bridge = self.bridge(settings, embedder)
@@ -139,7 +146,8 @@ class VersionOpener:
             )
         sentences = isinstance(embedder, SentenceEmbedder)
         width = bridge.dim if bridge is not None else 0
-        index = open_index(settings, row.id, embedder.dim, lexical.idf, sentences, width, on_new)
+        own = partial(tenants_apart, self._db)
+        index = open_index(settings, row.id, embedder.dim, lexical.idf, sentences, width, on_new, own)
         try:
             searcher = Searcher(
                 self._db,
@@ -217,11 +225,20 @@ def config_of(settings: Settings) -> dict[str, Any]:
 
 def same_index(settings: Settings, config: Mapping[str, Any]) -> bool:
     """Whether some settings make the version whose kept settings `config` is, without loading a model to find out."""
-    mine, theirs = config_of(settings), config_of(settings_with(settings, dict(config)))
+    mine, theirs = config_of(settings), config_of(settings_of(settings, dict(config)))
     for kept in (mine, theirs):
         minilm = kept["retrieval"]["embedder"] == "minilm"
         kept["embedding"] = {} if minilm else {name: kept["embedding"][name] for name in _MAKES_VECTORS}
     return mine == theirs
+
+
+def settings_of(settings: Settings, config: dict[str, Any]) -> Settings:
+    """Settings in which those that an index version keeps are in force.
+
+    Versions of before there were shards for tenants have none.
+    """
+    kept = {"tenant_shards": False, **config.get("retrieval", {})}
+    return settings_with(settings, {**config, "retrieval": kept})
 
 
 def settings_with(settings: Settings, config: dict[str, Any]) -> Settings:
@@ -369,8 +386,12 @@ def build_lexical(settings: Settings, embedder: Embedder) -> LexicalEncoder:
 def index_spec(
     settings: Settings, embedder: Embedder, lexical: LexicalEncoder, bridge: Bridge | None
 ) -> dict[str, Any]:
-    """What vectors depend on; two indexes with one spec hold the same vectors for the same text."""
+    """What vectors depend on; two indexes with one spec hold the same vectors for the same text.
+
+    And how a server keeps them, where that is not as ever, so that such an index is built beside the one that serves.
+    """
     return {
+        **({"sharding": "tenants"} if settings.retrieval.tenant_shards else {}),
         "embedder": {
             "name": embedder.name,
             "digest": embedder.digest,

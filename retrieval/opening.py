@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from core.ports import VectorIndex
 from core.settings import Settings
@@ -17,11 +17,13 @@ def open_index(
     sentences: bool,
     bridge: int = 0,
     on_new: Callable[[], None] | None = None,
+    own_shards: Callable[[], Collection[str]] = tuple,
 ) -> VectorIndex:
     """Open or create the shard or the collection of an index version. sentences: it holds vectors of sentences.
 
     bridge: dimensions of the vectors that compare languages, 0 for none.
     on_new: called before one is created, also later where the index of a server was lost.
+    own_shards: tenants that get a shard of their own in a new collection, where it is made for that.
 
     Raises:
         DataDirBusy: another process owns the shard.
@@ -41,6 +43,8 @@ def open_index(
             bridge=bridge,
             settings=settings.qdrant,
             on_new=on_new,
+            tenant_shards=settings.retrieval.tenant_shards,
+            own_shards=own_shards,
         )
     from retrieval.index.edge import EdgeIndex  # a process that asks a server need not have the engine installed
     from retrieval.index.edge_rewrite import settle

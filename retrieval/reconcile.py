@@ -127,7 +127,9 @@ def _reconcile(db: Database, retrieval: OpenVersion, repair: bool, embed: Embed)
             retrieval.index.upsert(batch)
             # A document that was replaced or deleted meanwhile has dropped its points, but maybe before this write.
             serving = {row.chunk.id for row in _serving(db, [point.id for point in batch])}
-            retrieval.index.delete_points([point.id for point in batch if point.id not in serving])
+            for tenant_id in {point.tenant_id for point in batch}:
+                gone = [one.id for one in batch if one.tenant_id == tenant_id and one.id not in serving]
+                retrieval.index.delete_points(gone, tenant_id=tenant_id)
         retrieval.index.flush()
     return ReconcileReport(
         len(wanted), points, tuple(sorted(missing)), tuple(orphans), in_progress, repair, tuple(sorted(wrong))

@@ -13,7 +13,7 @@ from typing import Any
 from core.settings import Settings
 from core.tables.operations import IndexVersion
 from core.types import StoredVectors
-from retrieval.build import settings_with
+from retrieval.build import settings_of
 from retrieval.opening import collection_of, open_index
 
 
@@ -30,7 +30,7 @@ def read_vectors(settings: Settings, row: IndexVersion) -> Iterator[StoredVector
     elif not (settings.index_dir / row.id / "edge_config.json").is_file():
         return
     embedder: dict[str, Any] = row.spec["embedder"]
-    idf = settings_with(settings, row.config).retrieval.lexical != "bge-m3"  # learnt weights carry theirs already
+    idf = settings_of(settings, row.config).retrieval.lexical != "bge-m3"  # learnt weights carry theirs already
     bridge = int((row.spec.get("bridge") or {}).get("dim", 0))
     with ExitStack() as stack:
         index = open_index(settings, row.id, int(embedder["dim"]), idf, bool(embedder.get("sentences")), bridge)

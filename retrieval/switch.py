@@ -20,7 +20,9 @@ from core.database import Database, WriteSession
 from core.errors import Conflict, NotFound, Unavailable
 from core.jobs import JobStore
 from core.keys import default_tenant_id
+from core.ports import PlacesTenants
 from core.repositories.index_versions import (
+    LIVE,
     VersionStatus,
     active_version,
     chunks_held,
@@ -34,7 +36,9 @@ from core.settings import Settings
 from core.tables.base import utc_now
 from core.tables.jobs import Job
 from core.tables.operations import Calibration, IndexVersion
-from core.types import JobKind, StoredVectors
+from core.tables.tenancy import Tenant
+from core.tenants import find_tenant
+from core.types import JobKind, StoredVectors, TenantShard
 from retrieval.build import same_index, settings_with
 from retrieval.live import OpenVersion, Retrieval
 from retrieval.opening import collection_of
@@ -126,10 +130,15 @@ class IndexService:
 
         Raises:
             InvalidInput: `setting_unknown`, `setting_invalid`, `setting_missing`, `setting_conflict`.
-            Unavailable: the embedder cannot be loaded or reached.
+            Unavailable: the embedder cannot be loaded or reached; `index_standalone`: shards need a cluster.
             Conflict: `index_build_running`, `index_version_dropping`.
         """
-        wanted = self._retrieval.opener.describe(settings_with(self._settings, dict(config)))
+        asked = settings_with(self._settings, dict(config))
+        wanted = self._retrieval.opener.describe(asked)
+        if asked.retrieval.tenant_shards:
+            from retrieval.index.collections import require_cluster
+
+            require_cluster(asked.qdrant)
         with self._db.write() as session:
             rows = lock_versions(session)
             row = rows.get(wanted.id)
@@ -144,13 +153,7 @@ class IndexService:
                 )
             elif row.status == VersionStatus.UNUSABLE.value:
                 row.status, row.config = VersionStatus.BUILDING.value, wanted.config
-            running = session.scalars(
-                select(Job).where(Job.subject_id == row.id, Job.status.in_(("queued", "running")))
-            ).first()
-            if running is not None:
-                raise Conflict(
-                    f"job '{running.id}' builds index version '{row.id}' already", code="index_build_running"
-                )
+            _require_idle(session, row.id)
             session.flush()
             job = self._jobs.create(session, tenant_id=who.tenant_id, kind=JobKind.INDEX, subject_id=row.id, priority=7)
             _record(session, who, "index.build", row.id, {"config": dict(config), "job_id": job.id})
@@ -197,6 +200,60 @@ class IndexService:
                 f"index version '{version_id}' holds {points} of {wanted} passages; `tsumugi index build` mends it",
                 code="index_version_not_ready",
             )
+
+    def tenant_shards(self) -> list[tuple[str, TenantShard]]:
+        """(version, shard) of the tenants that have a shard of their own in a live version, or are on their way.
+
+        Raises:
+            Unavailable: an index does not answer.
+        """
+        return [
+            (version.id, shard)
+            for version in self._retrieval.live()
+            if isinstance(version.index, PlacesTenants)
+            for shard in version.index.tenant_shards()
+        ]
+
+    def keep_apart(self, name_or_id: str, apart: bool, who: Who) -> tuple[Tenant, list[Job]]:
+        """Give a tenant a shard of its own in every live version that is made for that, or take it back.
+
+        Jobs do it, one for each version, while everything serves. Asked again, they are queued again: they go on where
+        the ones before were cut off, and change nothing that is done.
+
+        Raises:
+            NotFound: no such tenant.
+            Conflict: `index_not_sharded`: no live version can keep tenants apart; `index_build_running`.
+            Unavailable: an index does not answer.
+        """
+        versions = [
+            version.id
+            for version in self._retrieval.live()
+            if isinstance(version.index, PlacesTenants) and version.index.keeps_apart
+        ]
+        if not versions:
+            raise Conflict(
+                "no index version keeps tenants in shards of their own: on a Qdrant cluster, build one with"
+                " `tsumugi index build --set retrieval.tenant_shards=true`, switch to it, and ask again",
+                code="index_not_sharded",
+            )
+        with self._db.write() as session:
+            tenant = find_tenant(session, name_or_id)
+            rows = lock_versions(session)
+            jobs = []
+            for version_id in versions:
+                if version_id in rows and rows[version_id].status in LIVE:
+                    _require_idle(session, version_id)
+                    jobs.append(
+                        self._jobs.create(
+                            session, tenant_id=who.tenant_id, kind=JobKind.INDEX, subject_id=version_id, priority=5
+                        )
+                    )
+            tenant.apart = apart
+            action = "tenant.promote" if apart else "tenant.demote"
+            detail = {"name": tenant.name, "jobs": [job.id for job in jobs]}
+            _record(session, who, action, tenant.id, detail)
+            session.flush()
+            return tenant, jobs
 
     def rollback(self, who: Who, *, reason: str | None = None) -> Switched:
         """Serve the version that served before.
@@ -326,6 +383,13 @@ class IndexService:
         else:
             version.index.close()
             shutil.rmtree(self._settings.index_dir / version.id, ignore_errors=True)
+
+
+def _require_idle(session: WriteSession, version_id: str) -> None:
+    busy = select(Job.id).where(Job.subject_id == version_id, Job.status.in_(("queued", "running")))
+    running = session.scalars(busy).first()
+    if running is not None:
+        raise Conflict(f"job '{running}' builds index version '{version_id}' already", code="index_build_running")
 
 
 def _record(session: WriteSession, who: Who, action: str, version_id: str, detail: dict[str, Any]) -> None:

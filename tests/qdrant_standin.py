@@ -27,20 +27,14 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from qdrant_client import QdrantClient
 from qdrant_client.http import models
 
+from tests.qdrant_shards import Cluster, Refused, Shard
+
 VERSION = "1.19.0"
 M = TypeVar("M")
 
 _HNSW = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
 _OPTIMIZERS = {"default_segment_number": 0, "flush_interval_sec": 5}
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
-
-
-class Refused(Exception):
-    """An answer other than 200."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
 
 
 class Store:
@@ -55,6 +49,7 @@ class Store:
             else QdrantClient(path=str(folder / "local"), force_disable_check_same_thread=True)
         )
         self.lock = threading.RLock()
+        self.cluster = Cluster(self.client)
         self.created: dict[str, models.CreateCollection] = {}
         self.indexes: dict[str, dict[str, models.CreateFieldIndex]] = {}
         self.calls: list[tuple[str, str, dict[str, str]]] = []
@@ -88,6 +83,13 @@ class Store:
             name: {field: models.CreateFieldIndex(**one) for field, one in fields.items()}
             for name, fields in kept["indexes"].items()
         }
+        self.cluster.shards = {
+            name: {
+                key: Shard(number, {int(peer): state for peer, state in states.items()})
+                for key, (number, states) in keys.items()
+            }
+            for name, keys in kept.get("shards", {}).items()
+        }
 
     def keep(self) -> None:
         """Write down how collections were made; the client itself keeps their points and aliases."""
@@ -98,6 +100,10 @@ class Store:
             "indexes": {
                 name: {field: one.model_dump(mode="json", exclude_none=True) for field, one in fields.items()}
                 for name, fields in self.indexes.items()
+            },
+            "shards": {
+                name: {key: (shard.number, shard.states) for key, shard in keys.items()}
+                for name, keys in self.cluster.shards.items()
             },
         }
         new = self.folder / "standin.json.new"
@@ -114,6 +120,7 @@ class Store:
         name = self.need(name)
         self.indexes.pop(name)
         del self.created[name]
+        self.cluster.forget(name)
         self.client.delete_collection(name)
 
     def plant(self, name: str, point_id: str, payload: dict[str, Any], vectors: dict[str, Any] | None = None) -> None:
@@ -122,7 +129,8 @@ class Store:
         config = self.created[name].vectors
         assert isinstance(config, dict)
         made = vectors or {"dense": [0.5] * config["dense"].size}
-        self.client.upsert(name, [models.PointStruct(id=point_id, vector=made, payload=payload)])
+        place = self.cluster.read(name, None)[-1]
+        self.client.upsert(place, [models.PointStruct(id=point_id, vector=made, payload=payload)])
 
     def need(self, name: str) -> str:
         """The collection behind a name or an alias."""
@@ -212,7 +220,7 @@ def create_app(store: Store | None = None, *, api_key: str | None = None) -> Fas
     @app.get("/healthz")
     @app.get("/readyz")
     @app.get("/livez")
-    def health() -> PlainTextResponse:
+    async def health() -> PlainTextResponse:  # not behind the threads that wait for their turn on the store
         return PlainTextResponse("all shards are ready")
 
     @app.get("/collections")
@@ -232,6 +240,8 @@ def create_app(store: Store | None = None, *, api_key: str | None = None) -> Fas
                 raise Refused(409, f"Wrong input: Collection `{name}` already exists!")
             store.client.create_collection(name, config.vectors or {}, config.sparse_vectors)
             store.created[name], store.indexes[name] = config, {}
+            if config.sharding_method is models.ShardingMethod.CUSTOM:
+                store.cluster.shards[name] = {}
             return True
 
         return work(action, layout=True)
@@ -266,6 +276,7 @@ def create_app(store: Store | None = None, *, api_key: str | None = None) -> Fas
             store.indexes.pop(name, None)
             if store.created.pop(name, None) is None:
                 return False
+            store.cluster.forget(name)
             store.client.delete_collection(name)
             return True
 
@@ -294,7 +305,7 @@ def create_app(store: Store | None = None, *, api_key: str | None = None) -> Fas
                 if not isinstance(point.vector, dict):
                     raise Refused(400, "Wrong input: Not existing vector name error: ")
                 store.check_vectors(key, point.vector)
-            store.client.upsert(key, body.points)
+            store.cluster.upsert(key, body.points, body.shard_key)
             return updated()
 
         return work(action)
@@ -304,7 +315,7 @@ def create_app(store: Store | None = None, *, api_key: str | None = None) -> Fas
         body = await parse(models.PointsSelector, request)
 
         def action() -> dict[str, Any]:
-            store.client.delete(store.need(name), body)
+            store.cluster.delete(store.need(name), body)
             return updated()
 
         return work(action)
@@ -314,7 +325,7 @@ def create_app(store: Store | None = None, *, api_key: str | None = None) -> Fas
         body = await parse(models.SetPayload, request)
 
         def action() -> dict[str, Any]:
-            store.client.set_payload(store.need(name), body.payload, body.filter or body.points or [], key=body.key)
+            store.cluster.set_payload(store.need(name), body)
             return updated()
 
         return work(action)
@@ -348,39 +359,108 @@ def create_app(store: Store | None = None, *, api_key: str | None = None) -> Fas
             raise Refused(400, "Wrong input: idf params need a sparse vector with the IDF modifier")
         nearest = body.query.nearest if isinstance(body.query, models.NearestQuery) else body.query
         store.check_vectors(key, {using: nearest})
-        return store.client.query_points(
-            key,
-            nearest,
-            using=using,
-            query_filter=body.filter,
-            limit=10 if body.limit is None else body.limit,
-            with_payload=body.with_payload or False,
-            with_vectors=body.with_vector or False,
-            search_params=models.SearchParams(idf=body.params.idf) if scoped and body.params else None,
-        )
+        limit = 10 if body.limit is None else body.limit
+        hits = [
+            hit
+            for place in store.cluster.read(key, body.shard_key)
+            for hit in store.client.query_points(
+                place,
+                nearest,
+                using=using,
+                query_filter=body.filter,
+                limit=limit,
+                with_payload=body.with_payload or False,
+                with_vectors=body.with_vector or False,
+                search_params=models.SearchParams(idf=body.params.idf) if scoped and body.params else None,
+            ).points
+        ]
+        hits.sort(key=lambda hit: -hit.score)
+        return models.QueryResponse(points=list({hit.id: hit for hit in reversed(hits)}.values())[::-1][:limit])
 
     @app.post("/collections/{name}/points/count")
     async def count(name: str, request: Request) -> JSONResponse:
         body = await parse(models.CountRequest, request)
-        return work(lambda: store.client.count(store.need(name), body.filter, exact=True))
+
+        def action() -> dict[str, int]:
+            places = store.cluster.read(store.need(name), body.shard_key)
+            return {"count": sum(store.client.count(place, body.filter, exact=True).count for place in places)}
+
+        return work(action)
+
+    @app.post("/collections/{name}/points")
+    async def retrieve(name: str, request: Request) -> JSONResponse:
+        body = await parse(models.PointRequest, request)
+
+        def action() -> list[Any]:
+            return [
+                record.model_dump(mode="json", exclude_none=True)
+                for place in store.cluster.read(store.need(name), body.shard_key)
+                for record in store.client.retrieve(
+                    place, body.ids, with_payload=body.with_payload or False, with_vectors=body.with_vector or False
+                )
+            ]
+
+        return work(action)
 
     @app.post("/collections/{name}/points/scroll")
     async def scroll(name: str, request: Request) -> JSONResponse:
         body = await parse(models.ScrollRequest, request)
 
         def action() -> dict[str, Any]:
-            records, offset = store.client.scroll(
-                store.need(name),
-                scroll_filter=body.filter,
-                limit=body.limit or 10,
-                offset=body.offset,
-                with_payload=True if body.with_payload is None else body.with_payload,
-                with_vectors=body.with_vector or False,
-            )
-            points = [record.model_dump(mode="json", exclude_none=True) for record in records]
-            return {"points": points, "next_page_offset": offset}
+            limit = body.limit or 10
+            found = {}
+            for place in store.cluster.read(store.need(name), body.shard_key):
+                records, _ = store.client.scroll(
+                    place,
+                    scroll_filter=body.filter,
+                    limit=limit + 1,
+                    offset=body.offset,
+                    with_payload=True if body.with_payload is None else body.with_payload,
+                    with_vectors=body.with_vector or False,
+                )
+                found |= {str(record.id): record for record in records}
+            page = [found[key] for key in sorted(found)]
+            points = [record.model_dump(mode="json", exclude_none=True) for record in page[:limit]]
+            return {"points": points, "next_page_offset": page[limit].id if len(page) > limit else None}
 
         return work(action)
+
+    @app.get("/cluster")
+    def cluster_status() -> JSONResponse:
+        peers = {str(peer): {"uri": f"http://node-{peer}:6335/"} for peer in store.cluster.peers}
+        enabled = {
+            "status": "enabled",
+            "peer_id": store.cluster.peers[0],
+            "peers": peers,
+            "raft_info": {"term": 1, "commit": 1, "pending_operations": 0, "is_voter": True},
+            "consensus_thread_status": {"consensus_thread_status": "working", "last_update": "2026-01-01T00:00:00Z"},
+            "message_send_failures": {},
+        }
+        return work(lambda: enabled if store.cluster.enabled else {"status": "disabled"})
+
+    @app.get("/collections/{name}/cluster")
+    def collection_cluster(name: str) -> JSONResponse:
+        return work(lambda: store.cluster.info(store.need(name)), layout=True)
+
+    @app.post("/collections/{name}/cluster")
+    async def change_cluster(name: str, request: Request) -> JSONResponse:
+        body = await parse(models.ClusterOperations, request)
+        return work(lambda: store.cluster.change(store.need(name), body), layout=True)
+
+    @app.put("/collections/{name}/shards")
+    async def create_shard_key(name: str, request: Request) -> JSONResponse:
+        body = await parse(models.CreateShardingKey, request)
+
+        def action() -> bool:
+            key = store.need(name)
+            return store.cluster.create_key(key, body, store.created[key].replication_factor or 1)
+
+        return work(action, layout=True)
+
+    @app.post("/collections/{name}/shards/delete")
+    async def delete_shard_key(name: str, request: Request) -> JSONResponse:
+        body = await parse(models.DropShardingKey, request)
+        return work(lambda: store.cluster.drop_key(store.need(name), str(body.shard_key)), layout=True)
 
     @app.post("/collections/aliases")
     async def change_aliases(request: Request) -> JSONResponse:
@@ -416,7 +496,7 @@ async def parse(model: Any, request: Request) -> Any:
 
 def _info(store: Store, name: str) -> dict[str, Any]:
     sent = store.created[name].model_dump(mode="json", exclude_none=True)
-    points = store.client.count(name, exact=True).count
+    points = sum(store.client.count(place, exact=True).count for place in store.cluster.read(name, None))
     schema = {}
     for field, index in store.indexes[name].items():
         params = index.field_schema
@@ -425,7 +505,14 @@ def _info(store: Store, name: str) -> dict[str, Any]:
             schema[field] = {"data_type": described["type"], "params": described, "points": points}
         else:
             schema[field] = {"data_type": models.PayloadSchemaType(params).value, "points": points}
-    placement = ("shard_number", "replication_factor", "write_consistency_factor", "payload", "on_disk_payload")
+    placement = (
+        "shard_number",
+        "sharding_method",
+        "replication_factor",
+        "write_consistency_factor",
+        "payload",
+        "on_disk_payload",
+    )
     return {
         "status": "green",
         "optimizer_status": "ok",

@@ -333,7 +333,7 @@ class ServerTopology:
                 shutil.rmtree(self.qdrant_folder)
             pause.wait(seconds if how == "away" else 1.0)
             self.qdrant.start()
-        wait_for(lambda: _ok(f"http://127.0.0.1:{self.qdrant_port}/collections"), 30, "the Qdrant stand-in")
+        wait_for(lambda: _ok(f"http://127.0.0.1:{self.qdrant_port}/readyz"), 120, "the Qdrant stand-in")
 
     def wait_ready(self, name: str, timeout_s: float = 120.0) -> None:
         """Return when a process says that it is ready."""

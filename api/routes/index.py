@@ -8,6 +8,7 @@ from typing import Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
+from sqlalchemy import select
 
 from api.errors import request_id_of
 from api.schemas.index import (
@@ -18,12 +19,16 @@ from api.schemas.index import (
     IndexSwitchBody,
     IndexSwitchRequest,
     IndexVersionBody,
+    TenantMoveBody,
+    TenantShardBody,
+    TenantShardsBody,
 )
 from api.schemas.jobs import JobBody
 from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.services import Services
 from core.access import Principal
 from core.errors import Unavailable
+from core.tables import Job, Tenant
 from core.types import Scope, StoredVectors
 from retrieval.switch import IndexService, Switched, VersionState, Who
 from retrieval.vector_lines import encode_line
@@ -81,6 +86,39 @@ def rollback_index(
     return _switched(_index(services).rollback(_who(caller, request), reason=body.reason))
 
 
+@router.get("/shards", dependencies=[_OPERATOR])
+def list_tenant_shards(services: ServicesOf) -> TenantShardsBody:
+    """Tenants that have a shard of their own on the Qdrant cluster, or are on their way to one or back."""
+    found = _index(services).tenant_shards()
+    with services.db.read() as session:
+        tenants = {tenant.id: tenant for tenant in session.scalars(select(Tenant))}
+    items = [
+        TenantShardBody(
+            tenant_id=shard.tenant_id,
+            tenant=tenants[shard.tenant_id].name if shard.tenant_id in tenants else None,
+            wanted=shard.tenant_id in tenants and tenants[shard.tenant_id].apart,
+            version=version,
+            serves=shard.serves,
+            points=shard.points,
+            left=shard.left,
+        )
+        for version, shard in found
+    ]
+    return TenantShardsBody(items=items)
+
+
+@router.put("/shards/{tenant}", status_code=202, dependencies=[_OPERATOR])
+def promote_tenant(tenant: str, request: Request, caller: Caller, services: ServicesOf) -> TenantMoveBody:
+    """Give a tenant that outgrew the rest a shard of its own, while everything serves. Again is fine: it goes on."""
+    return _moved(*_index(services).keep_apart(tenant, True, _who(caller, request)))
+
+
+@router.delete("/shards/{tenant}", status_code=202, dependencies=[_OPERATOR])
+def demote_tenant(tenant: str, request: Request, caller: Caller, services: ServicesOf) -> TenantMoveBody:
+    """Move a tenant back into the shard that all others share."""
+    return _moved(*_index(services).keep_apart(tenant, False, _who(caller, request)))
+
+
 @router.delete("/{version}", status_code=204, dependencies=[_OPERATOR])
 def drop_index(version: str, request: Request, caller: Caller, services: ServicesOf) -> None:
     """Remove a version that does not serve; a rollback to it is then no longer possible."""
@@ -101,6 +139,15 @@ def _index(services: Services) -> IndexService:
 
 def _who(caller: Principal, request: Request) -> Who:
     return Who(caller.tenant_id, caller.actor, request_id_of(request.scope))
+
+
+def _moved(tenant: Tenant, jobs: list[Job]) -> TenantMoveBody:
+    return TenantMoveBody(
+        tenant_id=tenant.id,
+        tenant=tenant.name,
+        wanted=tenant.apart,
+        jobs=[JobBody.model_validate(job) for job in jobs],
+    )
 
 
 def _switched(done: Switched) -> IndexSwitchBody:

@@ -14,7 +14,9 @@ from api.schemas.jobs import JobBody
 class IndexBuildRequest(RequestBody):
     """What the new version is to be made of, over the settings; all of it left out means the settings as they are."""
 
-    retrieval: dict[str, Any] = Field(default_factory=dict, description="`embedder`, `lexical`.")
+    retrieval: dict[str, Any] = Field(
+        default_factory=dict, description="`embedder`, `lexical`, `bridge`, `tenant_shards`."
+    )
     embedding: dict[str, Any] = Field(default_factory=dict, description="As in the section `embedding`, but the key.")
     ingest: dict[str, Any] = Field(default_factory=dict, description="`chunk_tokens` and the other `chunk_` settings.")
 
@@ -65,6 +67,36 @@ class IndexBuildBody(ResponseBody):
 
     version: str
     job: JobBody
+
+
+class TenantShardBody(ResponseBody):
+    """A tenant's own shard in an index version. Until it `serves`, the shared one answers."""
+
+    tenant_id: str
+    tenant: str | None
+    """Its name; None for a tenant that is gone, whose shard the next build of the version drops."""
+    wanted: bool
+    """Whether the tenant is to have it."""
+    version: str
+    serves: bool
+    points: int
+    left: int
+    """Points of the tenant that are still in the shared shard as well; the job of the move drops them."""
+
+
+class TenantShardsBody(ResponseBody):
+    """Tenants with a shard of their own in a live version, or on their way to one."""
+
+    items: list[TenantShardBody]
+
+
+class TenantMoveBody(ResponseBody):
+    """A move that was queued: a job for each index version that keeps tenants apart."""
+
+    tenant_id: str
+    tenant: str
+    wanted: bool
+    jobs: list[JobBody]
 
 
 class IndexSwitchBody(ResponseBody):

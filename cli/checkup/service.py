@@ -14,8 +14,10 @@ from cli.data_dir import read_service_note, remove_service_note
 from cli.redis_child import socket_dir
 from core.database import Database
 from core.migrate import current_revision, newest_revision, upgrade
+from core.ports import PlacesTenants
 from core.settings import Settings
 from core.tables import IndexVersion, Job, TuningRun
+from core.tenants import tenants_apart
 from core.types import JobStatus
 from ingest.vectors import passage_vectors
 from retrieval.opening import collection_of
@@ -104,6 +106,29 @@ def check_collections(examination: Examination) -> Iterator[Finding]:
             yield Finding("index", name, problem, lambda name=name: drop_collection(settings.qdrant, name))  # type: ignore[misc]
 
 
+def check_tenant_shards(examination: Examination) -> Iterator[Finding]:
+    """On a Qdrant cluster, tenants with a shard of their own are those that are to have one, and are there alone."""
+    wanted = set(tenants_apart(examination.db))
+    for version in examination.retrieval.live():
+        index = version.index
+        if not isinstance(index, PlacesTenants) or not index.keeps_apart:
+            continue
+        found = {shard.tenant_id: shard for shard in index.tenant_shards()}
+        for tenant in sorted(wanted | set(found)):
+            shard = found.get(tenant)
+            if shard is None:
+                problem = "is to have a shard of its own and is in the shared one"
+            elif tenant not in wanted:
+                problem = "has a shard of its own and is to share one"
+            elif not shard.serves:
+                problem = "has a shard of its own that was not filled: the shared one answers"
+            elif shard.left:
+                problem = f"left {shard.left} points in the shared shard when it moved to its own"
+            else:
+                continue
+            yield Finding("shards", f"{tenant} in {version.id}", problem, _place(index, wanted))
+
+
 def check_recall(examination: Examination) -> Iterator[Finding]:
     """Passages of this system, asked for by their own vectors: the index finds what exact search finds."""
     share, asked = sampled_recall(examination.db, examination.retrieval.active)
@@ -141,6 +166,10 @@ def check_leftovers(examination: Examination) -> Iterator[Finding]:
     folder = socket_dir(data_dir)
     if folder.exists():
         yield Finding("leftovers", str(folder), "socket folder of a service that was killed", _drop(folder))
+
+
+def _place(index: PlacesTenants, wanted: set[str]) -> Repair:
+    return lambda: index.place(wanted, lambda _done: None)
 
 
 def _reconcile(examination: Examination) -> Repair:

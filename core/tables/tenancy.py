@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import ForeignKey, String, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.tables.base import Base, Name, created_column, id_column
@@ -18,6 +18,8 @@ class Tenant(Base):
 
     id: Mapped[str] = id_column("ten")
     name: Mapped[str] = mapped_column(Name(100), unique=True)
+    apart: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether its points are to have a shard of their own, in indexes that keep tenants apart."""
     created_at: Mapped[datetime] = created_column()
 
 

@@ -7,6 +7,7 @@ from functools import partial
 
 from qdrant_client import QdrantClient
 
+from core.errors import Unavailable
 from core.settings_qdrant import QdrantSettings
 from retrieval.index.connection import connect
 
@@ -22,6 +23,26 @@ def collections(settings: QdrantSettings) -> dict[str, int]:
         return {name: connection.call(partial(_points, name=name), where) for name in names}
     finally:
         connection.close()
+
+
+def require_cluster(settings: QdrantSettings) -> None:
+    """Refuse a server that runs by itself: it keeps no shard keys.
+
+    Raises:
+        Unavailable: `index_standalone`, or the server does not answer.
+    """
+    connection = connect(settings)
+    try:
+        status = connection.call(lambda client: client.cluster_status(), f"the Qdrant server at {settings.url}")
+    finally:
+        connection.close()
+    if status.status != "enabled":
+        raise Unavailable(
+            "shards for tenants need a Qdrant cluster, which may be of one node: `cluster: {enabled: true}` in its"
+            " configuration, and `--uri` at its start",
+            code="index_standalone",
+            retryable=False,
+        )
 
 
 def drop_collection(settings: QdrantSettings, name: str) -> None:

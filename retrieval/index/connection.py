@@ -66,8 +66,8 @@ class Connection:
 
         Raises:
             Unavailable: `index_unreachable`, `index_timeout`, `index_overloaded`, `index_throttled`, `index_disk_full`,
-                `index_unauthorised`, `index_strict_mode`, `index_missing`, `index_not_qdrant` are retryable,
-                `index_rejected` is not. No message holds the key: the client sends it as a header and shows none.
+                `index_unauthorised`, `index_standalone`, `index_strict_mode`, `index_missing`, `index_not_qdrant` are
+                retryable, `index_rejected` is not. No message holds the key: the client sends it as a header.
             BodyTooLarge, AlreadyExists: see there.
         """
         until = time.monotonic() + left_s(self._timeout_s)
@@ -185,6 +185,9 @@ def _refusal(error: UnexpectedResponse, where: str) -> tuple[Unavailable, bool, 
         raise AlreadyExists from error
     if status == 413 or (status == 400 and ("larger than allowed" in reason or '\\"upsert' in reason)):
         raise BodyTooLarge from error
+    if status == 405 and "standalone" in reason:
+        detail = "shards for tenants need a cluster (`cluster.enabled`, of one node or more)"
+        return refused("index_standalone", detail)
     if status in {401, 403}:
         return refused("index_unauthorised", "the server refuses the API key, or the key may not do this")
     if status == 404 and "exist" in reason:

@@ -146,7 +146,7 @@ class EdgeIndex:
             batch = [to_point(point) for point in points[start : start + _UPSERT_BATCH]]
             self._update(UpdateOperation.upsert_points(batch), FOR_INDEXING)
 
-    def delete_document(self, document_id: str, *, keep_generation: int | None = None) -> None:
+    def delete_document(self, document_id: str, *, tenant_id: str, keep_generation: int | None = None) -> None:
         """Drop all points of a document, or all but those of one generation."""
         kept = [] if keep_generation is None else [equals("generation", keep_generation)]
         condition = Filter(must=[equals("document_id", document_id)], must_not=kept)
@@ -155,13 +155,13 @@ class EdgeIndex:
             if self._ask("count", CountRequest(exact=True, filter=condition)):
                 self._update(UpdateOperation.delete_points_by_filter(condition))
 
-    def set_access(self, document_id: str, *, collection_id: str, groups: Sequence[str]) -> None:
+    def set_access(self, document_id: str, *, tenant_id: str, collection_id: str, groups: Sequence[str]) -> None:
         """Change the payload that filters need on all points of a document; vectors stay as they are."""
         condition = Filter(must=[equals("document_id", document_id)])
         payload = access_payload(collection_id, groups)
         self._update(UpdateOperation.set_payload_by_filter(condition, payload))
 
-    def delete_points(self, ids: Sequence[str]) -> None:
+    def delete_points(self, ids: Sequence[str], *, tenant_id: str | None = None) -> None:
         """Drop points by id; unknown ids are ignored."""
         if ids:
             self._update(UpdateOperation.delete_points(list(ids)))
@@ -264,9 +264,13 @@ class EdgeIndex:
         points = self._query(sparse_query(vector), access_condition(access, ids), len(ids), self._idf_params(access))
         return {point.id: point.score for point in points}
 
-    def count(self, *, document_id: str | None = None, generation: int | None = None) -> int:
+    def count(
+        self, *, tenant_id: str | None = None, document_id: str | None = None, generation: int | None = None
+    ) -> int:
         """Exact number of points."""
         conditions = []
+        if tenant_id is not None:
+            conditions.append(equals("tenant_id", tenant_id))
         if document_id is not None:
             conditions.append(equals("document_id", document_id))
         if generation is not None:

@@ -22,9 +22,17 @@ _NO_GRAPH = ("document_id", "generation")
 
 
 def create(
-    client: QdrantClient, name: str, dim: int, *, idf: bool, sentences: bool, bridge: int, settings: QdrantSettings
+    client: QdrantClient,
+    name: str,
+    dim: int,
+    *,
+    idf: bool,
+    sentences: bool,
+    bridge: int,
+    settings: QdrantSettings,
+    tenant_shards: bool,
 ) -> bool:
-    """Make the collection; its payload indexes follow by `complete`."""
+    """Make the collection; its payload indexes follow by `complete`, its shard keys by `TenantShards.ensure`."""
     memory = models.Memory.COLD if settings.vectors_on_disk else models.Memory.CACHED
     vectors = {
         DENSE: models.VectorParams(
@@ -53,6 +61,7 @@ def create(
         sparse_vectors_config={LEXICAL: models.SparseVectorParams(modifier=models.Modifier.IDF if idf else None)},
         hnsw_config=_graph(settings),
         shard_number=settings.shards,
+        sharding_method=models.ShardingMethod.CUSTOM if tenant_shards else None,
         replication_factor=settings.replicas,
         write_consistency_factor=settings.confirmations,
         payload=models.PayloadStorageParams(memory=models.Memory.COLD),

@@ -1,12 +1,13 @@
 """A Qdrant server, or its client's in-memory mode, behind the index protocol: one collection for all tenants.
 
 The IDF of the lexical arm is counted over the collection asked or the tenant's own points, which needs Qdrant 1.19: an
-older server takes that parameter and ignores it, so it is refused at the start. Collections are laid out by `layout`.
+older server takes that parameter and ignores it, so it is refused at the start. Collections are laid out by `layout`;
+where one was made with shards for tenants, every call says whose points it means (see `tenant_shards`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from core.types import (
     ScoredPoint,
     SparseVector,
     StoredVectors,
+    TenantShard,
 )
 from retrieval.index import layout
 from retrieval.index.connection import AlreadyExists, BodyTooLarge, Connection
@@ -39,6 +41,7 @@ from retrieval.index.names import (
     stored_vectors,
 )
 from retrieval.index.server_points import access_condition, batches, equals, sparse_vector, to_point
+from retrieval.index.tenant_shards import SHARED, TenantShards, key_of
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -66,16 +69,20 @@ class ServerIndex:
         bridge: int = 0,
         settings: QdrantSettings,
         on_new: Callable[[], None] | None = None,
+        tenant_shards: bool = False,
+        own_shards: Callable[[], Collection[str]] = tuple,
     ) -> None:
         """Use the collection, creating it with its payload indexes when there is none. The connection is taken over.
 
         dim: of the dense vector. idf: the index multiplies sparse weights by the IDF of the tenant's points; False for
         weights that a model has learnt. sentences: points carry vectors of their sentences. bridge: dimensions of the
         vectors that compare languages, 0 for none. on_new: called before a collection is made, at the start or after it
-        was lost, so that nobody takes the new one for filled.
+        was lost, so that nobody takes the new one for filled. tenant_shards: make it so that tenants can have shards
+        of their own; `own_shards` says which have one from the first moment. A collection that is there stays as it is.
 
         Raises:
-            Unavailable: the server does not answer, or the collection was made for other vectors.
+            Unavailable: the server does not answer, or the collection was made for other vectors; `index_standalone`:
+                shards for tenants need a cluster.
         """
         self.collection = collection
         self.on_missing: Callable[[], None] | None = None
@@ -87,6 +94,9 @@ class ServerIndex:
         self._bridge = bridge
         self._settings = settings
         self.on_new = on_new
+        self._tenant_shards = tenant_shards
+        self._own_shards = own_shards
+        self._shards: TenantShards | None = None
         self._ordering = models.WriteOrdering(settings.write_ordering)
         read = settings.read_consistency
         self._consistency = None if read is None else models.ReadConsistencyType(read)
@@ -107,6 +117,7 @@ class ServerIndex:
                 sentences=self._sentences,
                 bridge=self._bridge,
                 settings=self._settings,
+                tenant_shards=self._tenant_shards,
             )
             try:
                 self._ask(make)
@@ -121,30 +132,53 @@ class ServerIndex:
                 f"{self._where} {wrong}; build a new index version", code="index_mismatch", retryable=False
             )
         self._ask(lambda client: layout.complete(client, name, info, self._settings))
+        self._shards = None
+        if info.config.params.sharding_method is models.ShardingMethod.CUSTOM:
+            self._shards = TenantShards(self._ask, self._write, name, self._settings)
+            self._shards.ensure(self._own_shards)
+
+    @property
+    def keeps_apart(self) -> bool:
+        """Whether tenants can have shards of their own."""
+        return self._shards is not None
+
+    def place(self, own: Collection[str], step: Callable[[float], None]) -> None:
+        """Give the tenants of `own` a shard of their own, and take it from all others; see `TenantShards.place`."""
+        if self._shards is not None:
+            self._shards.place(own, step)
+
+    def tenant_shards(self) -> list[TenantShard]:
+        """Tenants with a shard of their own, or on their way to one."""
+        return [] if self._shards is None else self._shards.found()
 
     def upsert(self, points: Sequence[IndexPoint]) -> None:
         """Write points; the same id overwrites. Returns when they can be searched."""
-        for batch in batches([to_point(point) for point in points], self._settings.upsert_batch):
-            self._write(batch)
+        for tenant_id in dict.fromkeys(point.tenant_id for point in points):
+            own = [to_point(point) for point in points if point.tenant_id == tenant_id]
+            for batch in batches(own, self._settings.upsert_batch):
+                self._write(batch, self._key(tenant_id))
 
-    def delete_document(self, document_id: str, *, keep_generation: int | None = None) -> None:
+    def delete_document(self, document_id: str, *, tenant_id: str, keep_generation: int | None = None) -> None:
         """Drop all points of a document, or all but those of one generation."""
         kept: list[models.Condition] = [] if keep_generation is None else [equals("generation", keep_generation)]
         condition = models.Filter(must=[equals("document_id", document_id)], must_not=kept)
-        self._delete(models.FilterSelector(filter=condition))
+        self._delete(models.FilterSelector(filter=condition), tenant_id)
 
-    def set_access(self, document_id: str, *, collection_id: str, groups: Sequence[str]) -> None:
+    def set_access(self, document_id: str, *, tenant_id: str, collection_id: str, groups: Sequence[str]) -> None:
         """Change the payload that filters need on all points of a document; vectors stay as they are."""
         points = models.Filter(must=[equals("document_id", document_id)])
         payload = access_payload(collection_id, groups)
-        self._call(
-            lambda client: client.set_payload(self.collection, payload, points, wait=True, ordering=self._ordering)
-        )
+        for key in self._everywhere(tenant_id):
+            self._call(
+                partial(
+                    _set_payload, name=self.collection, payload=payload, points=points, order=self._ordering, key=key
+                )
+            )
 
-    def delete_points(self, ids: Sequence[str]) -> None:
-        """Drop points by id; unknown ids are ignored."""
+    def delete_points(self, ids: Sequence[str], *, tenant_id: str | None = None) -> None:
+        """Drop points by id; unknown ids are ignored. Without a tenant they are looked for in every shard."""
         if ids:
-            self._delete(models.PointIdsList(points=list(ids)))
+            self._delete(models.PointIdsList(points=list(ids)), tenant_id)
 
     def search_dense(
         self, vector: Sequence[float], access: AccessFilter, limit: int, *, exact: bool = False
@@ -194,7 +228,7 @@ class ServerIndex:
         if not self._bridge:
             return []
         params = models.SearchParams(hnsw_ef=max(self._settings.hnsw_ef, limit))
-        return self._query(_request(list(vector), BRIDGE, access_condition(access), limit, params))
+        return self._query(self._request(list(vector), BRIDGE, access, limit, params))
 
     def score_sentences(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
         """Cosine of the nearest sentence of the given points; hidden ones and ones without sentences are absent."""
@@ -204,15 +238,22 @@ class ServerIndex:
         """Sparse score of the given points, on the scale of `search_sparse`; those sharing no term are absent."""
         return dict(self.score((), vector, access, by_dense=(), by_sparse=ids, by_sentences=()).sparse)
 
-    def count(self, *, document_id: str | None = None, generation: int | None = None) -> int:
-        """Exact number of points."""
+    def count(
+        self, *, tenant_id: str | None = None, document_id: str | None = None, generation: int | None = None
+    ) -> int:
+        """Exact number of points. While a tenant moves, a count of all may hold its points twice for a moment."""
         must: list[models.Condition] = []
+        if tenant_id is not None:
+            must.append(equals("tenant_id", tenant_id))
         if document_id is not None:
             must.append(equals("document_id", document_id))
         if generation is not None:
             must.append(equals("generation", generation))
         condition = models.Filter(must=must) if must else None
-        return self._call(lambda client: client.count(self.collection, condition, exact=True)).count
+        key = self._key(tenant_id)
+        return self._call(
+            lambda client: client.count(self.collection, condition, exact=True, shard_key_selector=key)
+        ).count
 
     def scan(self) -> Iterator[IndexedPoint]:
         """What every point says of itself, ordered by id; a foreign one says nothing."""
@@ -273,9 +314,13 @@ class ServerIndex:
             if offset is None:
                 return
 
-    def _write(self, batch: list[models.PointStruct]) -> None:
+    def _write(self, batch: list[models.PointStruct], key: models.ShardKeySelector | None) -> None:
         try:
-            self._call(lambda client: client.upsert(self.collection, batch, wait=True, ordering=self._ordering))
+            self._call(
+                lambda client: client.upsert(
+                    self.collection, batch, wait=True, ordering=self._ordering, shard_key_selector=key
+                )
+            )
         except BodyTooLarge as error:
             if len(batch) == 1:
                 raise Unavailable(
@@ -285,11 +330,23 @@ class ServerIndex:
                 ) from error
             log.info("index.write_halved", collection=self.collection, points=len(batch))
             middle = len(batch) // 2
-            self._write(batch[:middle])
-            self._write(batch[middle:])
+            self._write(batch[:middle], key)
+            self._write(batch[middle:], key)
 
-    def _delete(self, selector: models.PointsSelector) -> None:
-        self._call(lambda client: client.delete(self.collection, selector, wait=True, ordering=self._ordering))
+    def _delete(self, selector: models.PointsSelector, tenant_id: str | None) -> None:
+        for key in self._everywhere(tenant_id):
+            self._call(partial(_delete, name=self.collection, selector=selector, order=self._ordering, key=key))
+
+    def _everywhere(self, tenant_id: str | None) -> Sequence[models.ShardKeySelector | None]:
+        """Where points of a tenant may lie, of any tenant for None. While one moves, and until its old points are
+        dropped, that is two places: what is forgotten must be gone from both.
+        """
+        if self._shards is None:
+            return [None]
+        return [list(self._shards.keys())] if tenant_id is None else [key_of(tenant_id), SHARED]
+
+    def _key(self, tenant_id: str | None) -> models.ShardKeyWithFallback | None:
+        return None if self._shards is None or tenant_id is None else key_of(tenant_id)
 
     def _dense_request(
         self, vector: Sequence[float], access: AccessFilter, limit: int, *, exact: bool = False
@@ -301,7 +358,7 @@ class ServerIndex:
                 oversampling = layout.oversampling(self._settings, self._dim)
                 quantization = models.QuantizationSearchParams(rescore=True, oversampling=oversampling)
             params = models.SearchParams(hnsw_ef=max(self._settings.hnsw_ef, limit), quantization=quantization)
-        return _request(list(vector), DENSE, access_condition(access), limit, params)
+        return self._request(list(vector), DENSE, access, limit, params)
 
     def _sparse_request(
         self, vector: SparseVector, access: AccessFilter, limit: int, ids: Sequence[str] | None = None
@@ -310,14 +367,33 @@ class ServerIndex:
         if self._idf:
             corpus = access_condition(replace(access, groups=None, document_ids=None))
             params = models.SearchParams(idf=models.IdfCorpusParams(corpus=corpus))
-        return _request(sparse_vector(vector), LEXICAL, access_condition(access, ids), limit, params)
+        return self._request(sparse_vector(vector), LEXICAL, access, limit, params, ids)
 
     def _scores_request(self, query: Any, using: str, ids: Sequence[str], access: AccessFilter) -> models.QueryRequest:
         # So few points, named by id, are all compared anyway; strict mode may forbid to ask for it.
         params = None
         if using == DENSE and self._settings.quantization != "none":
             params = models.SearchParams(quantization=models.QuantizationSearchParams(ignore=True))
-        return _request(query, using, access_condition(access, ids), len(ids), params)
+        return self._request(query, using, access, len(ids), params, ids)
+
+    def _request(
+        self,
+        query: Any,
+        using: str,
+        access: AccessFilter,
+        limit: int,
+        params: models.SearchParams | None,
+        ids: Sequence[str] | None = None,
+    ) -> models.QueryRequest:
+        return models.QueryRequest(
+            query=models.NearestQuery(nearest=query),
+            using=using,
+            filter=access_condition(access, ids),
+            params=params,
+            limit=limit,
+            with_payload=_PAYLOAD,
+            shard_key=self._key(access.tenant_id),
+        )
 
     def _query(self, request: models.QueryRequest) -> list[ScoredPoint]:
         return self._batch(request)[0]
@@ -347,17 +423,12 @@ class ServerIndex:
 _NO_WORDS = SparseVector((), ())
 
 
-def _request(
-    query: Any, using: str, condition: models.Filter, limit: int, params: models.SearchParams | None
-) -> models.QueryRequest:
-    return models.QueryRequest(
-        query=models.NearestQuery(nearest=query),
-        using=using,
-        filter=condition,
-        params=params,
-        limit=limit,
-        with_payload=_PAYLOAD,
-    )
+def _delete(client: QdrantClient, *, name: str, selector: Any, order: Any, key: Any) -> Any:
+    return client.delete(name, selector, wait=True, ordering=order, shard_key_selector=key)
+
+
+def _set_payload(client: QdrantClient, *, name: str, payload: Any, points: Any, order: Any, key: Any) -> Any:
+    return client.set_payload(name, payload, points, wait=True, ordering=order, shard_key_selector=key)
 
 
 def _scroll(client: QdrantClient, *, collection: str, **arguments: Any) -> Any:

@@ -85,7 +85,7 @@ def test_a_vanished_collection_is_said_and_made_again(server: Server) -> None:
     for act in (
         server.index.count,
         lambda: server.index.upsert([point(1)]),
-        lambda: server.index.delete_document("d1"),
+        lambda: server.index.delete_document("d1", tenant_id="t1"),
     ):
         with pytest.raises(Unavailable) as raised:
             act()
@@ -157,7 +157,7 @@ def test_strict_mode_halves_writes_and_forbids_nothing_that_search_asks(server: 
     vector = point(1).dense or ()
     ids = [hit.id for hit in server.index.search_dense(vector, ALL, 10)]
     assert len(server.index.score_dense(vector, ids, ALL)) == 10
-    server.index.delete_document("d1")
+    server.index.delete_document("d1", tenant_id="t1")
     with pytest.raises(Unavailable) as raised:
         server.index.search_dense(vector, ALL, 10, exact=True)
     assert (raised.value.code, raised.value.retryable) == ("index_strict_mode", True)

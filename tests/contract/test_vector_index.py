@@ -1,4 +1,5 @@
-"""The same cases on Edge, on the client's in-memory mode, over REST, and on a real server where one is given.
+"""The same cases on Edge, on the client's in-memory mode, over REST, and on a real server where one is given; and in
+collections with shards for tenants, where t1 shares one with the others or has its own.
 
 `TSUMUGI_TEST_QDRANT_URL` names a Qdrant server (1.19 or newer), `TSUMUGI_TEST_QDRANT_API_KEY` its key; each test makes
 a collection there and drops it.
@@ -89,13 +90,23 @@ def open_index(kind: str, folder: Path, standin_url: str, *, idf: bool = True) -
         return
     settings = settings_of(kind, standin_url)
     connection = Connection([QdrantClient(":memory:")]) if kind == "memory" else connect(settings)
-    index = ServerIndex(connection, name, dim=DIM, idf=idf, sentences=True, bridge=4, settings=settings)
+    index = ServerIndex(
+        connection,
+        name,
+        dim=DIM,
+        idf=idf,
+        sentences=True,
+        bridge=4,
+        settings=settings,
+        tenant_shards=kind in {"shared", "apart"},
+        own_shards=lambda: ["t1"] if kind == "apart" else [],
+    )
     yield index
     index.drop()
     index.close()
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=(*KINDS, "shared", "apart"))
 def index(request: pytest.FixtureRequest, tmp_path: Path, standin_url: str) -> Iterator[VectorIndex]:
     with open_index(request.param, tmp_path, standin_url) as opened:
         yield opened
@@ -130,12 +141,12 @@ def test_vectors_come_out_as_they_went_in(index: VectorIndex) -> None:
 
 def test_deletion_by_document_generation_and_id(index: VectorIndex) -> None:
     index.upsert([point(n, document="d", generation=n) for n in (1, 2, 3)] + [point(9)])
-    index.delete_document("d", keep_generation=2)
+    index.delete_document("d", tenant_id="t1", keep_generation=2)
     assert {(p.document_id, p.generation) for p in index.scan()} == {("d", 2), ("d9", 1)}
     index.delete_points([point(9).id, str(uuid.uuid4())])
     index.delete_points([])
-    index.delete_document("d")
-    index.delete_document("never there")
+    index.delete_document("d", tenant_id="t1")
+    index.delete_document("never there", tenant_id="t1")
     assert index.count() == 0
 
 
@@ -171,8 +182,8 @@ def test_access_changes_without_new_vectors(index: VectorIndex) -> None:
         [point(1, terms={1: 1.0}), point(2, terms={1: 1.0}), point(3, document="d1", generation=2, terms={1: 1.0})]
     )
     before = {one.id: one for one in index.vectors()}
-    index.set_access("d1", collection_id="c9", groups=("hr", "it"))
-    index.set_access("never there", collection_id="c9", groups=("hr",))
+    index.set_access("d1", tenant_id="t1", collection_id="c9", groups=("hr", "it"))
+    index.set_access("never there", tenant_id="t1", collection_id="c9", groups=("hr",))
     query, vector = SparseVector((1,), (1.0,)), point(1).dense or ()
     for access, expected in (
         (AccessFilter("t1", frozenset({"*"})), {"d2"}),

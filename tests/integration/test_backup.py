@@ -17,13 +17,14 @@ from sqlalchemy import JSON, null, select, text
 
 from cli.backup.card import CARD, SQLITE, entry_of
 from cli.backup.rows import dump_rows, load_rows
+from cli.backup.take import from_index, take_backup
 from cli.doctor import examine
 from cli.output import CommandFailed
 from core.blobs import open_blobs
 from core.database import Database
 from core.migrate import current_revision, downgrade, known_revisions, newest_revision
 from core.settings import Settings
-from core.tables import AuditEntry, Collection, Document, DocumentGeneration, IdempotencyRecord
+from core.tables import AuditEntry, Collection, Document, DocumentGeneration, IdempotencyRecord, Tenant
 from core.tenants import create_tenant
 from tests.backed_up import (
     ADAPTER,
@@ -33,6 +34,7 @@ from tests.backed_up import (
     Source,
     copy_of,
     first_chunks,
+    nothing,
     refused,
     restore,
     rewrite,
@@ -84,6 +86,34 @@ def test_a_busy_system_comes_back_whole(
             assert set(session.scalars(select(Document.status))) == {"ready"}
         assert len(system.served()) == taken.documents
     assert examine(settings, repair=False) == ([], [])
+
+
+@pytest.mark.parametrize("target", ["embedded", "server"])
+def test_a_tenant_with_a_shard_of_its_own_has_it_again(
+    make_settings: Callable[[str], Settings], tmp_path: Path, target: str
+) -> None:
+    settings = make_settings("server")
+    apart = settings.retrieval.model_copy(update={"tenant_shards": True})
+    settings = settings.model_copy(update={"retrieval": apart})
+    with running(settings) as system:
+        for filename, content in DOCUMENTS:
+            system.put(filename, content, external_id=filename)
+        system.work()
+        asked = {question: system.passages(question) for question in QUESTIONS}
+        tenant = system.principal.tenant_id
+        with system.db.write() as session:
+            session.get_one(Tenant, tenant).apart = True
+        system.retrieval.index.place([tenant], lambda _: None)
+        (before,) = system.retrieval.index.tenant_shards()
+        assert {question: system.passages(question) for question in QUESTIONS} == asked
+    take_backup(settings, str(tmp_path / "taken"), vectors=from_index(settings), say=nothing)
+    other = make_settings(target)  # the version says how its index is made, whatever the settings of today say
+    done = restore(other, str(tmp_path / "taken"))
+    assert (done.points, done.embedded) == (before.points, 0) and examine(other, repair=False) == ([], [])
+    with running(other) as system:
+        assert {question: system.passages(question) for question in QUESTIONS} == asked
+        if target == "server":
+            assert system.retrieval.index.tenant_shards() == [before]
 
 
 def test_a_first_format_archive_goes_into_a_server(
@@ -208,7 +238,8 @@ def test_doctor_finds_what_is_wrong_with_a_server(
         assert digest is not None
         blobs.delete(digest)
         orphan = blobs.put(b"nobody's")
-        system.retrieval.index.delete_document(system.served()[0].id)
+        served = system.served()[0]
+        system.retrieval.index.delete_document(served.id, tenant_id=served.tenant_id)
         with pytest.raises(CommandFailed, match="stop them first"):
             examine(settings, repair=False)
     found, _ = examine(settings, repair=False)

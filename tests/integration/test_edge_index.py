@@ -83,7 +83,7 @@ def test_readers_run_beside_writers(tmp_path: Path) -> None:
             for n in range(base, base + 200, 20):
                 index.upsert([point(m, document=f"w{base}") for m in range(n, n + 20)])
                 index.flush()
-            index.delete_document(f"w{base}")
+            index.delete_document(f"w{base}", tenant_id="t1")
         except BaseException as error:  # noqa: BLE001 - handed to the test
             errors.append(error)
 

@@ -40,7 +40,7 @@ def index(tmp_path: Path) -> EdgeIndex:
     made = EdgeIndex(tmp_path / "shard", dim=DIM, sentences=True, bridge=8)
     made.upsert([point(number, STAYS) for number in range(600)])
     made.upsert([point(number, GONE) for number in range(40)])
-    made.delete_document(GONE)
+    made.delete_document(GONE, tenant_id="t1")
     made.flush()
     return made
 

@@ -39,18 +39,21 @@ def test_writes_stop_in_order_and_go_on_by_themselves(tmp_path: Path, monkeypatc
     with pytest.raises(Unavailable):
         EdgeIndex(tmp_path / "another", dim=4, reserve_bytes=RESERVE)
     index.delete_points([point.id for point in points(5)])
-    index.set_access("d", collection_id="c2", groups=["*"])
+    index.set_access("d", tenant_id="t1", collection_id="c2", groups=["*"])
     assert index.count() == 15, "what makes room goes on"
 
     free = RESERVE // 8 - 1
-    for write in (lambda: index.delete_document("d"), lambda: index.set_access("d", collection_id="c", groups=["*"])):
+    for write in (
+        lambda: index.delete_document("d", tenant_id="t1"),
+        lambda: index.set_access("d", tenant_id="t1", collection_id="c", groups=["*"]),
+    ):
         with pytest.raises(Unavailable):
             write()
     assert index.count() == 15, "and is asked as ever"
 
     free = RESERVE
     index.upsert(points(5))
-    index.delete_document("nobody")
+    index.delete_document("nobody", tenant_id="t1")
     assert index.count() == 20
     index.close()
 

@@ -86,7 +86,7 @@ def test_writes_wait_and_are_ordered(standin: tuple[QdrantSettings, Connection, 
     index = ServerIndex(connection, "chunks", dim=DIM, settings=changed(settings, upsert_batch=2))
     store.calls.clear()
     index.upsert([point(n) for n in range(5)])
-    index.delete_document("d1")
+    index.delete_document("d1", tenant_id="t1")
     sent = [(path, query) for method, path, query in store.calls if method in {"PUT", "POST"}]
     assert len(sent) == 4
     assert all(query == {"wait": "true", "ordering": "medium"} for _, query in sent)
