@@ -60,8 +60,10 @@ def text_of(number: int, edition: int) -> str:
 class Clients:
     """Requests against any of the api processes; the next one is tried when one is away."""
 
-    def __init__(self, urls: list[str], key: str, tally: Tally) -> None:
-        self._turns = itertools.cycle(urls)
+    def __init__(self, urls: Callable[[], list[str]], key: str, tally: Tally) -> None:
+        """urls: addresses of the processes at this moment; one that was started anew may have another."""
+        self._urls = urls
+        self._turns = itertools.count()
         self._lock = threading.Lock()
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {key}"},
@@ -79,7 +81,8 @@ class Clients:
     def once(self, method: str, path: str, **arguments: Any) -> httpx.Response | None:
         """One request; None when it was refused for now or its connection was cut. Anything else wrong is counted."""
         with self._lock:
-            url = next(self._turns)
+            urls = self._urls()
+            url = urls[next(self._turns) % len(urls)]
         tally = self.tally
         try:
             response = self._http.request(method, url + path, **arguments)

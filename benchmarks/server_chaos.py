@@ -4,10 +4,12 @@
                                       [--away-s 60] [--json FILE]
 
 Documents are uploaded, a quarter replaced, a tenth deleted, and questions asked, all at once, while each process is
-killed (SIGKILL) and started again in turn, Redis loses its data, PostgreSQL is restarted, and the index is killed,
-away for a minute, wiped, frozen (SIGSTOP) and without room on its disk. Ends with 1 when a document is lost, doubled or
+killed (SIGKILL) and started again in turn, Redis loses its data, PostgreSQL is restarted, the index is killed, away for
+a minute, wiped, frozen (SIGSTOP) and without room on its disk, the bucket answers after 20 s, and the disk of our own
+processes is full. Ends with 1 when a document is lost, doubled or
 failed for good, an answer shows what is deleted, replaced or half ingested, or a refused request was not retryable.
-From a checkout with `tests/`, whose stand-ins of Qdrant and of the models it uses; needs Debian's postgresql.
+From a checkout with `tests/`, whose stand-ins of Qdrant, S3 and the models it uses; needs Debian's postgresql, and to
+be root for a small disk of its own.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from benchmarks.chaos_load import Clients, Known, Tally, in_threads
 from tests.server_processes import ServerTopology
+from tests.slow_bucket import Bucket
+from tests.small_disk import fill, mounted
 
 UPLOADERS = 4
 ASKERS = 4
@@ -35,8 +40,10 @@ ASK_EVERY = 10
 """One question in so many goes through the generator; the others are searches."""
 SETTLE_S = 240.0
 INDEX = ("index-killed", "index-away", "index-full", "index-frozen", "index-wiped")
-VICTIMS = ("worker-1", "api-1", "redis", "worker-2", "postgres", "api-2", "beat", *INDEX)
+VICTIMS = ("worker-1", "api-1", "redis", "worker-2", "postgres", "api-2", "beat", *INDEX, "bucket-slow", "disk-full")
 AWAY_S = 60.0
+RESERVE_BYTES = 2**27
+DISK_BYTES = 700 * 2**20
 
 
 @dataclass
@@ -60,8 +67,73 @@ class Report:
     wrong: list[str]
 
 
+class System(Protocol):
+    """What is put under load and hurt."""
+
+    admin_key: str
+
+    def urls(self) -> list[str]:
+        """Addresses that answer now, or will again."""
+        ...
+
+    def hurt(self, victim: str, away_s: float, pause: threading.Event) -> None:
+        """Do something to it; return when that is over, though maybe not yet overcome."""
+        ...
+
+    def compare(self) -> tuple[int, int, list[str]]:
+        """(points of the index, passages in the database, what does not fit together), when all is quiet."""
+        ...
+
+
+class Server:
+    """The server topology, with its bucket and its disk where it has such."""
+
+    def __init__(self, topology: ServerTopology, bucket: Bucket | None = None, disk: Path | None = None) -> None:
+        self._topology, self._bucket, self._disk = topology, bucket, disk
+        self.admin_key = topology.admin_key
+
+    def urls(self) -> list[str]:
+        """Both api processes."""
+        return [self._topology.url("api-1"), self._topology.url("api-2")]
+
+    def hurt(self, victim: str, away_s: float, pause: threading.Event) -> None:
+        """See `VICTIMS`."""
+        topology = self._topology
+        if victim == "bucket-slow":
+            assert self._bucket is not None
+            self._bucket.slow_for(away_s, pause)
+        elif victim == "disk-full":
+            assert self._disk is not None
+            fill_for(self._disk, away_s, pause)
+        elif victim == "redis":
+            topology.redis.lose_everything()
+        elif victim == "postgres":
+            topology.postgres.restart()
+        elif victim in INDEX:
+            topology.hurt_index(victim.removeprefix("index-"), away_s, pause)
+        else:
+            topology.processes[victim].kill()
+            pause.wait(1.0)
+            topology.restart(victim)
+            if victim.startswith("api"):
+                topology.wait_ready(victim)
+
+    def compare(self) -> tuple[int, int, list[str]]:
+        """As `tsumugi doctor` compares index and database."""
+        return _compare_index(self._topology)
+
+
+def fill_for(disk: Path, seconds: float, pause: threading.Event) -> None:
+    """Fill a disk so far that the reserve is touched, then to its last byte, then make room again."""
+    other = disk / "other"
+    for left in (RESERVE_BYTES - 2 * 2**20, 0):
+        fill(other, but_bytes=left)
+        pause.wait(seconds / 2)
+    other.unlink()
+
+
 def run_chaos(
-    topology: ServerTopology,
+    system: System,
     *,
     documents: int,
     queries: int,
@@ -69,10 +141,10 @@ def run_chaos(
     victims: Sequence[str] = VICTIMS,
     away_s: float = AWAY_S,
 ) -> Report:
-    """Run load and kills on a started topology until all is done and quiet again."""
+    """Run load and kills on a started system until all is done and quiet again."""
     began = time.monotonic()
     tally = Tally()
-    clients = Clients([topology.url("api-1"), topology.url("api-2")], topology.admin_key, tally)
+    clients = Clients(system.urls, system.admin_key, tally)
     known = [Known(number) for number in range(documents)]
     left = iter(known)
     lock = threading.Lock()
@@ -110,14 +182,14 @@ def run_chaos(
                 time.sleep(0.3)
 
     uploaders, askers = in_threads(UPLOADERS, upload), in_threads(ASKERS, ask)
-    kills = _kill_in_turn(topology, victims, lambda: min(1.0, taken / documents), say, away_s)
+    kills = _kill_in_turn(system, victims, lambda: min(1.0, taken / documents), say, away_s)
     killed.set()
     for thread in [*uploaders, *askers]:
         thread.join()
     say(f"load ended after {time.monotonic() - began:.0f} s; waiting for the jobs")
     _settle(clients)
     alive = [document for document in known if not document.deleted]
-    ready, points, wanted = _count(topology, clients, alive, tally)
+    ready, points, wanted = _count(system, clients, alive, tally)
     clients.close()
     return Report(
         documents=documents,
@@ -137,7 +209,7 @@ def run_chaos(
 
 
 def _kill_in_turn(
-    topology: ServerTopology,
+    system: System,
     victims: Sequence[str],
     progress: Callable[[], float],
     say: Callable[[str], None],
@@ -150,18 +222,7 @@ def _kill_in_turn(
         while progress() < (turn + 0.5) / (len(victims) + 1):
             pause.wait(0.2)
         say(f"{name} goes, {progress():.0%} of the documents sent")
-        if name == "redis":
-            topology.redis.lose_everything()
-        elif name == "postgres":
-            topology.postgres.restart()
-        elif name in INDEX:
-            topology.hurt_index(name.removeprefix("index-"), away_s, pause)
-        else:
-            topology.processes[name].kill()
-            pause.wait(1.0)
-            topology.restart(name)
-            if name.startswith("api"):
-                topology.wait_ready(name)
+        system.hurt(name, away_s, pause)
         done.append(name)
     return done
 
@@ -178,7 +239,7 @@ def _settle(clients: Clients) -> None:
         time.sleep(0.5)
 
 
-def _count(topology: ServerTopology, clients: Clients, alive: list[Known], tally: Tally) -> tuple[int, int, int]:
+def _count(system: System, clients: Clients, alive: list[Known], tally: Tally) -> tuple[int, int, int]:
     """Documents that are ready, points in the index, and points that there must be: once each."""
     rows: list[dict[str, Any]] = []
     cursor = None
@@ -195,7 +256,7 @@ def _count(topology: ServerTopology, clients: Clients, alive: list[Known], tally
     tally.wrong += [f"{name} is lost" for name in sorted(wanted - set(names))]
     tally.wrong += [f"{name} is there after its deletion" for name in sorted(set(names) - wanted)]
     tally.wrong += [f"{row['external_id']} is {row['status']}" for row in rows if row["status"] != "ready"]
-    points, expected, findings = _compare_index(topology)
+    points, expected, findings = system.compare()
     tally.wrong += findings
     return sum(row["status"] == "ready" for row in rows), points, expected
 
@@ -251,20 +312,30 @@ def main() -> int:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    with tempfile.TemporaryDirectory() as models, ServerTopology(Path(models)) as topology:
+    with ExitStack() as stack:
+        models = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        disk = stack.enter_context(mounted(Path(tempfile.mkdtemp()) / "disk", DISK_BYTES))
+        bucket = stack.enter_context(Bucket())
+        settings = {**bucket.settings, "TSUMUGI_STORAGE__RESERVE_BYTES": str(RESERVE_BYTES)}
+        topology = stack.enter_context(ServerTopology(models, settings=settings, data_dir=disk / "data"))
         topology.start_all()
         report = run_chaos(
-            topology,
+            Server(topology, bucket, disk),
             documents=arguments.documents,
             queries=arguments.queries,
             say=say,
             victims=arguments.victims.split(","),
             away_s=arguments.away_s,
         )
+    return finish(report, arguments.json)
+
+
+def finish(report: Report, path: Path | None) -> int:
+    """Print the counts, keep them; 1 where a promise was not kept."""
     text = json.dumps(asdict(report), ensure_ascii=False, indent=2)
     print(text)
-    if arguments.json:
-        arguments.json.write_text(text + "\n", "utf-8")
+    if path:
+        path.write_text(text + "\n", "utf-8")
     return 1 if report.wrong else 0
 
 

@@ -217,11 +217,18 @@ class TcpRedis:
 class ServerTopology:
     """All processes of one server topology. Use as a context manager; `start` what is wanted."""
 
-    def __init__(self, models_dir: Path, *, base: Path | None = None, settings: dict[str, str] | None = None) -> None:
-        """base: folder of the generator's model; None quotes passages instead (no model, fast)."""
+    def __init__(
+        self,
+        models_dir: Path,
+        *,
+        base: Path | None = None,
+        settings: dict[str, str] | None = None,
+        data_dir: Path | None = None,
+    ) -> None:
+        """base: folder of the generator's model; None quotes passages instead (no model, fast). data_dir: made here."""
         self.folder = Path(tempfile.mkdtemp(prefix="tsu-server-", dir="/tmp"))
         self.folder.chmod(0o755)  # the user postgres has to get through
-        self.data_dir = self.folder / "data"
+        self.data_dir = data_dir or self.folder / "data"
         self.data_dir.mkdir()
         (self.data_dir / "models").symlink_to(models_dir)
         self.postgres = Postgres(self.folder)

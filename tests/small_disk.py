@@ -13,9 +13,26 @@ import pytest
 
 @contextmanager
 def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
-    """Mount an ext4 in a file for the length of the block; skips the test where that is not allowed.
+    """As `mounted`; skips the test where that is not allowed."""
+    try:
+        with mounted(folder, size_bytes) as disk:
+            yield disk
+    except NotAllowed as error:
+        pytest.skip(str(error))
+
+
+class NotAllowed(Exception):
+    """No file system can be made or mounted here."""
+
+
+@contextmanager
+def mounted(folder: Path, size_bytes: int) -> Iterator[Path]:
+    """Mount an ext4 in a file for the length of the block.
 
     Not a tmpfs: there even reading a hole of a mapped file takes room, as on no disk.
+
+    Raises:
+        NotAllowed: this machine does not let us.
     """
     image = folder.with_name(f"{folder.name}.img")
     folder.mkdir()
@@ -34,9 +51,9 @@ def _run(*command: str) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        pytest.skip(f"no `{command[0]}` here")
+        raise NotAllowed(f"no `{command[0]}` here") from None
     if done.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        raise NotAllowed(f"no file system can be mounted here: {done.stderr.strip()}")
 
 
 def fill(path: Path, *, but_bytes: int = 0) -> None:

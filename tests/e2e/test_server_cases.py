@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from benchmarks.chaos_load import in_threads
-from benchmarks.server_chaos import run_chaos
+from benchmarks.server_chaos import Server, run_chaos
 from cli.client import Client
 from cli.service_process import ServiceProcess
 from tests.e2e.conftest import EXAMPLES, tsumugi, upload_and_wait, upload_text
@@ -214,7 +214,7 @@ class Balancer:
 def test_nothing_is_lost_while_each_process_dies(topology: ServerTopology) -> None:
     """A small version of `python -m benchmarks.server_chaos`."""
     victims = ("worker-1", "redis", "postgres", "api-2")
-    report = run_chaos(topology, documents=12, queries=80, say=print, victims=victims)
+    report = run_chaos(Server(topology), documents=12, queries=80, say=print, victims=victims)
     assert report.wrong == []
     assert report.ready == 12 - report.deleted and report.points == report.points_wanted > 0
     assert report.queries_answered >= 80 and report.kills == list(victims)
