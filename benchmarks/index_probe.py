@@ -23,6 +23,8 @@ from core.types import AccessFilter, IndexPoint, SparseVector
 
 DIM = 384
 LIMIT = 40
+GRAPHS_FROM = 20_000
+"""Points from which Edge makes a graph by itself, at either commit; it compares all points until then."""
 ACCESS = AccessFilter("t1", None)
 
 
@@ -102,7 +104,7 @@ def main() -> None:
             index = open_server(where)
         for start in range(0, count, 1000):
             index.upsert(points[start : start + 1000])
-        if hasattr(index, "optimize"):
+        if hasattr(index, "optimize") and count >= GRAPHS_FROM:
             index.optimize()
         matrix = np.array([point.dense for point in points])
         recall = []

@@ -52,7 +52,7 @@ from retrieval.index.edge_points import (
     to_point,
 )
 from retrieval.index.edge_rewrite import CONFIG_FILE, Gate, copy_points, exchange, place_of_new, settle
-from retrieval.index.names import SENTENCES, access_payload, indexed_point, scored_points, stored_vectors
+from retrieval.index.names import SENTENCES, access_payload, indexed_point, scored_points, scores_of, stored_vectors
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -240,8 +240,7 @@ class EdgeIndex:
         """Cosine of the given points; those that the filter hides are absent."""
         if not ids:
             return {}
-        points = self._query(dense_query(vector), access_condition(access, ids), len(ids), SearchParams(exact=True))
-        return {point.id: point.score for point in points}
+        return self._scores(dense_query(vector), ids, access, SearchParams(exact=True))
 
     def search_bridge(self, vector: Sequence[float], access: AccessFilter, limit: int) -> list[ScoredPoint]:
         """Nearest by the cosine of the bridge's vectors, best first; nothing where the index has none."""
@@ -254,15 +253,13 @@ class EdgeIndex:
         if not ids or not self._sentences:
             return {}
         query = Query.Nearest([[float(x) for x in vector]], using=SENTENCES)
-        points = self._query(query, access_condition(access, ids), len(ids), SearchParams(exact=True))
-        return {point.id: point.score for point in points}
+        return self._scores(query, ids, access, SearchParams(exact=True))
 
     def score_sparse(self, vector: SparseVector, ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
         """BM25 of the given points, on the scale of `search_sparse`; those sharing no term are absent."""
         if not ids or not vector.indices:
             return {}
-        points = self._query(sparse_query(vector), access_condition(access, ids), len(ids), self._idf_params(access))
-        return {point.id: point.score for point in points}
+        return self._scores(sparse_query(vector), ids, access, self._idf_params(access))
 
     def count(
         self, *, tenant_id: str | None = None, document_id: str | None = None, generation: int | None = None
@@ -461,3 +458,10 @@ class EdgeIndex:
             with_vector=False,
         )
         return scored_points(self._ask("query", request))
+
+    def _scores(self, query: Any, ids: Sequence[str], access: AccessFilter, params: Any) -> dict[str, float]:
+        condition = access_condition(access, ids)
+        request = QueryRequest(
+            limit=len(ids), query=query, filter=condition, params=params, with_payload=False, with_vector=False
+        )
+        return scores_of(self._ask("query", request))

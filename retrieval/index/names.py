@@ -51,12 +51,18 @@ def scored_points(hits: Iterable[Any]) -> list[ScoredPoint]:
     """Hits as search takes them. A point without our payload (clusters leave such) is skipped and counted."""
     found = []
     for hit in hits:
-        point = indexed_point(hit.id, hit.payload)
-        if point.foreign:
-            FOREIGN_POINTS.inc()
+        said = hit.payload or {}
+        document_id, generation = said.get("document_id"), said.get("generation")
+        if isinstance(document_id, str) and isinstance(generation, int):
+            found.append(ScoredPoint(str(hit.id), document_id, generation, float(hit.score)))
         else:
-            found.append(ScoredPoint(point.id, point.document_id, point.generation, float(hit.score)))
+            FOREIGN_POINTS.inc()
     return found
+
+
+def scores_of(hits: Iterable[Any]) -> dict[str, float]:
+    """{id: score} of points that were named, and so need no payload to be told from foreign ones."""
+    return {str(hit.id): float(hit.score) for hit in hits}
 
 
 def indexed_point(key: object, payload: dict[str, Any] | None) -> IndexedPoint:

@@ -38,6 +38,7 @@ from retrieval.index.names import (
     access_payload,
     indexed_point,
     scored_points,
+    scores_of,
     stored_vectors,
 )
 from retrieval.index.server_points import access_condition, batches, equals, sparse_vector, to_point
@@ -192,12 +193,11 @@ class ServerIndex:
 
     def find(self, dense: Sequence[float] | None, sparse: SparseVector, access: AccessFilter, limit: int) -> Found:
         """Both arms in one call; see `core.ports.VectorIndex`."""
-        return Found(
-            *self._batch(
-                None if dense is None else self._dense_request(dense, access, limit),
-                self._sparse_request(sparse, access, limit) if sparse.indices else None,
-            )
+        arms = self._batch(
+            None if dense is None else self._dense_request(dense, access, limit),
+            self._sparse_request(sparse, access, limit) if sparse.indices else None,
         )
+        return Found(*map(scored_points, arms))
 
     def score(
         self,
@@ -217,7 +217,7 @@ class ServerIndex:
             if by_sentences and self._sentences
             else None,
         )
-        return ArmScores(*({point.id: point.score for point in answer} for answer in answers))
+        return ArmScores(*map(scores_of, answers))
 
     def score_dense(self, vector: Sequence[float], ids: Sequence[str], access: AccessFilter) -> dict[str, float]:
         """Cosine of the given points; those that the filter hides are absent."""
@@ -391,14 +391,14 @@ class ServerIndex:
             filter=access_condition(access, ids),
             params=params,
             limit=limit,
-            with_payload=_PAYLOAD,
+            with_payload=_PAYLOAD if ids is None else None,
             shard_key=self._key(access.tenant_id),
         )
 
     def _query(self, request: models.QueryRequest) -> list[ScoredPoint]:
-        return self._batch(request)[0]
+        return scored_points(self._batch(request)[0])
 
-    def _batch(self, *requests: models.QueryRequest | None) -> list[list[ScoredPoint]]:
+    def _batch(self, *requests: models.QueryRequest | None) -> list[list[models.ScoredPoint]]:
         """Hits of each request, in one call; of None, none."""
         asked = [request for request in requests if request is not None]
         if not asked:
@@ -406,7 +406,7 @@ class ServerIndex:
         answers = iter(
             self._call(lambda client: client.query_batch_points(self.collection, asked, consistency=self._consistency))
         )
-        return [[] if request is None else scored_points(next(answers).points) for request in requests]
+        return [[] if request is None else next(answers).points for request in requests]
 
     def _call(self, request: Callable[[QdrantClient], T]) -> T:
         try:
