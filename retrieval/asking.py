@@ -34,9 +34,28 @@ _JAPANESE = re.compile(
         )
     )
 )
+_SPELT = """
+    ねだん:値段 りょうきん:料金 てすうりょう:手数料 そうりょう:送料
+    こうつうひ:交通費 けいひ:経費 でんわ:電話 ばんごう:番号 じゅうしょ:住所
+    うけつけ:受付 ちゅうしゃじょう:駐車場 かいぎしつ:会議室 たんとうしゃ:担当者
+    きゅうか:休暇 きゅうりょう:給料 ざんぎょう:残業 しゅっちょう:出張
+    しゅくはく:宿泊 けんしゅう:研修 しんせい:申請 しめきり:締切 よやく:予約
+    けいやく:契約 へんぴん:返品 しゅうり:修理 こうかん:交換 ほしょう:保証
+    のうき:納期 ざいこ:在庫 みつもり:見積 せいきゅうしょ:請求書
+    りょうしゅうしょ:領収書 でんち:電池 ごみぶくろ:ごみ袋
+"""
+"""Words of the office as people type them in kana, and as documents spell them."""
+_IN_KANA = dict(pair.split(":") for pair in _SPELT.split())
+_KATAKANA = {"".join(chr(ord(c) + 0x60) for c in word): word for word in _IN_KANA}
+_SPELT_IN_KANA = re.compile(f"(?<![ァ-ヴー])(?:{'|'.join(_KATAKANA)})(?![ァ-ヴー])|{'|'.join(_IN_KANA)}")
 ENGLISH = frozenset(
     ("what", "which", "who", "whom", "whose", "where", "when", "why", "how", "much", "many", "please", "tell")
 )
+
+
+def usually_spelt(folded: str) -> str:
+    """A folded question with words of the office that were typed in kana as documents spell them: ねだん, ネダン."""
+    return _SPELT_IN_KANA.sub(lambda match: _IN_KANA[_KATAKANA.get(match.group(), match.group())], folded)
 
 
 def without_asking(folded: str) -> str:

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from core.text_folding import fold
 from core.types import SparseVector
-from retrieval.asking import ENGLISH, without_asking
+from retrieval.asking import ENGLISH, usually_spelt, without_asking
 from retrieval.equivalents import equivalent_terms
 from retrieval.kinds import QUERY_WEIGHT, TermKind, kind_of
 from retrieval.stem import stem
@@ -67,7 +67,7 @@ def query_terms(text: str) -> list[str]:
 
     Of サーバー and サーバ only the second, which passages with either have: both would count the word twice.
     """
-    folded = without_asking(fold(text))
+    folded = without_asking(usually_spelt(fold(text)))
     terms = written_terms(folded)
     shorter = {term for term in terms if len(term) > 2}
     asked = [term for term in terms if term not in ASKING and not (term[-1] == "ー" and term[:-1] in shorter)]
@@ -162,7 +162,7 @@ class BigramBm25:
 
     def encode_query(self, text: str) -> SparseVector:
         """A weight per distinct term, by its kind; words that only ask weigh nothing."""
-        folded = without_asking(fold(text))
+        folded = without_asking(usually_spelt(fold(text)))
         terms = written_terms(folded)
         pairs = [pair for pair in word_pairs(terms) if ASKING.isdisjoint(pair.split(" "))]
         every = (*query_terms(text), *pairs)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
+from core.text_folding import fold
 from generation.evidence.units import Unit, UnitKind, is_stamped
 from generation.prompt import poses_as_answer
 
@@ -15,10 +16,13 @@ MAX_KEY_CHARS = 40
 _MAX_CELLS = 40
 _MAX_KEYS = 4
 _MAX_BLOCK_CHARS = 260
+_MAX_LIST_CHARS = 600
 _CLAUSE_END = re.compile(
     r"[;；、]|,(?=\s)|　(?=\S)|(?<=\S) (?=[①-⑳])|(?<=[0-9a-zA-Zａ-ｚ）)]) (?=[A-Z]：)|(?<=\S) (?=[^\s：]{1,16}：)"
 )
 _MIN_CLAUSE_CHARS = 5
+_SEMICOLON = re.compile(r"[;；]")
+_AND = re.compile(r"[者名先日]?(?:と|や|、|及び|および|・|,| and (?:the )?| & )")
 _SPACES = re.compile(r"\s+")
 _WIDE_BREAK = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])[ \t\u3000]{0,8}\n[ \t\u3000]{0,8}")
 
@@ -46,16 +50,22 @@ class Candidate:
     """Cells that name the row of `cell`."""
 
 
-def candidates_of(units: Sequence[Unit], named: Sequence[Sequence[bool]]) -> Iterator[Candidate]:
-    """All candidates. named: for each unit and cell whether its value stands in the question."""
+def candidates_of(units: Sequence[Unit], named: Sequence[Sequence[bool]], folded: str) -> Iterator[Candidate]:
+    """All candidates. named: for each unit and cell whether its value stands in the question, which is `folded`."""
     for at, unit in enumerate(units):
         if unit.kind is UnitKind.HEADING or unit.asks:
             continue  # shown above what stands under it, and no answer by itself
+        announced = _announced(units, at)
+        if announced > at:
+            text = "".join(f"{one.text}{_gap(one)}" for one in units[at : announced + 1]).strip()
+            if len(text) <= _MAX_LIST_CHARS:
+                yield Candidate(Form.BLOCK, at, announced, text)
+                continue  # without its list the line says nothing
         yield Candidate(Form.UNIT, at, at, unit.text)
         if unit.kind is UnitKind.ROW and len(unit.cells) > 1:
-            yield from _cells(at, unit, named[at])
+            yield from _cells(at, unit, named[at], folded)
             continue
-        for part in parts_of(unit):
+        for part in dict.fromkeys((*strongly_parted(unit), *parts_of(unit))):
             yield Candidate(Form.CLAUSE, at, at, part)
         following = units[at + 1] if at + 1 < len(units) else None
         if following is not None and _together(unit, following):
@@ -74,6 +84,16 @@ def _together(unit: Unit, following: Unit) -> bool:
     return unit.group == following.group or (
         unit.kind is not UnitKind.HEADING and following.kind is not UnitKind.HEADING
     )
+
+
+def _announced(units: Sequence[Unit], at: int) -> int:
+    """Last item of the list that a line announces; `at` itself where it announces none."""
+    unit, last = units[at], at
+    while last + 1 < len(units) and units[last + 1].kind is UnitKind.ITEM and units[last + 1].lead == unit.text:
+        if units[last + 1].passage != unit.passage:
+            break
+        last += 1
+    return last
 
 
 def _block(units: Sequence[Unit], at: int) -> int:
@@ -97,16 +117,39 @@ def _gap(unit: Unit) -> str:
     return "" if unit.text.endswith(("。", "！", "？")) else " "
 
 
-def _cells(at: int, unit: Unit, named: Sequence[bool]) -> Iterator[Candidate]:
+def _cells(at: int, unit: Unit, named: Sequence[bool], folded: str) -> Iterator[Candidate]:
     if not 1 < len(unit.cells) <= _MAX_CELLS:
         return
     label = _label(unit)
+    together = _asked_together(unit, folded)
+    if together:
+        yield _beside_keys(at, unit, together, named, label)
     for number, cell in enumerate(unit.cells):
-        if not cell.header:
-            continue
-        keys = [key for key in range(len(unit.cells)) if key != number and (named[key] or key == label)][:_MAX_KEYS]
-        shown = [*(unit.cells[key].value for key in keys), f"{cell.header}: {cell.value}"]
-        yield Candidate(Form.CELL, at, at, " ".join(shown), number, tuple(keys))
+        if cell.header:
+            yield _beside_keys(at, unit, [number], named, label)
+
+
+def _beside_keys(at: int, unit: Unit, wanted: Sequence[int], named: Sequence[bool], label: int | None) -> Candidate:
+    """Cells behind those that name their row. The first one is the candidate's cell."""
+    keys = [key for key in range(len(unit.cells)) if key not in wanted and (named[key] or key == label)][:_MAX_KEYS]
+    said = [f"{unit.cells[one].header}: {unit.cells[one].value}" for one in wanted]
+    shown = " ".join([*(unit.cells[key].value for key in keys), *said])
+    return Candidate(Form.CELL, at, at, shown, wanted[0], tuple(keys))
+
+
+def _asked_together(unit: Unit, folded: str) -> list[int]:
+    """Two cells of a row whose headers a question names one beside the other (担当と期限は, price and weight of …)."""
+    places = {}
+    for at, cell in enumerate(unit.cells):
+        header = fold(cell.header).rpartition(" / ")[2].strip()
+        place = folded.find(header) if len(header) > 1 else -1
+        if place >= 0:
+            places[at] = (place, place + len(header))
+    for one, (_, end) in places.items():
+        for other, (start, _) in places.items():
+            if one != other and start >= end and _AND.fullmatch(folded[end:start]):
+                return [one, other]
+    return []
 
 
 def _label(unit: Unit) -> int | None:
@@ -129,6 +172,12 @@ def parts_of(unit: Unit) -> list[str]:
     if is_stamped(unit.text):
         return []
     return [unit.text[start:end].strip() for start, end in clauses_of(unit.text)]
+
+
+def strongly_parted(unit: Unit) -> list[str]:
+    """Parts of a unit between semicolons, which hold what commas part; [] where there is only one."""
+    parts = [part.strip() for part in _SEMICOLON.split(unit.text)]
+    return [part for part in parts if len(part) >= _MIN_CLAUSE_CHARS] if len(parts) > 1 else []
 
 
 def shown(candidate: Candidate, unit: Unit) -> str:

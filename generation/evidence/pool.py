@@ -14,7 +14,7 @@ from core.ports import Bridge
 from core.question_edition import question_edition
 from core.text_folding import fold
 from core.types import Passage
-from generation.evidence.candidates import Candidate, Form, candidates_of, parts_of
+from generation.evidence.candidates import Candidate, Form, candidates_of, parts_of, strongly_parted
 from generation.evidence.parts import complete, narrowed
 from generation.evidence.question import Question, Wanted, identifiers_in, numbers_in, read_question
 from generation.evidence.units import Unit, UnitKind, units_of
@@ -82,7 +82,7 @@ class Pool:
         self.rare_two = frozenset(heavy[:4])
         self.editions = _edition_fits(question, passages, today, siblings)
         self.wanted = [kind for kind in question.wanted if kind is not Wanted.YES_NO]
-        everything = candidates_of(self.units, [self._named(at) for at in range(len(self.units))])
+        everything = candidates_of(self.units, [self._named(at) for at in range(len(self.units))], question.folded)
         orders = {at for at, unit in enumerate(self.units) if _gives_orders(unit, passages[unit.passage])}
         self.candidates = [
             one for one in everything if orders.isdisjoint(range(one.first, one.last + 1)) and not self._repeats(one)
@@ -172,9 +172,12 @@ class Pool:
                 else (Form.UNIT, candidate.first + meant, self.units[candidate.first + meant].text)
             )
         elif candidate.form is Form.UNIT and len(self.unit_of(candidate).cells) < 2:
-            parts = parts_of(self.unit_of(candidate))
-            meant = self.narrowed_part([self.read(part) for part in parts])
-            wanted = None if meant is None else (Form.CLAUSE, candidate.first, parts[meant])
+            wanted = None
+            for parts in (strongly_parted(self.unit_of(candidate)), parts_of(self.unit_of(candidate))):
+                meant = self.narrowed_part([self.read(part) for part in parts])
+                if meant is not None:
+                    wanted = (Form.CLAUSE, candidate.first, parts[meant])
+                    break
         else:
             wanted = None
         places = [place for place, one in enumerate(self.candidates) if (one.form, one.first, one.text) == wanted]

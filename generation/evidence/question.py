@@ -9,7 +9,7 @@ from enum import StrEnum
 from core.language import language_of
 from core.text_folding import fold as normalise
 from core.types import Language
-from retrieval.asking import without_asking
+from retrieval.asking import usually_spelt, without_asking
 from retrieval.kinds import TermKind, kind_of
 from retrieval.lexical import tokenize
 
@@ -147,7 +147,7 @@ class Question:
 
 def read_question(text: str) -> Question:
     """Analyse a question."""
-    folded = normalise(text).strip()
+    folded = usually_spelt(normalise(text).strip())
     identifiers = identifiers_in(folded)
     asked = without_asking(folded)
     named = _KIND_NOUN.sub(" ", asked)

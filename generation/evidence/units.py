@@ -27,6 +27,9 @@ _ABBREVIATION = re.compile(
     r"|a\.m|p\.m)\.$"
 )
 _ENDED = ("。", "．", ".", "！", "？", "!", "?", ":", "：", "」", "）", ")")
+_FOLLOWING = re.compile(
+    r"次の|次に|つぎの|以下の|以下に|下記|左記|(?i:\bfollowing\b|\bas follows\b|\bbelow\b|\bthese\b)"
+)
 _FULL_LINE = 36
 """Columns, a wide character counting two, from which a line may have been broken by a margin."""
 _SET_APART = re.compile(r"\S(?: {3}|\t|[ \u3000]{0,2}\u3000[ \u3000])[ \t\u3000]{0,40}\S")
@@ -101,7 +104,8 @@ def _units(number: int, passage: Passage) -> Iterator[Unit]:
         alone = (at == 0 or spans[at - 1][3] != group) and (at + 1 == len(spans) or spans[at + 1][3] != group)
         if kind is not UnitKind.ROW and alone and titles and "".join(text.split()) in titles:
             kind = UnitKind.HEADING
-        announces = kind is UnitKind.HEADING or _announces(text, kind)
+        listed = at + 1 < len(spans) and spans[at + 1][2] is UnitKind.ITEM
+        announces = kind is UnitKind.HEADING or _announces(text, kind, listed=listed)
         yield Unit(
             passage=number,
             start=passage.start + start,
@@ -123,9 +127,15 @@ def _units(number: int, passage: Passage) -> Iterator[Unit]:
             lead = ""
 
 
-def _announces(text: str, kind: UnitKind) -> bool:
-    """Whether what follows a line hangs on it: a question, or a line that announces a list."""
-    return kind is not UnitKind.ROW and (text.rstrip().endswith((":", "：")) or bool(_ASKS.match(text)))
+def _announces(text: str, kind: UnitKind, *, listed: bool) -> bool:
+    """Whether what follows a line hangs on it: a question, or a line that announces a list. listed: an item follows."""
+    if kind is UnitKind.ROW:
+        return False
+    return (
+        text.rstrip().endswith((":", "："))
+        or bool(_ASKS.match(text))
+        or (listed and kind is UnitKind.SENTENCE and _FOLLOWING.search(text) is not None)
+    )
 
 
 def _spans(text: str) -> Iterator[tuple[int, int, UnitKind, int]]:

@@ -131,3 +131,38 @@ def test_meaning_is_heard_across_languages() -> None:
     column = {name: at for at, name in enumerate(MEANING_FEATURES)}
     assert int(rows[:, column["soft_beside"]].argmax()) == 0
     assert rows[:, column["label_soft_best"]].tolist() == [1.0, 0.0, 0.0]
+
+
+def test_semicolons_hold_together_what_commas_part() -> None:
+    text = "Warnings: (a) first warning, live for 3 months; (b) second warning, live for 9 months."
+    answer = said(pool("How long is a second warning live?", text), Form.UNIT, "Warnings")
+    assert answer == "(b) second warning, live for 9 months."
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        ("入館に要るものは", "入館するときは、次のものを持参する。\n(1) 社員証\n(2) 入館申請書\n(3) 上履き"),
+        (
+            "What must a visitor bring?",
+            "Visitors bring the following items.\n- photo identity card\n- letter of invitation",
+        ),
+    ],
+)
+def test_a_line_that_announces_a_list_is_answered_with_it(question: str, text: str) -> None:
+    told = pool(question, text)
+    whole = [one for one in told.candidates if one.first == 0 and one.form is not Form.CLAUSE]
+    assert [one.form for one in whole] == [Form.BLOCK]
+    assert all(line.split(" ", 1)[-1] in whole[0].text for line in text.split("\n")[1:])
+    assert {unit.lead for unit in told.units[1:]} == {told.units[0].text}
+
+
+def test_two_columns_named_side_by_side_are_one_answer() -> None:
+    row = "作業: 棚の組立 | 担当者: 浜口 | 期限: 9月12日 | 備考: なし"
+    both = [one.text for one in pool("棚の組立の担当者と期限は？", row).candidates if one.form is Form.CELL]
+    assert "棚の組立 担当者: 浜口 期限: 9月12日" in both
+    one_only = [one.text for one in pool("棚の組立の期限を担当者に聞いて", row).candidates if one.form is Form.CELL]
+    assert not any("担当者" in text and "期限" in text for text in one_only)
+    english = "Item: kettle | Price: £24 | Weight: 1.2 kg"
+    found = [one.text for one in pool("price and weight of the kettle", english).candidates]
+    assert "kettle Price: £24 Weight: 1.2 kg" in found

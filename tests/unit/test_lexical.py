@@ -158,3 +158,12 @@ def test_a_question_of_asking_words_alone_keeps_them() -> None:
 def test_the_ending_of_a_file_name_weighs_nothing_in_a_question() -> None:
     assert query_terms("leave-policy.md") == query_terms("leave-policy")
     assert query_terms("出張旅費.xlsxの上限") == query_terms("出張旅費 の上限")
+
+
+@pytest.mark.parametrize(
+    ("typed", "spelt"),
+    [("ねだん", "値段"), ("ﾈﾀﾞﾝ", "値段"), ("デンワ番号", "電話番号"), ("ごみぶくろのねだん", "ごみ袋の値段")],
+)
+def test_words_typed_in_kana_are_asked_for_as_documents_spell_them(typed: str, spelt: str) -> None:
+    assert query_terms(typed) == query_terms(spelt)
+    assert query_terms("ヒナデンワ") != query_terms("ヒナ電話")  # the end of another word
