@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -17,7 +18,12 @@ from tests.e2e.conftest import tsumugi, upload_text, wait_until
 
 
 def children_of(service: ServiceProcess, word: str) -> list[psutil.Process]:
-    return [process for process in service.family() if any(word in part for part in process.cmdline())]
+    found = []
+    for process in service.family():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just died, and may not be waited for yet
+            if any(word in part for part in process.cmdline()):
+                found.append(process)
+    return found
 
 
 def ready(service: ServiceProcess) -> bool:
