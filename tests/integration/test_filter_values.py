@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, text
 
 from core.database import Database
 from core.migrate import upgrade
@@ -142,8 +142,16 @@ def test_documents_of_an_earlier_release_are_found(tmp_path: Path) -> None:
     db = Database(f"sqlite:///{tmp_path / 'old.db'}")
     upgrade(db, "0014")
     with db.write() as session:
-        tenant_id = create_tenant(session, "old").id
-        collection_id = session.scalars(select(Collection.id)).one()
+        tenant_id, collection_id = "ten_old", "col_old"
+        columns = {"name": "old", "created_at": utc_now()}  # of that release: the tables have more by now
+        session.execute(
+            text("INSERT INTO tenants (id, name, created_at) VALUES (:id, :name, :created_at)"),
+            {"id": tenant_id} | columns,
+        )
+        session.execute(
+            text("INSERT INTO collections (id, tenant_id, name, created_at) VALUES (:id, :tenant, :name, :created_at)"),
+            {"id": collection_id, "tenant": tenant_id} | columns,
+        )
         rows = [
             {"id": f"doc_{n:04}", "tenant_id": tenant_id, "collection_id": collection_id, "filename": "a",
              "status": "ready", "metadata": {"n": n}, "latest_generation": 1, "created_at": utc_now(),
