@@ -57,8 +57,8 @@ def test_markdown_keeps_structure_and_drops_markup() -> None:
     document = read(source, "a.md")
     assert document.title == "規程集"
     assert blocks(document) == [
-        ("table", "title: 規程集"),
         ("heading", "第一章"),
+        ("table", "title: 規程集"),
         ("paragraph", "太字とリンク (https://x.example)とcode。"),
         ("list_item", "- 一"),
         ("list_item", "- 二"),
