@@ -58,7 +58,7 @@ def test_markdown_keeps_structure_and_drops_markup() -> None:
     assert document.title == "規程集"
     assert blocks(document) == [
         ("heading", "第一章"),
-        ("table", "title: 規程集"),
+        ("table", "title / タイトル: 規程集"),
         ("paragraph", "太字とリンク (https://x.example)とcode。"),
         ("list_item", "- 一"),
         ("list_item", "- 二"),
