@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -81,11 +82,12 @@ def hold(batch: Any, go: threading.Event) -> None:
     batch.step = held_step
 
 
-def fill(engine: Any) -> list[Any]:
-    """Take every place; the first runs already."""
-    running = engine.submit(ask("hello", max_tokens=3000))
+def fill(engine: Any, tenant_id: str = "") -> list[Any]:
+    """Take every place for one tenant; the first runs already."""
+    running = engine.submit(replace(ask("hello", max_tokens=3000), tenant_id=tenant_id))
     next(iter(running))
-    return [running, *(engine.submit(ask("hello", max_tokens=3)) for _ in range(QUEUE))]
+    waiting = replace(ask("hello", max_tokens=3), tenant_id=tenant_id)
+    return [running, *(engine.submit(waiting) for _ in range(QUEUE))]
 
 
 def refused(answer: httpx.Response) -> int:
@@ -107,7 +109,7 @@ def test_a_full_queue_says_when_to_come_back(engine: Any, settings: Settings, da
     api = build_api(settings, database, engine=engine)
     headers = {"Authorization": f"Bearer {api.admin}"}
     with serve_api(api.app) as url, httpx.Client(base_url=url, headers=headers, timeout=60) as client:
-        held = fill(engine)
+        held = fill(engine, api.tenant.id)
         assert [refused(client.post(path, json=body)) for path, body in ASKED] == [2, 4, 6, 6], "nothing has ended yet"
 
         drain = Drain(clock=lambda: now)
