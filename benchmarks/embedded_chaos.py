@@ -17,7 +17,7 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.server_chaos import AWAY_S, DISK_BYTES, RESERVE_BYTES, fill_for, finish, run_chaos
+from benchmarks.server_chaos import AWAY_S, DISK_BYTES, RESERVE_BYTES, fill_for, finish, run_chaos, serving_chunks
 from cli.service_process import ServiceProcess
 from tests.slow_bucket import Bucket
 from tests.small_disk import mounted
@@ -50,12 +50,9 @@ class Embedded:
 
     def compare(self) -> tuple[int, int, list[str]]:
         """What `tsumugi doctor` finds in the stopped system."""
-        from sqlalchemy import func, select
-
         from cli.doctor import examine
         from core.database import open_database
         from core.settings import load_settings
-        from core.tables import ChunkRow, Document
         from retrieval.build import build_retrieval
 
         self._service.stop()
@@ -66,8 +63,7 @@ class Embedded:
         retrieval = build_retrieval(settings, database)
         try:
             with database.read() as session:
-                serving = select(func.count()).select_from(ChunkRow).join(Document, Document.id == ChunkRow.document_id)
-                wanted = session.scalar(serving.where(ChunkRow.generation == Document.active_generation)) or 0
+                wanted = serving_chunks(session)
             return retrieval.index.count(), wanted, [f"{one.check} {one.object_id}: {one.problem}" for one in found]
         finally:
             retrieval.close()

@@ -25,12 +25,15 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from benchmarks.chaos_load import Clients, Known, Tally, in_threads
 from tests.server_processes import ServerTopology
 from tests.slow_bucket import Bucket
 from tests.small_disk import fill, mounted
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 UPLOADERS = 4
 ASKERS = 4
@@ -261,13 +264,20 @@ def _count(system: System, clients: Clients, alive: list[Known], tally: Tally) -
     return sum(row["status"] == "ready" for row in rows), points, expected
 
 
-def _compare_index(topology: ServerTopology) -> tuple[int, int, list[str]]:
-    """Points of the index against the chunk rows of the generations that serve, as `tsumugi doctor` compares them."""
+def serving_chunks(session: Session) -> int:
+    """Chunks of the generations that serve: the points that an index should hold."""
     from sqlalchemy import func, select
 
+    from core.tables import ChunkRow, Document
+
+    serving = select(func.count()).select_from(ChunkRow).join(Document, Document.id == ChunkRow.document_id)
+    return session.scalar(serving.where(ChunkRow.generation == Document.active_generation)) or 0
+
+
+def _compare_index(topology: ServerTopology) -> tuple[int, int, list[str]]:
+    """Points of the index against the chunk rows of the generations that serve, as `tsumugi doctor` compares them."""
     from core.database import Database
     from core.settings import load_settings
-    from core.tables import ChunkRow, Document
     from retrieval.build import build_retrieval
     from retrieval.reconcile import reconcile
 
@@ -287,8 +297,7 @@ def _compare_index(topology: ServerTopology) -> tuple[int, int, list[str]]:
     try:
         report = reconcile(database, retrieval, repair=False)
         with database.read() as session:
-            serving = select(func.count()).select_from(ChunkRow).join(Document, Document.id == ChunkRow.document_id)
-            expected = session.scalar(serving.where(ChunkRow.generation == Document.active_generation)) or 0
+            expected = serving_chunks(session)
         points = retrieval.count()
         findings = [] if report.clean else [f"index and database differ: {report}"]
         if points != expected:

@@ -67,7 +67,7 @@ def upgrade(db: Database, revision: str = "head") -> None:
     """Run the missing migrations, alone, in one transaction; PostgreSQL's large indexes come after it, concurrently."""
     with connected(db) as connection:
         before = after = _revision_of(connection)
-        if before is None or before != (newest_revision() if revision == "head" else revision):
+        if before != (newest_revision() if revision == "head" else revision):
             from alembic import command
 
             command.upgrade(_config(connection), revision)

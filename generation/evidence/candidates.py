@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from core.text_folding import fold
 from generation.evidence.units import Unit, UnitKind, is_stamped
 from generation.prompt import poses_as_answer
 
@@ -22,7 +21,6 @@ _CLAUSE_END = re.compile(
 )
 _MIN_CLAUSE_CHARS = 5
 _SEMICOLON = re.compile(r"[;；]")
-_AND = re.compile(r"[者名先日]?(?:と|や|、|及び|および|・|,| and (?:the )?| & )")
 _SPACES = re.compile(r"\s+")
 _WIDE_BREAK = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])[ \t\u3000]{0,8}\n[ \t\u3000]{0,8}")
 
@@ -50,20 +48,26 @@ class Candidate:
     """Cells that name the row of `cell`."""
 
 
-def candidates_of(units: Sequence[Unit], named: Sequence[Sequence[bool]], folded: str) -> Iterator[Candidate]:
-    """All candidates. named: for each unit and cell whether its value stands in the question, which is `folded`."""
+def candidates_of(
+    units: Sequence[Unit], named: Sequence[Sequence[bool]], together: Sequence[Sequence[int]]
+) -> Iterator[Candidate]:
+    """All candidates.
+
+    named: for each unit and cell whether its value stands in the question. together: cells of each unit whose headers
+    the question names side by side.
+    """
     for at, unit in enumerate(units):
         if unit.kind is UnitKind.HEADING or unit.asks:
             continue  # shown above what stands under it, and no answer by itself
         announced = _announced(units, at)
         if announced > at:
-            text = "".join(f"{one.text}{_gap(one)}" for one in units[at : announced + 1]).strip()
+            text = _joined(units[at : announced + 1])
             if len(text) <= _MAX_LIST_CHARS:
                 yield Candidate(Form.BLOCK, at, announced, text)
                 continue  # without its list the line says nothing
         yield Candidate(Form.UNIT, at, at, unit.text)
         if unit.kind is UnitKind.ROW and len(unit.cells) > 1:
-            yield from _cells(at, unit, named[at], folded)
+            yield from _cells(at, unit, named[at], together[at])
             continue
         for part in dict.fromkeys((*strongly_parted(unit), *parts_of(unit))):
             yield Candidate(Form.CLAUSE, at, at, part)
@@ -72,7 +76,7 @@ def candidates_of(units: Sequence[Unit], named: Sequence[Sequence[bool]], folded
             yield Candidate(Form.PAIR, at, at + 1, f"{unit.text}{_gap(unit)}{following.text}")
         block = _block(units, at)
         if block > at + 1:
-            text = "".join(f"{one.text}{_gap(one)}" for one in units[at : block + 1]).strip()
+            text = _joined(units[at : block + 1])
             if len(text) <= _MAX_BLOCK_CHARS:
                 yield Candidate(Form.BLOCK, at, block, text)
 
@@ -89,8 +93,8 @@ def _together(unit: Unit, following: Unit) -> bool:
 def _announced(units: Sequence[Unit], at: int) -> int:
     """Last item of the list that a line announces; `at` itself where it announces none."""
     unit, last = units[at], at
-    while last + 1 < len(units) and units[last + 1].kind is UnitKind.ITEM and units[last + 1].lead == unit.text:
-        if units[last + 1].passage != unit.passage:
+    for item in units[at + 1 :]:
+        if item.kind is not UnitKind.ITEM or item.lead != unit.text or item.passage != unit.passage:
             break
         last += 1
     return last
@@ -113,15 +117,18 @@ def _same_block(one: Unit, other: Unit) -> bool:
     return one.group == other.group or (one.kind is other.kind is UnitKind.ITEM and one.lead == other.lead)
 
 
+def _joined(units: Sequence[Unit]) -> str:
+    return "".join(f"{one.text}{_gap(one)}" for one in units).strip()
+
+
 def _gap(unit: Unit) -> str:
     return "" if unit.text.endswith(("。", "！", "？")) else " "
 
 
-def _cells(at: int, unit: Unit, named: Sequence[bool], folded: str) -> Iterator[Candidate]:
+def _cells(at: int, unit: Unit, named: Sequence[bool], together: Sequence[int]) -> Iterator[Candidate]:
     if not 1 < len(unit.cells) <= _MAX_CELLS:
         return
     label = _label(unit)
-    together = _asked_together(unit, folded)
     if together:
         yield _beside_keys(at, unit, together, named, label)
     for number, cell in enumerate(unit.cells):
@@ -135,21 +142,6 @@ def _beside_keys(at: int, unit: Unit, wanted: Sequence[int], named: Sequence[boo
     said = [f"{unit.cells[one].header}: {unit.cells[one].value}" for one in wanted]
     shown = " ".join([*(unit.cells[key].value for key in keys), *said])
     return Candidate(Form.CELL, at, at, shown, wanted[0], tuple(keys))
-
-
-def _asked_together(unit: Unit, folded: str) -> list[int]:
-    """Two cells of a row whose headers a question names one beside the other (担当と期限は, price and weight of …)."""
-    places = {}
-    for at, cell in enumerate(unit.cells):
-        header = fold(cell.header).rpartition(" / ")[2].strip()
-        place = folded.find(header) if len(header) > 1 else -1
-        if place >= 0:
-            places[at] = (place, place + len(header))
-    for one, (_, end) in places.items():
-        for other, (start, _) in places.items():
-            if one != other and start >= end and _AND.fullmatch(folded[end:start]):
-                return [one, other]
-    return []
 
 
 def _label(unit: Unit) -> int | None:

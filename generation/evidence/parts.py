@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 _BRACKETS = {"(": ")", "（": "）", "「": "」", "『": "』", "[": "]", "【": "】"}
+_AND = re.compile(r"[者名先日]?(?:と|や|、|及び|および|・|,| and (?:the )?| & )")
 _GOES_ON = ("は", "が", "を", "に", "も", "で", "と", "の", "へ", "や")
 
 
@@ -39,3 +41,18 @@ def complete(text: str) -> bool:
     """Whether a part can be read by itself: no bracket is cut, and no particle is left without what it leads to."""
     cut = any(text.count(begin) != text.count(end) for begin, end in _BRACKETS.items())
     return not cut and not text.rstrip("、，,; ").endswith(_GOES_ON)
+
+
+def said_together(labels: Sequence[str], folded: str) -> list[int]:
+    """Two of the folded labels that a question names one beside the other (担当と期限は); [] where it names none so."""
+    places = {}
+    for at, label in enumerate(labels):
+        last = label.rpartition(" / ")[2].strip()
+        place = folded.find(last) if len(last) > 1 else -1
+        if place >= 0:
+            places[at] = (place, place + len(last))
+    for one, (_, end) in places.items():
+        for other, (start, _) in places.items():
+            if one != other and start >= end and _AND.fullmatch(folded[end:start]):
+                return [one, other]
+    return []

@@ -15,7 +15,7 @@ from core.question_edition import question_edition
 from core.text_folding import fold
 from core.types import Passage
 from generation.evidence.candidates import Candidate, Form, candidates_of, parts_of, strongly_parted
-from generation.evidence.parts import complete, narrowed
+from generation.evidence.parts import complete, narrowed, said_together
 from generation.evidence.question import Question, Wanted, identifiers_in, numbers_in, read_question
 from generation.evidence.units import Unit, UnitKind, units_of
 from generation.evidence.values import holds
@@ -82,7 +82,11 @@ class Pool:
         self.rare_two = frozenset(heavy[:4])
         self.editions = _edition_fits(question, passages, today, siblings)
         self.wanted = [kind for kind in question.wanted if kind is not Wanted.YES_NO]
-        everything = candidates_of(self.units, [self._named(at) for at in range(len(self.units))], question.folded)
+        everything = candidates_of(
+            self.units,
+            [self._named(at) for at in range(len(self.units))],
+            [said_together([header.folded for header, _ in cells], question.folded) for cells in self.cells],
+        )
         orders = {at for at, unit in enumerate(self.units) if _gives_orders(unit, passages[unit.passage])}
         self.candidates = [
             one for one in everything if orders.isdisjoint(range(one.first, one.last + 1)) and not self._repeats(one)
