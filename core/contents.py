@@ -69,11 +69,6 @@ def holds(content: Content, needle: bytes) -> bool:
     return False
 
 
-def whole(content: Content) -> bytes:
-    """All of them in memory."""
-    return content if isinstance(content, bytes) else content.path.read_bytes()
-
-
 def on_disk(path: Path) -> FileOnDisk:
     """A file that is there already.
 

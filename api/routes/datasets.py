@@ -19,7 +19,7 @@ from api.schemas.datasets import (
 )
 from api.security import Caller, GuardedRoute, ServicesOf, needs
 from api.uploads import in_store, read_upload
-from core.contents import whole, work_folder
+from core.contents import work_folder
 from core.types import Scope
 from tuning.datasets.service import Upload
 
@@ -69,9 +69,9 @@ async def upload_dataset(
 
         def store() -> Upload:
             with request.app.state.dataset_turns.turn(caller.tenant_id, TURN_TIMEOUT_S):
-                return services.datasets.upload(caller, whole(file.data), file.filename, name, family)
+                return services.datasets.upload(caller, file.data, file.filename, name, family, folder=folder)
 
-        upload = await in_store(request, store)
+        upload = await in_store(request, caller, store)
     response.status_code = 201 if upload.created else 200
     return UploadedDatasetBody(
         **{**asdict(upload.dataset), "report": upload.report, "warnings": upload.warnings, "created": upload.created}

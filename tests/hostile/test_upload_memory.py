@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
 import os
 import tarfile
 import tracemalloc
@@ -226,6 +227,29 @@ def test_an_adapter_as_a_body_waits_on_disk_too(api: Api, tmp_path: Path) -> Non
             timeout=120,
         )
     assert answer.status_code in {422, 503}, answer.text
+    assert list((api.services.settings.data_dir / "tmp" / "uploads").iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["lines", "array"])
+def test_a_training_set_is_read_a_row_at_a_time(api: Api, tmp_path: Path, form: str) -> None:
+    path, rows = tmp_path / "set.jsonl", 3_000
+    with path.open("w") as file:
+        file.write("[" if form == "array" else "")
+        for number in range(rows):
+            row = {"instruction": f"Question {number}?", "output": f"Answer {number}. " + "Words. " * 4_000}
+            file.write(("," if form == "array" else "\n") * bool(number) + json.dumps(row))
+        file.write("]" if form == "array" else "\n")
+    assert path.stat().st_size > 80 * MIB
+    with serve(api.app) as url, path.open("rb") as file, held_at_most(MOST_HELD):
+        answer = httpx.post(
+            f"{url}/v1/datasets",
+            files={"file": (path.name, file)},
+            headers={"Authorization": f"Bearer {api.admin}"},
+            timeout=300,
+        )
+    assert answer.status_code == 201, answer.text
+    assert (answer.json()["row_count"], answer.json()["report"]["invalid"]) == (rows, [])
+    assert api.services.blobs.exists(on_disk(path).sha256)
     assert list((api.services.settings.data_dir / "tmp" / "uploads").iterdir()) == []
 
 

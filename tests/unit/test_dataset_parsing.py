@@ -158,7 +158,7 @@ def test_japanese_encodings_give_the_same_dataset(encoding: str) -> None:
     }
     text = json.dumps(row, ensure_ascii=False) + "\n"
     parsed = parse(text.encode(encoding))
-    assert parsed.rows[0].content["messages"][1]["content"] == row["output"]
+    assert next(iter(parsed.rows)).content["messages"][1]["content"] == row["output"]
     assert parsed.encoding == {"utf-8-sig": "utf-8"}.get(encoding, encoding)
     assert parsed.digest == parse(text.encode()).digest
     assert parsed.languages == {"ja": 1}
@@ -171,6 +171,43 @@ def test_line_numbers_of_an_array_are_those_of_the_file() -> None:
     assert [row.line for row in parsed.rows] + [row.line for row in parsed.invalid] == [wanted[0], wanted[2], wanted[1]]
 
 
+@pytest.mark.parametrize("size", [2**16 - 40, 2**16, 3 * 2**16 + 7])
+def test_elements_over_the_edges_of_blocks_are_whole(size: int) -> None:
+    rows = [{"instruction": f"問{n}", "output": "あ" * 900, "n": n} for n in range(size // 900)]
+    for text in (json.dumps(rows, ensure_ascii=False), json.dumps(rows, indent=2), "\n" * size + json.dumps(rows)):
+        parsed = parse(text.encode())
+        assert [row.content["messages"][0]["content"] for row in parsed.rows] == [row["instruction"] for row in rows]
+        starts = [at for at, line in enumerate(text.split("\n"), start=1) if line.strip() == "{"]
+        assert [row.line for row in parsed.rows] == (starts or [text.count("\n") + 1] * len(rows))
+
+
+def test_numbers_over_the_edge_of_a_block_are_one_number() -> None:
+    with pytest.raises(DatasetRejected) as refused:
+        parse(b"[" + b" " * (2**16 - 3) + b"1234, 5]")
+    assert [error.detail for error in refused.value.errors] == ["a row is an object, not int"] * 2
+
+
+def test_what_is_longer_than_a_row_may_be_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuning.datasets.items.MAX_ROW_CHARS", 2**17)
+    long = json.dumps({"instruction": "Q?", "output": "x" * 2**18})
+    parsed = parse(lines(GOOD, long, GOOD))
+    assert [(row.line, row.code) for row in parsed.invalid] == [(2, "too_long")]
+    assert [row.line for row in parsed.rows] == [1, 3]
+    with pytest.raises(DatasetRejected, match="over 131072 characters") as refused:
+        parse(f"[{json.dumps(GOOD)}, {long}]".encode())
+    assert refused.value.code == "not_json"
+
+
+def test_encodings_are_told_from_all_of_a_file() -> None:
+    many = "\n".join(json.dumps({"instruction": f"{n}", "output": "ok " * 40}) for n in range(20_000))
+    last = json.dumps({"instruction": "返品", "output": "十四日以内です。"}, ensure_ascii=False)
+    for encoding in ("cp932", "euc_jp", "iso2022_jp"):
+        parsed = parse(f"{many}\n{last}".encode(encoding))
+        assert (parsed.encoding, len(parsed.rows)) == (encoding, 20_001)
+    with pytest.raises(DatasetRejected, match=f"byte {len(many) + 3} is not"):
+        parse(b"\xef\xbb\xbf" + many.encode() + b"\xff")
+
+
 def test_separators_inside_strings_do_not_break_rows() -> None:
     row = {"instruction": "line\u2028separator\u0085next", "output": "A."}
     assert len(parse(lines(row, row)).rows) == 2
@@ -179,7 +216,7 @@ def test_separators_inside_strings_do_not_break_rows() -> None:
 def test_the_digest_ignores_key_order_and_invalid_rows() -> None:
     one = parse(lines({"instruction": "Q?", "output": "A."}, "{broken"))
     two = parse(lines({"output": "A.", "instruction": "Q?", "id": 9}))
-    assert one.digest == two.digest and one.rows[0].digest == two.rows[0].digest
+    assert one.digest == two.digest and next(iter(one.rows)).digest == next(iter(two.rows)).digest
 
 
 @given(st.binary(max_size=300))

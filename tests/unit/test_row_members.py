@@ -36,7 +36,7 @@ def read(*rows: dict[str, Any]) -> Any:
 def test_system_texts_of_every_harmless_form_are_taken(head: list[dict[str, Any]], wanted: list[str]) -> None:
     found = read({"messages": [*head, ASK, ANSWER]})
     assert found.invalid == []
-    turns = found.rows[0].content["messages"]
+    turns = next(iter(found.rows)).content["messages"]
     assert [turn["content"] for turn in turns if turn["role"] == "system"] == wanted
     assert turns[-2:] == [ASK, ANSWER]
 
@@ -49,7 +49,7 @@ def test_text_parts_are_one_text_and_other_parts_are_named() -> None:
         {"messages": [{"role": "user", "content": [7]}, ANSWER]},
         {"messages": [{"role": "user", "content": []}, ANSWER]},
     )
-    assert [turn["content"] for turn in found.rows[0].content["messages"]] == ["何\n日?", "25日\nです。"]
+    assert [turn["content"] for turn in next(iter(found.rows)).content["messages"]] == ["何\n日?", "25日\nです。"]
     assert [(row.line, row.code) for row in found.invalid] == [(2, "not_text"), (3, "not_text"), (4, "empty_text")]
     assert "image_url" in found.invalid[0].detail
 

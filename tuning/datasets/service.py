@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -14,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from core.access import Principal
 from core.audit import record
+from core.contents import Content, sha256_of
 from core.database import Database, WriteSession
 from core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from core.language import language_of
@@ -29,7 +32,7 @@ from core.types import Scope
 from generation.adapters.registry import check_family_name
 from tuning.datasets.fitness import fitness
 from tuning.datasets.formats import DatasetFormat
-from tuning.datasets.parse import ParsedDataset, parse, row_digest
+from tuning.datasets.parse import MAX_INVALID_DETAILS, ParsedDataset, parse, row_digest
 from tuning.datasets.quality import quality_report
 from tuning.datasets.storing import MadeRow, add_sources, insert_rows
 from tuning.datasets.upkeep import change, remove
@@ -38,8 +41,6 @@ from tuning.datasets.views import DatasetView, RowView, dataset_views, row_view,
 log = structlog.stdlib.get_logger(__name__)
 
 MAX_NAME_CHARS = 200
-MAX_INVALID_DETAILS = 1_000
-"""Invalid rows told in full by the report; beyond them `invalid_lines` still has every line with its code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,57 +64,31 @@ class DatasetService:
         self._default_family = default_family
 
     def upload(
-        self, principal: Principal, data: bytes, filename: str, name: str | None = None, family: str | None = None
+        self,
+        principal: Principal,
+        data: Content,
+        filename: str,
+        name: str | None = None,
+        family: str | None = None,
+        *,
+        folder: Path | None = None,
     ) -> Upload:
         """Validate a file row by row and store its valid rows, for the runs of a family.
+
+        folder: where rows wait once they are many; None: where temporary files of this machine go.
 
         Raises:
             DatasetRejected: nothing of the file can be used; `code` says why, `errors` names lines.
             InvalidInput: the name is empty or too long, or the family's name cannot be one.
         """
         principal.require(Scope.TUNE)
-        belongs_to = self._family(family)
+        self._family(family)
         title = (name or filename or "dataset").strip()
         if not title or len(title) > MAX_NAME_CHARS:
             raise InvalidInput(f"a dataset's name has 1 to {MAX_NAME_CHARS} characters", code="invalid_name")
-        parsed = parse(data)
-        report = _report(parsed)
-        source = hashlib.sha256(data).hexdigest()
-        known = self._by_content(principal.tenant_id, parsed.digest)
-        if known is not None:
-            return _known(known, report, family)
-        try:
-            with storing(self._db, self._blobs, [data]) as still_held, self._db.write() as session:
-                dataset = Dataset(
-                    id=new_id("dst"),
-                    tenant_id=principal.tenant_id,
-                    name=title,
-                    family=belongs_to,
-                    format=parsed.format.value,
-                    content_sha256=parsed.digest,
-                    source_sha256=source,
-                    row_count=len(parsed.rows),
-                    invalid_count=len(parsed.invalid),
-                    report=report,
-                )
-                session.add(dataset)
-                session.flush()
-                insert_rows(session, dataset, parsed, filename)
-                record(
-                    session,
-                    tenant_id=principal.tenant_id,
-                    actor=principal.actor,
-                    action="dataset.upload",
-                    object_id=dataset.id,
-                    detail={"name": title, "rows": len(parsed.rows), "invalid": len(parsed.invalid), "source": source},
-                )
-                still_held()
-        except IntegrityError:  # the same rows were uploaded at the same moment
-            known = self._by_content(principal.tenant_id, parsed.digest)
-            if known is None:
-                raise
-            return _known(known, report, family)
-        return self._made(dataset, report)
+        parsed = parse(data, folder)
+        with closing(parsed.rows):
+            return self._store(principal, data, parsed, filename=filename, title=title, family=family)
 
     def add_rows(
         self,
@@ -301,6 +276,54 @@ class DatasetService:
             found = [row_view(row) for row in session.scalars(query)]
         items = found[:limit]
         return Page(items, str(items[-1].ordinal) if len(found) > limit else None)
+
+    def _store(
+        self,
+        principal: Principal,
+        data: Content,
+        parsed: ParsedDataset,
+        *,
+        filename: str,
+        title: str,
+        family: str | None,
+    ) -> Upload:
+        report = _report(parsed)
+        source = sha256_of(data)
+        known = self._by_content(principal.tenant_id, parsed.digest)
+        if known is not None:
+            return _known(known, report, family)
+        try:
+            with storing(self._db, self._blobs, [data]) as still_held, self._db.write() as session:
+                dataset = Dataset(
+                    id=new_id("dst"),
+                    tenant_id=principal.tenant_id,
+                    name=title,
+                    family=family or self._default_family,
+                    format=parsed.format.value,
+                    content_sha256=parsed.digest,
+                    source_sha256=source,
+                    row_count=len(parsed.rows),
+                    invalid_count=len(parsed.invalid),
+                    report=report,
+                )
+                session.add(dataset)
+                session.flush()
+                insert_rows(session, dataset, parsed, filename)
+                record(
+                    session,
+                    tenant_id=principal.tenant_id,
+                    actor=principal.actor,
+                    action="dataset.upload",
+                    object_id=dataset.id,
+                    detail={"name": title, "rows": len(parsed.rows), "invalid": len(parsed.invalid), "source": source},
+                )
+                still_held()
+        except IntegrityError:  # the same rows were uploaded at the same moment
+            known = self._by_content(principal.tenant_id, parsed.digest)
+            if known is None:
+                raise
+            return _known(known, report, family)
+        return self._made(dataset, report)
 
     def _by_content(self, tenant_id: str, digest: str) -> DatasetView | None:
         with self._db.read() as session:

@@ -16,6 +16,9 @@ from core.tables.documents import Document
 from core.tables.lineage import RowSource
 from tuning.datasets.parse import ParsedDataset
 
+AT_ONCE = 100
+"""Rows in memory together."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -39,7 +42,16 @@ def insert_rows(session: WriteSession, dataset: Dataset, parsed: ParsedDataset, 
     """Store the valid rows of a file with their lineage."""
     now = utc_now()
     documents = _named_documents(session, dataset.tenant_id, parsed)
-    values, sources = [], []
+    values: list[dict[str, Any]] = []
+    sources: list[tuple[str, list[Source]]] = []
+
+    def write() -> None:
+        session.execute(insert(DatasetRow), values)
+        for row_id, named in sources:
+            add_sources(session, row_id, named)
+        values.clear()
+        sources.clear()
+
     for ordinal, row in enumerate(parsed.rows):
         lineage: dict[str, Any] = {"source": "upload", "file": filename[:512], "file_sha256": dataset.source_sha256}
         row_id = new_id("row")
@@ -61,9 +73,10 @@ def insert_rows(session: WriteSession, dataset: Dataset, parsed: ParsedDataset, 
                 "created_at": now,
             }
         )
-    session.execute(insert(DatasetRow), values)
-    for row_id, named in sources:
-        add_sources(session, row_id, named)
+        if len(values) == AT_ONCE:
+            write()
+    if values:
+        write()
 
 
 def _document_ids(content: dict[str, Any]) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tuning.datasets.formats import TURN_KEYS, DatasetFormat
@@ -63,15 +63,22 @@ def members_of(row: Mapping[str, Any], shape: DatasetFormat, content: Mapping[st
     return found
 
 
-def untrained(rows: Iterable[tuple[int, set[str]]]) -> dict[str, dict[str, Any]]:
-    """{member: {"rows", "lines", "detail"}} for a set's report; rows: (line, members)."""
-    found: dict[str, dict[str, Any]] = {}
-    for line, members in rows:
+class Untrained:
+    """Counts such members over the rows of a set."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, dict[str, Any]] = {}
+
+    def add(self, line: int, members: set[str]) -> None:
+        """Members of one row."""
         for member in sorted(members):
-            if member not in found and len(found) >= MAX_MEMBERS:
+            if member not in self._found and len(self._found) >= MAX_MEMBERS:
                 continue
-            entry = found.setdefault(member, {"rows": 0, "lines": [], "detail": _DETAILS.get(member, _UNKNOWN)})
+            entry = self._found.setdefault(member, {"rows": 0, "lines": [], "detail": _DETAILS.get(member, _UNKNOWN)})
             entry["rows"] += 1
             if len(entry["lines"]) < MAX_LINES:
                 entry["lines"].append(line)
-    return dict(sorted(found.items()))
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """{member: {"rows", "lines", "detail"}} for a set's report."""
+        return dict(sorted(self._found.items()))
