@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import httpx
@@ -18,6 +17,7 @@ from core.errors import AdapterRefused, InvalidInput, TooLarge, Unavailable
 from core.types import AdapterRef, AnswerFormat, GenerationRequest, Message
 from generation.engines.drain import Drain
 from generation.engines.handle import StreamHandle
+from generation.engines.turns import FairPool
 
 _CHARS_PER_TOKEN = 3
 """Rough: the server's tokenizer is not ours to know. It only sizes what is counted before a request."""
@@ -50,16 +50,14 @@ class OpenAIEngine:
         self.base_model = model
         self._adapter_models = dict(adapter_models or {})
         self._attempts = attempts
-        self._max_queue = max_queue
-        self._room = threading.BoundedSemaphore(max_parallel + max_queue)
         self._drain = Drain()
-        self._pool = ThreadPoolExecutor(max_parallel, thread_name_prefix="openai-engine")
+        self._pool = FairPool(max_parallel, max_queue, lambda: self._drain, "openai-engine")
         self._closed = threading.Event()
         self._client = httpx.Client(
             base_url=base_url.rstrip("/") + "/",
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(read_timeout_s, connect=connect_timeout_s),
-            limits=httpx.Limits(max_connections=max_parallel),
+            limits=httpx.Limits(max_connections=max_parallel + 1),
             transport=transport,
         )
 
@@ -68,10 +66,9 @@ class OpenAIEngine:
         model = self.base_model if request.adapter is None else self._model_of(request.adapter)
         if self._closed.is_set():
             raise Unavailable("the generator has stopped", code="engine_stopped")
-        if not self._room.acquire(blocking=False):
-            raise self._drain.queue_full(self._max_queue)
         handle = StreamHandle(request.adapter, self.count_prompt_tokens(request.messages), lambda: None)
-        self._pool.submit(self._work, handle, body_of(request, model))
+        body = body_of(request, model)
+        self._pool.submit(request.tenant_id, lambda: self._work(handle, body))
         return handle
 
     def ensure_adapter(self, adapter: AdapterRef) -> None:
@@ -103,7 +100,7 @@ class OpenAIEngine:
         """End what runs, close connections."""
         self._closed.set()
         self._client.close()
-        self._pool.shutdown(wait=True, cancel_futures=False)
+        self._pool.close()
 
     def _model_of(self, adapter: AdapterRef) -> str:
         name = self._adapter_models.get(adapter.serving_name) or self._adapter_models.get(adapter.stamp)
@@ -112,6 +109,9 @@ class OpenAIEngine:
         return name
 
     def _work(self, handle: StreamHandle, body: dict[str, Any]) -> None:
+        if handle.cancelled:  # while it waited
+            handle.finish("cancelled", 0)
+            return
         try:
             with self._drain.work(), self._connect(body) as response:
                 reason = "stop"
@@ -136,8 +136,6 @@ class OpenAIEngine:
             handle.fail(error)
         except (httpx.HTTPError, ValueError, RuntimeError) as error:
             handle.fail(Unavailable(f"the generator's connection broke: {error}", code="generator_unreachable"))
-        finally:
-            self._room.release()
 
     def _connect(self, body: dict[str, Any]) -> _Response:
         """Send until an answer begins; only failures to reach the server, 429 and 5xx are tried again."""

@@ -30,6 +30,7 @@ from generation.engines.grammar import GrammarCompiler
 from generation.engines.handle import StreamHandle
 from generation.engines.paged.weights import why_unsupported
 from generation.engines.text import Detokenizer, StopFilter, stop_ids_of
+from generation.engines.turns import is_guest, next_in_turn
 from generation.models import BaseModelInfo, quiet_transformers
 from generation.template import require_rendering
 
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from generation.engines.paged.slot_bank import SlotBank
 
 _log = logging.getLogger(__name__)
-
-MAX_GUESTS = 8
-"""Tenants with nothing in the queue that are let in although others fill it."""
 
 
 def choose_device(setting: str) -> tuple[torch.device, torch.dtype]:
@@ -157,7 +155,8 @@ class TransformersEngine:
         with self._lock:
             self._require_running()
             waiting = self._waiting.total()  # in the queue, or for the load of an adapter
-            if waiting >= self._settings.max_queue and not self._is_guest(request.tenant_id):
+            full = waiting >= self._settings.max_queue
+            if full and not is_guest(request.tenant_id, self._waiting_tenants(), self._settings.max_queue):
                 raise self._drain.queue_full(waiting)
             self._waiting[key] += 1  # from here on the adapter is not evicted
         try:
@@ -328,7 +327,7 @@ class TransformersEngine:
             if not self._queue:
                 return False
             running = Counter(row.request.tenant_id for row in self._batch.rows)
-            at = min(range(len(self._queue)), key=lambda at: running[self._queue[at].request.tenant_id])
+            at = next_in_turn(self._waiting_tenants(), running)
             row = self._queue[at]
             places = self._max_batch + (0 if running[row.request.tenant_id] else self._guest_places)
             if len(self._batch.rows) >= places or not self._batch.fits(row):
@@ -348,10 +347,9 @@ class TransformersEngine:
                 self._count_off(row.key)
         return True
 
-    def _is_guest(self, tenant_id: str) -> bool:
-        """Whether others alone fill the queue; the caller holds the lock."""
-        full = len(self._queue) >= self._settings.max_queue + MAX_GUESTS
-        return not full and bool(self._queue) and all(row.request.tenant_id != tenant_id for row in self._queue)
+    def _waiting_tenants(self) -> list[str]:
+        """Tenants of the queue, oldest first; the caller holds the lock."""
+        return [row.request.tenant_id for row in self._queue]
 
     def _count_off(self, key: str) -> None:
         """One fewer waits for an adapter; the caller holds the lock."""

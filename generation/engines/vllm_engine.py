@@ -25,6 +25,7 @@ from generation.adapters.probes import PROBES
 from generation.engines.drain import Drain
 from generation.engines.handle import StreamHandle
 from generation.engines.openai_engine import body_of, events_of
+from generation.engines.turns import FairPool
 from generation.engines.vllm_replica import Replica, detail_of
 from generation.models import BaseModelInfo
 
@@ -67,10 +68,8 @@ class VllmEngine:
             Replica(url, settings, probes, transport(url) if transport else None) for url in settings.urls
         )
         self.base_model = base.stamp
-        self._max_queue = generation.max_queue
-        self._waiting = threading.BoundedSemaphore(settings.max_parallel + generation.max_queue)
         self._drain = Drain()
-        self._pool = ThreadPoolExecutor(settings.max_parallel, thread_name_prefix="vllm")
+        self._pool = FairPool(settings.max_parallel, generation.max_queue, lambda: self._drain, "vllm")
         self._loads = ThreadPoolExecutor(max(4, 2 * len(self.replicas)), thread_name_prefix="vllm-load")
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -81,10 +80,8 @@ class VllmEngine:
         """Queue a generation; what is wrong with the adapter or the servers ends the handle."""
         if self._closed.is_set():
             raise Unavailable("the generator has stopped", code="engine_stopped")
-        if not self._waiting.acquire(blocking=False):
-            raise self._drain.queue_full(self._max_queue)
         handle = StreamHandle(request.adapter, self.count_prompt_tokens(request.messages), lambda: None)
-        self._pool.submit(self._work, handle, request)
+        self._pool.submit(request.tenant_id, lambda: self._work(handle, request))
         return handle
 
     def ensure_adapter(self, adapter: AdapterRef) -> None:
@@ -162,7 +159,7 @@ class VllmEngine:
         self._closed.set()
         for replica in self.replicas:
             replica.close()
-        self._pool.shutdown(wait=True)
+        self._pool.close()
         self._loads.shutdown(wait=True)
 
     def _work(self, handle: StreamHandle, request: GenerationRequest) -> None:
@@ -173,8 +170,6 @@ class VllmEngine:
             handle.fail(error)
         except (httpx.HTTPError, ValueError, RuntimeError) as error:
             handle.fail(Unavailable(f"the generator's connection broke: {error}", code="generator_unreachable"))
-        finally:
-            self._waiting.release()
 
     def _generate(self, handle: StreamHandle, request: GenerationRequest) -> None:
         """Try replicas until an answer begins; from its first character on there is no second try."""

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from core.database import Database
+from core.errors import Unavailable
 from core.settings import GenerationSettings, GeneratorEndpointSettings, Settings
 from generation.engines.drain import LONGEST_S, Drain
 from generation.engines.openai_engine import OpenAIEngine
@@ -128,6 +129,23 @@ def test_a_full_queue_says_when_to_come_back(engine: Any, settings: Settings, da
             handle.result()
         body = {"question": "days of leave?", "max_tokens": 8}
         assert client.post("/v1/ask", json=body).status_code == 200
+
+
+def test_a_queue_that_one_tenant_fills_lets_others_in(engine: Any) -> None:
+    held = fill(engine, "many")
+    with pytest.raises(Unavailable) as refused:
+        engine.submit(replace(ask("hello"), tenant_id="many"))
+    assert refused.value.code == "queue_full"
+    guest = engine.submit(replace(ask("hello", max_tokens=3), tenant_id="other"))
+    with pytest.raises(Unavailable):
+        engine.submit(replace(ask("hello"), tenant_id="many"))
+    if not isinstance(engine, TransformersEngine):  # whose one thread the fixture holds
+        assert next(iter(guest)) == "So: ", "it begins beside the place that is taken"
+    held[0].cancel()
+    engine.let_go()
+    assert guest.result().completion_tokens > 0
+    for handle in held:
+        handle.result()
 
 
 def test_what_ran_is_counted_and_nothing_is_left_over(engine: Any) -> None:
