@@ -1,7 +1,8 @@
 """Extraction in a child process with limits: one bad file fails alone, with a code, and takes nothing down with it.
 
-The mother process (`ingest.zygote`) is started on first use and again whenever it is gone. It and its children have an
-environment without a single secret, no network, and a folder per document that is removed afterwards.
+The mother process (`ingest.zygote`) is started on first use and again whenever it is gone; when nothing was extracted
+for a while it ends, and its memory is the machine's again. It and its children have an environment without a single
+secret, no network, and a folder per document that is removed afterwards.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from ingest.zygote import DISK_FULL_STATUS, OUT_OF_MEMORY_STATUS, STORAGE_FAILED
 log = structlog.stdlib.get_logger(__name__)
 
 POLL_S = 0.25
+IDLE_S = 60.0
+"""How long a mother without work is kept: starting one takes half a second."""
 START_TIMEOUT_S = 60.0
 MAX_UNLOCKED_BYTES = 600 * 2**20
 PAGE_TIMEOUT_S = 20.0
@@ -48,11 +51,14 @@ FULL_BELOW_BYTES = 2**20
 class Sandbox:
     """Runs extractions. Thread-safe; many run side by side."""
 
-    def __init__(self, settings: IngestSettings, work_dir: Path) -> None:
+    def __init__(self, settings: IngestSettings, work_dir: Path, *, idle_s: float = IDLE_S) -> None:
         self._settings = settings
         self._work_dir = work_dir
+        self._idle_s = idle_s
         self._lock = threading.Lock()
         self._mother: _Mother | None = None
+        self._running = 0
+        self._idle: threading.Timer | None = None
         self._closed = False
         work_dir.mkdir(parents=True, exist_ok=True)
         remove_stale(work_dir)
@@ -145,6 +151,38 @@ class Sandbox:
         """End the mother and all extractions."""
         with self._lock:
             self._closed = True
+            self._stay()
+            mother, self._mother = self._mother, None
+        if mother is not None:
+            mother.close()
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Keep the mother for the length of the block, and a while longer."""
+        with self._lock:
+            self._running += 1
+            self._stay()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+                if not self._running and not self._closed:
+                    self._idle = threading.Timer(self._idle_s, self._end_idle)
+                    self._idle.daemon = True
+                    self._idle.start()
+
+    def _stay(self) -> None:
+        """Call off the end of an idle mother; the caller holds the lock."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def _end_idle(self) -> None:
+        with self._lock:
+            if self._running or self._idle is not threading.current_thread():
+                return  # somebody came meanwhile
+            self._idle = None
             mother, self._mother = self._mother, None
         if mother is not None:
             mother.close()
@@ -169,11 +207,12 @@ class Sandbox:
             "output_bytes": settings.extract_max_chars * 4 + 2**26,
             **what,
         }
-        outcome = self._alive().run(request, request["timeout_s"] + GRACE_S, poll)
-        if outcome is None:
-            # The mother died, which no child can cause; whoever did it, a fresh one deserves one more try.
-            log.warning("extract.mother_lost", filename=filename)
+        with self._at_work():
             outcome = self._alive().run(request, request["timeout_s"] + GRACE_S, poll)
+            if outcome is None:
+                # The mother died, which no child can cause; whoever did it, a fresh one deserves one more try.
+                log.warning("extract.mother_lost", filename=filename)
+                outcome = self._alive().run(request, request["timeout_s"] + GRACE_S, poll)
         return outcome or {"refused": "the extraction process ended"}
 
     def _alive(self) -> _Mother:

@@ -11,6 +11,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -232,6 +233,43 @@ def test_what_poll_raises_ends_the_extraction_and_its_child(monkeypatch: pytest.
         while Path(f"/proc/{seen[0]}").exists() and time.monotonic() < deadline:
             threading.Event().wait(0.02)
         assert not Path(f"/proc/{seen[0]}").exists()
+    finally:
+        box.close()
+
+
+def children() -> set[int]:
+    return {process.pid for process in psutil.Process().children(recursive=True)}
+
+
+def test_a_mother_is_there_only_while_something_is_extracted(tmp_path: Path) -> None:
+    before = children()
+    box = Sandbox(IngestSettings(), tmp_path, idle_s=0.2)
+    try:
+        assert children() == before, "nothing is started before there is work"
+        for text in ("one", "two"):
+            assert box.extract(text.encode(), "a.txt").text == text
+            deadline = time.monotonic() + 20
+            while children() != before and time.monotonic() < deadline:
+                threading.Event().wait(0.02)
+            assert children() == before
+    finally:
+        box.close()
+
+
+def test_a_mother_at_work_is_not_idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    box = crash_with(monkeypatch, tmp_path, "import time\ntime.sleep(1.5)")
+    box._idle_s = 0.05
+    try:
+        first = box._alive()
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(box.extract, b"text", "slow.txt")
+            while not box._running:
+                threading.Event().wait(0.01)
+            for number in range(5):
+                assert box.extract(b"# fine", f"{number}.md").text == "fine"
+                threading.Event().wait(0.1)
+            assert isinstance(slow.exception(30), ExtractionFailed), "it gives nothing, but it ran to its end"
+        assert box._mother is first or box._mother is None
     finally:
         box.close()
 
