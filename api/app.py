@@ -16,14 +16,14 @@ from api import errors
 from api.context import ContextMiddleware
 from api.draining import Draining, DrainMiddleware
 from api.idempotency import forget_interrupted
+from api.json_bodies import BodyRoom
 from api.limits import BodyLimitMiddleware
 from api.metrics import HttpMetrics, JobCounts
-from api.questions import TenantThreads
 from api.quotas import Quotas
 from api.routes import ROUTERS
 from api.services import Services
 from api.streaming import StreamPool
-from api.uploads import STORING_THREADS
+from api.tenant_threads import ASKING_EACH, STORING, STORING_EACH, TenantThreads
 from core.turns import Turns
 
 THREADS: Final = 128
@@ -65,9 +65,10 @@ def create_app(services: Services) -> FastAPI:
     app.state.metrics = metrics
     app.state.draining = Draining()
     app.state.streams = StreamPool()
-    app.state.storing = anyio.CapacityLimiter(STORING_THREADS)
+    app.state.storing = TenantThreads(STORING_EACH, STORING)
+    app.state.body_room = BodyRoom()
     app.state.dataset_turns = Turns()
-    app.state.asking = TenantThreads()
+    app.state.asking = TenantThreads(ASKING_EACH)
     app.state.quotas = Quotas(services.settings.http, services.redis_url)
     errors.install(app)
     for router in ROUTERS:

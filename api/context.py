@@ -85,7 +85,8 @@ class ContextMiddleware:
             )
             await response(scope, receive, send_with_headers)
         finally:
-            scope["state"].get("when_sent", lambda: None)()
+            if "held" in scope["state"]:
+                scope["state"]["held"].close()
             seconds = time.perf_counter() - started
             self._metrics.in_flight.dec()
             route = route_template(scope)

@@ -88,13 +88,17 @@ class BodyLimitMiddleware:
         return None
 
     def limit_of(self, path: str, content_type: str) -> int:
-        """Bytes allowed: uploads have the large limit, unless they are JSON documents."""
-        if not _UPLOAD_PATH.fullmatch(path):
-            return self._settings.max_json_bytes
-        is_json = content_type.partition(";")[0].strip().lower() == "application/json"
-        if is_json and path.startswith("/v1/documents"):
-            return self._settings.max_json_bytes
-        return self._settings.max_upload_bytes
+        """Bytes allowed: what waits on disk has the large limit."""
+        in_memory = stays_in_memory(path, content_type)
+        return self._settings.max_json_bytes if in_memory else self._settings.max_upload_bytes
+
+
+def stays_in_memory(path: str, content_type: str) -> bool:
+    """Whether a body is read into memory: all but uploads, and of those documents that come as JSON."""
+    if not _UPLOAD_PATH.fullmatch(path):
+        return True
+    is_json = content_type.partition(";")[0].strip().lower() == "application/json"
+    return is_json and path.startswith("/v1/documents")
 
 
 class _CountedBody:

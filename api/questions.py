@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TypeVar
 
-import anyio
-import anyio.to_thread
 from fastapi import Request
 from sqlalchemy import select
 
+from api.tenant_threads import TenantThreads
 from core.access import Principal
 from core.database import Database
 from core.errors import FieldError, NotFound, TooLarge
@@ -20,24 +18,6 @@ from core.tables import Collection
 
 T = TypeVar("T")
 Result = TypeVar("Result")
-
-
-class TenantThreads:
-    """Threads for what is searched and weighed before a question is handed to the generator: a few for each tenant.
-
-    This takes CPU and the interpreter. In threads that all share, forty questions of one tenant would leave none to the
-    others, and in as many of their own a fortieth of a core.
-    """
-
-    def __init__(self, each: int = max(4, os.cpu_count() or 1)) -> None:
-        self._each = each
-        self._limiters: dict[str, anyio.CapacityLimiter] = {}
-
-    async def run(self, tenant_id: str, call: Callable[[], Result]) -> Result:
-        """Run a call in a thread of the tenant's, when one is free."""
-        if tenant_id not in self._limiters:
-            self._limiters[tenant_id] = anyio.CapacityLimiter(self._each)
-        return await anyio.to_thread.run_sync(call, limiter=self._limiters[tenant_id])
 
 
 async def in_turn(request: Request, caller: Principal, call: Callable[[], Result]) -> Result:

@@ -7,6 +7,7 @@ scope before it reads one byte of the body, so that a stranger cannot make this 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
 from difflib import get_close_matches
 from typing import Annotated, Any
 
@@ -19,7 +20,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import select
 
 from api.idempotency import run_idempotent
-from api.json_bodies import refuse_wide
+from api.json_bodies import BodyRoom, refuse_wide
+from api.limits import stays_in_memory
 from api.quotas import Quotas, RateLimited
 from api.services import Services
 from core.access import Principal
@@ -81,6 +83,7 @@ class GuardedRoute(APIRoute):
         async def guarded(request: Request) -> Response:
             request.scope["state"]["route_template"] = template
             services: Services = request.app.state.services
+            room: BodyRoom = request.app.state.body_room
             principal = await run_in_threadpool(_admit, request, services)
             request.state.principal = principal
             structlog.contextvars.bind_contextvars(tenant=principal.tenant_id, key=principal.key_id)
@@ -89,6 +92,10 @@ class GuardedRoute(APIRoute):
                 await run_in_threadpool(require_operator, principal, services)
             _refuse_odd_path(request)
             _refuse_unknown_query(request, known)
+            if stays_in_memory(request.url.path, request.headers.get("content-type", "")):
+                body = room.body(principal.tenant_id, request.receive)
+                request.scope["state"]["held"].callback(body.leave)
+                request = Request(request.scope, body.receive)
             if reads_json:
                 refuse_wide(await request.body())
             return await run_idempotent(request, principal, template, services.db, handle)
@@ -118,10 +125,9 @@ def _admit(request: Request, services: Services) -> Principal:
     except RateLimited as error:
         state["headers"] = error.headers
         raise
-    # Not when the route returns: a stream has only begun then.
-    place = quotas.running(principal)
-    place.__enter__()
-    state["when_sent"] = lambda: place.__exit__(None, None, None)
+    # Given back when all was sent, not when the route returns: a stream has only begun then.
+    held = state["held"] = ExitStack()
+    held.enter_context(quotas.running(principal))
     return principal
 
 

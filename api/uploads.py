@@ -11,21 +11,20 @@ from email.message import Message
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import anyio.to_thread
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartParser
 
 from api.schemas.base import is_storable, refuse_bad_text
+from api.tenant_threads import TenantThreads
+from core.access import Principal
 from core.contents import IN_MEMORY_BYTES, Content, keep, size_of
 from core.errors import FieldError, InvalidInput
 from ingest.encoding import known_encoding
 
 Result = TypeVar("Result")
 
-STORING_THREADS: Final = 48
-"""Threads in which bytes go to the blob store: a slow bucket fills these, and the others go on answering."""
 MAX_FILES: Final = 1000
 MAX_FIELDS: Final = 50
 MAX_FIELD_BYTES: Final = 2**20
@@ -53,9 +52,10 @@ def media_type_of(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def in_store(request: Request, call: Callable[[], Result]) -> Result:
-    """Run a call that stores bytes in one of the threads for that."""
-    return await anyio.to_thread.run_sync(call, limiter=request.app.state.storing)
+async def in_store(request: Request, caller: Principal, call: Callable[[], Result]) -> Result:
+    """Run a call that stores bytes in one of the threads for that; a tenant has a share of them."""
+    threads: TenantThreads = request.app.state.storing
+    return await threads.run(caller.tenant_id, call)
 
 
 async def read_form(request: Request, allowed_fields: Sequence[str], folder: Path) -> UploadForm:

@@ -218,7 +218,9 @@ async def import_version(family: str, request: Request, caller: Caller, services
     request_id = request_id_of(request.scope)
     with work_folder(services.settings) as folder:
         form = await read_upload(request, [], "adapter.tar", folder)
-        return await in_store(request, lambda: _import(services, caller, family, form.files[0].data, request_id))
+        return await in_store(
+            request, caller, lambda: _import(services, caller, family, form.files[0].data, request_id)
+        )
 
 
 def _import(services: Services, caller: Principal, family: str, archive: Content, request_id: str) -> VersionBody:

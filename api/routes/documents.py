@@ -116,7 +116,7 @@ async def add_documents(request: Request, caller: Caller, services: ServicesOf) 
             raise UnsupportedFormat(
                 "send multipart/form-data with `file`, or application/json with `text`", code="unsupported_media_type"
             )
-        return await in_store(request, lambda: _accept(services, caller, uploads, request_id))
+        return await in_store(request, caller, lambda: _accept(services, caller, uploads, request_id))
 
 
 async def _uploads_from_form(request: Request, folder: Path) -> list[Upload]:

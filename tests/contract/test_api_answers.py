@@ -15,7 +15,7 @@ import pydantic
 import pytest
 from fastapi.testclient import TestClient
 
-from api.questions import TenantThreads
+from api.tenant_threads import TenantThreads
 from core.tables import Answer, Feedback, Tenant
 from core.types import AccessFilter
 from tests.api_app import PASSAGE, Api

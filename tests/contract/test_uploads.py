@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import io
+import threading
 import unicodedata
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from core.tables import DocumentGeneration
-from tests.api_app import Api
+from api.tenant_threads import TenantThreads
+from core.access import Principal
+from core.tables import DocumentGeneration, Tenant
+from tests.api_app import Api, serve
 from tests.locked_files import ASCII_PASSWORD, PASSWORD, locked_pdf, locked_word, locked_zip
+from tests.server_processes import wait_for
 
 NFC = unicodedata.normalize("NFC", "ガイドブック")
 NFD = unicodedata.normalize("NFD", NFC)
@@ -158,3 +164,39 @@ def test_odd_charsets_of_names_are_never_a_500(admin: TestClient, charset: str) 
     assert (odd.status_code, odd.json()["code"]) == (400, "malformed_body")
     headers = {"Content-Disposition": f"attachment; filename*={charset}''%93%8c.jsonl"}
     assert admin.post("/v1/datasets", content=b"{}", headers=headers).status_code < 500
+
+
+def test_uploads_of_one_tenant_hold_its_share_of_the_threads(
+    api: Api, other_tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket is slow: whoever uploads waits, and who uploads most leaves threads to the others."""
+    accept, gate, held = api.services.ingest.accept, threading.Event(), []
+    api.app.state.storing = TenantThreads(3, 5)
+
+    def slow(principal: Principal, *rest: Any, **more: Any) -> Any:
+        if principal.tenant_id != other_tenant.id:
+            held.append(principal)
+            assert gate.wait(60)
+        return accept(principal, *rest, **more)
+
+    monkeypatch.setattr(api.services.ingest, "accept", slow)
+    mine, theirs = {"Authorization": f"Bearer {api.admin}"}, api.key("ingest", tenant=other_tenant)
+    limits = httpx.Limits(max_connections=None)
+    with (
+        serve(api.app) as url,
+        httpx.Client(base_url=url, timeout=60, limits=limits) as client,
+        ThreadPoolExecutor(60) as pool,
+    ):
+
+        def upload(number: int, headers: dict[str, str]) -> int:
+            files = {"file": (f"{number}.txt", b"text %d" % number)}
+            return client.post("/v1/documents", files=files, headers=headers, timeout=30).status_code
+
+        try:
+            sent = [pool.submit(upload, number, mine) for number in range(40)]
+            wait_for(lambda: api.app.state.metrics.in_flight._value.get() == 40 and len(held) >= 3, 8, "uploads")
+            assert [upload(number, theirs) for number in range(2)] == [202, 202]
+            assert len(held) == 3
+        finally:
+            gate.set()
+        assert {one.result() for one in sent} == {202}

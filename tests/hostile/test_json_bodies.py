@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import socket
+from contextlib import ExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from fastapi.testclient import TestClient
 
-from api.json_bodies import MAX_STRINGS, refuse_wide
+from api.json_bodies import MAX_STRINGS, BodyRoom, refuse_wide
 from core.database import Database
 from core.errors import TooLarge
 from core.settings import Settings
-from tests.api_app import build_api
+from core.tables import Tenant
+from tests.api_app import build_api, serve
+from tests.server_processes import wait_for
 
 MIB = 2**20
 SLOW = {
@@ -62,3 +67,35 @@ def test_strings_are_counted_as_json_has_them() -> None:
     refuse_wide(json.dumps(["\\", '"', '\\"', "a,b"] * (MAX_STRINGS // 4), separators=(",", ":")).encode())
     with pytest.raises(TooLarge):
         refuse_wide(json.dumps(["\\", '"', '\\"', "a,b"] * (MAX_STRINGS // 3)).encode())
+
+
+@pytest.mark.parametrize("route", ["/v1/ask", "/v1/documents", "/v1/admin/dictionary", "/v1/admin/evaluation-sets"])
+def test_long_bodies_of_one_tenant_fill_its_room_and_no_other(
+    settings: Settings, database: Database, other_tenant: Tenant, route: str
+) -> None:
+    api = build_api(settings, database)
+    api.app.state.body_room = room = BodyRoom(3 * MIB)
+    method = "PUT" if route.endswith("dictionary") else "POST"
+    keys = (f"Bearer {api.admin}", api.key("query", "ingest", "admin", tenant=other_tenant)["Authorization"])
+    body = b'{"question": "' + b"a" * (2 * MIB)  # and never an end
+
+    with serve(api.app) as url, ExitStack() as stack:
+
+        def begin(key: str) -> socket.socket:
+            place = urlsplit(url)
+            one = stack.enter_context(socket.create_connection((place.hostname, place.port), timeout=60))
+            head = f"{method} {route} HTTP/1.1\r\nHost: a\r\nAuthorization: {key}\r\n"
+            head += f"Content-Type: application/json\r\nContent-Length: {4 * MIB}\r\n\r\n"
+            one.sendall(head.encode() + body)
+            return one
+
+        begin(keys[0])
+        wait_for(lambda: room._held[api.tenant.id] > 1.5 * MIB, 8, "a body")
+        begin(keys[1])
+        wait_for(lambda: room._held[other_tenant.id] > 1.5 * MIB, 8, "a body")
+        again = begin(keys[0])
+        answer = b""
+        while b"too_many_at_once" not in answer:
+            answer += again.recv(2**16)
+        assert b" 429 " in answer.split(b"\r\n")[0] and b"retry-after: 1\r\n" in answer.lower()
+    wait_for(lambda: not room._held, 8, "bodies that are left")
