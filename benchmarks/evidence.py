@@ -5,7 +5,7 @@
 DIR as for `benchmarks.office`. Files go through the real ingest; every candidate that the passages found make is judged
 against what is expected, with no model. Weights are fitted on the questions of four fifths of the documents and tried
 on the rest, five times. --parameters writes those fitted on all, in the form of `generation/evidence/parameters.json`;
-what hearing the model adds is taken over from the shipped ones.
+the bounds of refusing and verifying are taken over from the shipped ones.
 """
 
 from __future__ import annotations

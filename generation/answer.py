@@ -25,6 +25,7 @@ from core.settings import Settings
 from core.tables import Answer, Collection, Feedback
 from core.tables.base import utc_now
 from core.types import AccessFilter, AdapterRef, GenerationRequest, Message, Passage
+from generation.adapters.routing import Route
 from generation.answer_stream import AnswerDraft, AnswerStream, elapsed_ms
 from generation.asking import (
     BELOW_THRESHOLD,
@@ -43,7 +44,7 @@ from generation.citations import cite
 from generation.condense import LONGEST_CHAIN, leans_back, rewritten_query, search_query
 from generation.curated import find_curated, similar_examples
 from generation.deliberation import Deliberation, Plan
-from generation.evidence.compose import ComposedAnswer, computed_evidence, computed_verdict
+from generation.evidence.compose import ComposedAnswer, computed_evidence, computed_verdict, line_verdict, reads_well
 from generation.evidence.computed import Computed, compute
 from generation.evidence.in_force import parameters_in_force
 from generation.evidence.parameters import EvidenceParameters
@@ -152,15 +153,20 @@ class AnswerService:
         retrieved = time.perf_counter()
         observe_stage("retrieve", retrieved - begun)
         tracing.record("retrieve", retrieved - begun, passages=len(passages))
-        reason = self._refusal(found, evidence, parameters.hopeless if quotes else None)
+        reason = self._refusal(found, evidence, parameters.refuse if quotes else None)
         handle: GenerationHandle | None = None
         request = None
         shots = tuple(
             Message(role, text) for pair in examples for role, text in zip(("user", "assistant"), pair, strict=True)
         )
         options = replace(options, history=(*shots, *options.history))
-        if curated is not None or computed is not None:
+        verdict = None
+        if curated is not None:
             reason = None
+        elif computed is not None:
+            reason, verdict = None, computed_verdict(computed)
+        elif reason is None and quotes and not _asks_model(route, evidence):
+            verdict = line_verdict(evidence, parameters)
         elif reason is None:
             if pause is not None:
                 raise Unavailable(
@@ -170,11 +176,7 @@ class AnswerService:
                 )
             passages = fitted(passages, lambda shown: self._fits(self._request(question, shown, adapter, options)))
             request = replace(self._request(question, passages, adapter, options), tenant_id=principal.tenant_id)
-            if options.reasoning or options.best_of > 1:
-                plan = Plan(request, question, options.reasoning, options.best_of)
-                handle = Deliberation(self._engine, plan, lambda text: _support(text, passages, question, options))
-            else:
-                handle = self._engine.submit(request)
+            handle = self._submit(request, question, passages, options)
             if quotes:
                 handle = ComposedAnswer(handle, question, evidence, passages, parameters, styled=adapter is not None)
         return AnswerStream(
@@ -191,12 +193,20 @@ class AnswerService:
                 timings_ms={"retrieve": elapsed_ms(begun, retrieved)},
                 begun=begun,
                 curated=curated,
-                computed=None if computed is None else computed_verdict(computed),
+                verdict=verdict,
             ),
             handle,
             self._db,
             self._beside,
         )
+
+    def _submit(
+        self, request: GenerationRequest, question: str, passages: Sequence[Passage], options: AskOptions
+    ) -> GenerationHandle:
+        if options.reasoning or options.best_of > 1:
+            plan = Plan(request, question, options.reasoning, options.best_of)
+            return Deliberation(self._engine, plan, lambda text: _support(text, passages, question, options))
+        return self._engine.submit(request)
 
     def _compute(self, query: str, access: AccessFilter, found: SearchResult) -> Computed | None:
         """An answer computed over the rows of the tables found; None: the question asks for none, or is unclear."""
@@ -226,13 +236,15 @@ class AnswerService:
             return tuple(found.passages[:number])
         return tuple(line.passage for line in evidence.lines)
 
-    def _refusal(self, found: SearchResult, evidence: Evidence, hopeless: float | None) -> str | None:
-        """Why nothing is answered, before the model is asked. hopeless: None where no line is to be quoted."""
+    def _refusal(self, found: SearchResult, evidence: Evidence, least: float | None) -> str | None:
+        """Why nothing is answered, before the model is asked. least: confidence; None where no line is to be quoted."""
         if not found.passages:
             return NO_PASSAGES
+        if least is not None and (not evidence.lines or evidence.confidence < least):
+            return BELOW_THRESHOLD
         override = self._settings.retrieval.refusal_threshold
-        if override is None and hopeless is not None:
-            return BELOW_THRESHOLD if evidence.confidence < hopeless else None
+        if override is None and least is not None:
+            return None
         threshold = found.refusal_threshold if override is None else override
         return BELOW_THRESHOLD if max(passage.relevance for passage in found.passages) < threshold else None
 
@@ -351,6 +363,12 @@ class AnswerService:
             return {}
         count = sum(without_orders(passage.text).left_out for passage in found.passages)
         return {"orders_left_out": count} if count else {}
+
+
+def _asks_model(route: Route, evidence: Evidence) -> bool:
+    """Whether the model's words could be given, or measured: an adapter's style, a version on trial, running text."""
+    on_trial = route.arm is not None or route.shadow is not None
+    return route.adapter is not None or on_trial or reads_well(evidence)
 
 
 def _in_order_of_evidence(found: SearchResult, evidence: Evidence) -> tuple[Passage, ...]:

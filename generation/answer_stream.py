@@ -28,7 +28,7 @@ from generation.canary.shadow import ShadowRequest
 from generation.citations import cite
 from generation.curated import Curated
 from generation.deliberation import Deliberation
-from generation.evidence.compose import AnsweredBy, ComposedAnswer, Verdict, lines_as_json
+from generation.evidence.compose import ComposedAnswer, Verdict, lines_as_json
 from generation.evidence.stage import Evidence
 from generation.json_answers import cite_json
 from generation.prompt import is_not_found, not_found_text
@@ -57,8 +57,8 @@ class AnswerDraft:
     begun: float
     curated: Curated | None = None
     """Given instead of a generated answer."""
-    computed: Verdict | None = None
-    """Computed over rows: given instead of a generated answer."""
+    verdict: Verdict | None = None
+    """Computed over rows, or the best line as it stands: given instead of a generated answer."""
     id: str = field(default_factory=lambda: new_id("ans"))
 
 
@@ -108,7 +108,7 @@ class AnswerStream:
         draft = self.draft
         if draft.curated is not None:
             return draft.curated.answer
-        return draft.computed.text if draft.computed is not None else not_found_text(draft.question)
+        return draft.verdict.text if draft.verdict is not None else not_found_text(draft.question)
 
     def final(self) -> AnswerRecord:
         """Run to the end and return the stored answer."""
@@ -127,10 +127,8 @@ class AnswerStream:
         draft = self.draft
         result = self._handle.result() if self._handle is not None else None
         reason = draft.refusal_reason
-        verdict = self._handle.verdict if isinstance(self._handle, ComposedAnswer) else draft.computed
-        if verdict is not None:
-            reason = NOT_IN_PASSAGES if verdict.answered_by is AnsweredBy.NOBODY else None
-        elif reason is None and draft.curated is None and is_not_found(answer):
+        verdict = self._handle.verdict if isinstance(self._handle, ComposedAnswer) else draft.verdict
+        if verdict is None and reason is None and draft.curated is None and is_not_found(answer):
             reason = NOT_IN_PASSAGES
         confidence = None if draft.curated else verdict.confidence if verdict else draft.evidence.confidence
         provenance = draft.provenance
@@ -271,8 +269,8 @@ class AnswerStream:
                     timings_ms=record.timings_ms,
                     adapter_version_id=draft.route.version_id,
                     family_id=draft.route.family_id,
-                    # What neither adapter wrote is no answer of either.
-                    arm=draft.route.arm if draft.curated is None and draft.computed is None else None,
+                    # What neither adapter was asked for is no answer of either.
+                    arm=draft.route.arm if draft.request is not None else None,
                     parameters={
                         "max_tokens": draft.options.max_tokens,
                         "temperature": draft.options.temperature,

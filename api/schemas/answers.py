@@ -81,7 +81,7 @@ class AnswerBody(ResponseBody):
     refusal_reason: str | None
     citations: list[CitationBody]
     provenance: dict[str, Any] = Field(
-        description="The versions behind it; `answered_by` (line, model, computed, nobody) and, where it was computed, "
+        description="The versions behind it; `answered_by` (line, model, computed) and, where it was computed, "
         "the `operation`."
     )
     usage: dict[str, Any]

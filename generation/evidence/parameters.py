@@ -35,26 +35,18 @@ class Weights:
 class EvidenceParameters:
     """own, foreign, uncompared: see `Weights`; the last where nothing compares meanings.
 
-    heard: what the model's answer adds to the log-odds. Below `hopeless` the model is not even asked, below `refuse` a
-    question is refused, below `verify` nothing is verified.
+    Below `refuse` a question is refused, below `verify` nothing is verified.
     """
 
     own: Weights
     foreign: Weights
     uncompared: Weights
-    heard: Mapping[str, float]
-    hopeless: float
     refuse: float
     verify: float
 
     def to_json(self) -> dict[str, Any]:
         """The stored form, as `parse_parameters` reads it."""
         return asdict(self)
-
-    def after_hearing(self, confidence: float, *, agreed: bool, refused: bool) -> float:
-        """The confidence once the model has answered. agreed: its words stand in the best line."""
-        odds = math.log(max(confidence, 1e-4) / max(1 - confidence, 1e-4))
-        return _logistic(_weighed(self.heard, {"odds": odds, "agreed": float(agreed), "refused": float(refused)}))
 
 
 def parse_parameters(stored: Mapping[str, Any]) -> EvidenceParameters:
@@ -67,8 +59,6 @@ def parse_parameters(stored: Mapping[str, Any]) -> EvidenceParameters:
         own=own,
         foreign=foreign,
         uncompared=uncompared,
-        heard=_floats(stored["heard"]),
-        hopeless=float(stored["hopeless"]),
         refuse=float(stored["refuse"]),
         verify=float(stored["verify"]),
     )

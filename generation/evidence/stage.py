@@ -47,7 +47,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Lines best first, one a unit. confidence: probability that the first is a right answer, the model not heard."""
+    """Lines best first, one a unit. confidence: probability that the first is a right answer."""
 
     lines: tuple[Line, ...]
     alternatives: tuple[Line, ...]

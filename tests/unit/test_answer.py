@@ -214,3 +214,47 @@ def test_feedback_belongs_to_the_tenant_of_the_answer(db: Database) -> None:
     assert answers.feedback(asker(), record.id, rating="up").rating == "up"
     with pytest.raises(NotFound):
         answers.feedback(asker("t2"), record.id, rating="down")
+
+
+@dataclass
+class FixedRouting:
+    to: Route
+
+    def route(self, principal: Principal, model: str | None, conversation_id: str | None) -> Route:
+        return self.to
+
+
+HOUSE = AdapterRef("house", "v3", "d" * 64, "/nowhere")
+ROW = "品番: QR-77B | 品名: 送風機 | 単価: 8,400円"
+PROSE = (
+    "送風機QR-77Bの単価は、令和七年の改定で部材と輸送の費用が上がったことを受けて、それまでの7,900円から"
+    "8,400円に改められ、同年四月一日の出荷分から適用されている。"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "route", "asked"),
+    [
+        (ROW, Route(None), False),
+        (ROW, Route(HOUSE, "v"), True),
+        (ROW, Route(None, arm="champion"), True),
+        (ROW, Route(None, shadow=HOUSE), True),
+        (PROSE, Route(None), True),
+    ],
+    ids=["row", "adapter", "arm", "shadow", "prose"],
+)
+def test_the_model_is_asked_only_where_its_words_could_be_given_or_are_measured(
+    db: Database, text: str, route: Route, asked: bool
+) -> None:
+    engine = FakeEngine(["存じません。"])
+    settings = Settings(retrieval=RetrievalSettings(passages=3), generation=GenerationSettings(compose="evidence"))
+    answers = AnswerService(
+        db, FakeSearch([passage(text)]), engine, FixedRouting(route), settings, stamp=Stamp("iv1", "minilm")
+    )
+    record = answers.ask(asker(), "QR-77Bの単価はいくらですか").final()
+    assert bool(engine.requests) is asked
+    assert "8,400円" in record.answer and not record.refused
+    assert record.provenance["answered_by"] == "line" and ("model" in record.provenance) is asked
+    with db.read() as session:
+        stored = session.get(Answer, record.id)
+        assert stored is not None and stored.arm == (route.arm if asked else None)

@@ -153,15 +153,6 @@ def test_an_adapters_words_are_given_where_they_are_borne_out() -> None:
     assert plain.answered_by is AnsweredBy.LINE and plain.model is not None and plain.model.supported
 
 
-def test_a_refusal_of_the_model_lowers_the_confidence() -> None:
-    question = "標準プランの月額はいくらですか"
-    evidence = asked(question, TARIFF, RULES)
-    shown = [line.passage for line in evidence.lines]
-    refused = decide("資料には見つかりませんでした。", question, evidence, shown, PARAMETERS, styled=False)
-    agreed = decide("8,400円 [1]", question, evidence, shown, PARAMETERS, styled=False)
-    assert refused.confidence < agreed.confidence and refused.model is not None and refused.model.refused
-
-
 def test_candidates_in_another_language_are_told_apart() -> None:
     assert len(set(FEATURES)) == len(FEATURES)
     pool = pool_of("What is the monthly fee of the standard plan?", [TARIFF, passage("Nothing.", number=3)], TODAY)
