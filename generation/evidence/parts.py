@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 _BRACKETS = {"(": ")", "（": "）", "「": "」", "『": "』", "[": "]", "【": "】"}
 _AND = re.compile(r"[者名先日]?(?:と|や|、|及び|および|・|,| and (?:the )?| & )")
+_AMOUNT = re.compile(
+    r"(?<![a-z\d.])[£$€¥]?\d[\d,.]{0,14} ?(?P<unit>n・m|[a-z%℃°μ/]{1,8}|[円万年か月日時分秒人名台個件回枚本泊度]{1,3})"
+)
 _GOES_ON = ("は", "が", "を", "に", "も", "で", "と", "の", "へ", "や")
 
 
@@ -20,6 +24,16 @@ def narrowed(covers: Sequence[float], tells: Sequence[bool]) -> int | None:
         return None
     best, second = sorted(told, key=lambda at: -covers[at])[:2]
     return best if covers[best] > covers[second] + 1e-9 else None
+
+
+def amounts_alike(parts: Sequence[str]) -> list[bool]:
+    """For each folded part whether it tells an amount in a unit that another part tells one in as well.
+
+    'φ9.52が34~42n・m' beside 'φ12.7が49~61n・m', 'written warning, live for 12 months' beside '... for 6 months'.
+    """
+    units = [frozenset(match["unit"] for match in _AMOUNT.finditer(part)) for part in parts]
+    told = Counter(unit for own in units for unit in own)
+    return [any(told[unit] > 1 for unit in own) for own in units]
 
 
 def said_part(label: str, folded: str) -> float:

@@ -15,7 +15,7 @@ from core.question_edition import question_edition
 from core.text_folding import fold
 from core.types import Passage
 from generation.evidence.candidates import Candidate, Form, candidates_of, parts_of, strongly_parted
-from generation.evidence.parts import complete, narrowed, said_together
+from generation.evidence.parts import amounts_alike, complete, narrowed, said_together
 from generation.evidence.question import Question, Wanted, identifiers_in, numbers_in, read_question
 from generation.evidence.units import Unit, UnitKind, units_of
 from generation.evidence.values import holds
@@ -24,6 +24,8 @@ from retrieval.lexical import tokenize
 
 _NUMBERS = re.compile(r"[0-9]{1,4}")
 _DATED_CHARS = 160
+_WIDE_ROW = 3
+"""Cells from which a whole row says much that nobody asked for."""
 
 Siblings = Mapping[str, Sequence[DocumentEdition]]
 """{document id: other editions of its family}."""
@@ -71,8 +73,9 @@ class Pool:
         files = [read(document_name(passage.filename)) for passage in passages]
         self.files = [files[unit.passage] for unit in self.units]
         self.titles = [read((passage.heading or "").partition(" > ")[0]) for passage in passages]
-        self.file_terms = frozenset(term for file in files for term in file.terms)
         self.cells = [[(read(cell.header), read(cell.value)) for cell in unit.cells] for unit in self.units]
+        self.names = self._names()
+        self.file_terms = frozenset(term for file in files for term in file.terms)
         self.dated = [_dated(unit.heading.rpartition(" > ")[2]) for unit in self.units]
         self.beside = [self._around(at) for at in range(len(self.units))]
         self.weights = self._idf()
@@ -90,6 +93,24 @@ class Pool:
         orders = {at for at, unit in enumerate(self.units) if _gives_orders(unit, passages[unit.passage])}
         self.candidates = [
             one for one in everything if orders.isdisjoint(range(one.first, one.last + 1)) and not self._repeats(one)
+        ]
+
+    def _names(self) -> list[frozenset[str]]:
+        """Of each passage the identifiers that name its whole document: in its title, or a field there is once of."""
+        fields: dict[tuple[str, str], list[frozenset[str]]] = {}
+        if not self.question.identifiers:
+            return [frozenset()] * len(self.passages)
+        for unit, cells in zip(self.units, self.cells, strict=True):
+            if len(cells) == 1 and cells[0][0].folded:
+                key = (self.passages[unit.passage].document_id, cells[0][0].folded)
+                fields.setdefault(key, []).append(cells[0][1].identifiers)
+        named: dict[str, frozenset[str]] = {}
+        for (document, _), found in fields.items():
+            if len(found) == 1:
+                named[document] = named.get(document, frozenset()) | found[0]
+        return [
+            title.identifiers | named.get(passage.document_id, frozenset())
+            for title, passage in zip(self.titles, self.passages, strict=True)
         ]
 
     def unit_of(self, candidate: Candidate) -> Unit:
@@ -161,7 +182,11 @@ class Pool:
             self.share(text.terms) + len(known.identifiers & text.identifiers) + len(known.numbers & text.numbers)
             for text in parts
         ]
-        meant = narrowed(covers, [self.tells(text) and complete(text.folded) for text in parts])
+        tells = [self.tells(text) for text in parts]
+        if not self.wanted:  # no kind of value is asked for: parts that tell amounts of one unit tell the same of each
+            alike = amounts_alike([text.folded for text in parts])
+            tells = [one or other for one, other in zip(tells, alike, strict=True)]
+        meant = narrowed(covers, [one and complete(text.folded) for one, text in zip(tells, parts, strict=True)])
         kinds = {kind for kind in self.wanted if any(holds(kind, text.folded) for text in parts)}
         return meant if meant is None or all(holds(kind, parts[meant].folded) for kind in kinds) else None
 
@@ -183,9 +208,22 @@ class Pool:
                     wanted = (Form.CLAUSE, candidate.first, parts[meant])
                     break
         else:
-            wanted = None
+            column = self._column(candidate)
+            return self.narrow(column) if column is not None else at
         places = [place for place, one in enumerate(self.candidates) if (one.form, one.first, one.text) == wanted]
         return self.narrow(places[0]) if places else at
+
+    def _column(self, candidate: Candidate) -> int | None:
+        """Of a whole row the candidate of the one column that the question names more of than of any other."""
+        unit = self.unit_of(candidate)
+        if candidate.form is not Form.UNIT or len(unit.cells) < _WIDE_ROW or Wanted.LIST in self.question.wanted:
+            return None
+        covers = [self.share(header.terms) for header, _ in self.cells[candidate.first]]
+        second, best = sorted(covers)[-2:]
+        if best <= second + 1e-9:
+            return None
+        cell = (Form.CELL, candidate.first, covers.index(best))
+        return next((at for at, one in enumerate(self.candidates) if (one.form, one.first, one.cell) == cell), None)
 
     def _repeats(self, candidate: Candidate) -> bool:
         """Whether what stands behind a label is only what the question itself says."""

@@ -29,9 +29,14 @@ _KIND_NOUN = re.compile(
 )
 """Nouns that name the kind of thing wanted and seldom stand beside it: 様式のURL is https://…, 高橋の役割 責任者は髙橋."""
 _IDENTIFIER = re.compile(
-    r"(?<![a-z0-9])(?=[a-z0-9._/#-]{2,40}(?![a-z0-9]))(?:[a-z]{1,12}[-_./#]?\d[a-z0-9]{0,12}(?:[-_./][a-z0-9]{1,12}){0,4}"
+    r"(?<![a-z0-9])(?<!\d\.)(?=[a-z0-9._/#-]{2,40}(?![a-z0-9]))(?:[a-z]{1,12}[-_./#]?\d[a-z0-9]{0,12}(?:[-_./][a-z0-9]{1,12}){0,4}"
     r"|\d{1,8}[-_/]?[a-z]{1,8}(?:[-_./]?[a-z0-9]{1,12}){0,3})(?![a-z0-9])"
 )
+_MEASURE = re.compile(
+    r"\d{1,8}(?:[kcmµn]?[mglwvan]|[km]?hz|ghz|kwh?|wh|kva|[km]?pa|[kmgt]b|db|ppm|ppb|rpm|lx|lm|m[23]|mm[23]|bit|dpi|pcs|st|nd|rd|th|[ap]m"
+    r"|h|hrs?|hours?|min|mins|minutes?|s|secs?|days?|weeks?|months?|years?|k|x)"
+)
+"""What a number is written with, and no name: of "6.3kW" nothing tells a row by itself but the number."""
 _ARTICLE = re.compile(
     r"第 ?(?P<ja>\d{1,4})(?= ?[条項章節])|\b(?:article|clause|section|chapter) (?P<en>\d{1,3}(?:\.\d{1,3})?)"
 )
@@ -157,7 +162,7 @@ def read_question(text: str) -> Question:
             weight = _term_weight(term) * share
             if weight:
                 terms.setdefault(term, weight)
-    rest = _IDENTIFIER.sub(" ", folded)
+    rest = _IDENTIFIER.sub(lambda match: match.group() if _MEASURE.fullmatch(match.group()) else " ", folded)
     return Question(
         text=text,
         folded=folded,
@@ -174,7 +179,8 @@ def read_question(text: str) -> Question:
 
 def identifiers_in(folded: str) -> frozenset[str]:
     """Identifiers of a folded text: words that mix letters and digits, without their separators."""
-    return frozenset(_bare(match.group()) for match in _IDENTIFIER.finditer(folded))
+    found = (match.group() for match in _IDENTIFIER.finditer(folded))
+    return frozenset(_bare(one) for one in found if not _MEASURE.fullmatch(one))
 
 
 def numbers_in(folded: str) -> frozenset[str]:

@@ -195,7 +195,8 @@ def _unit_values(pool: Pool, at: int) -> dict[str, float]:
         header = pool.cells[at][0][0]
         values |= {"label": 1.0, "label_cover": pool.share(header.terms), "label_whole": header.asked}
     if question.identifiers:
-        beside = question.identifiers & (heading.identifiers | lead.identifiers | file.identifiers)
+        names = file.identifiers | pool.names[unit.passage]
+        beside = question.identifiers & (heading.identifiers | lead.identifiers | names)
         values["identifiers_near"] = len(beside - text.identifiers) / len(question.identifiers)
         missing = question.identifiers - text.identifiers - beside
         values["identifiers_missing"] = len(missing) / len(question.identifiers)
