@@ -218,9 +218,10 @@ class Pool:
         unit = self.unit_of(candidate)
         if candidate.form is not Form.UNIT or len(unit.cells) < _WIDE_ROW or Wanted.LIST in self.question.wanted:
             return None
-        keys = self._named(candidate.first)  # what the question says itself names the row, and is not what it asks for
-        headers = (header for header, _ in self.cells[candidate.first])
-        covers = [0.0 if key else self.share(header.terms) for key, header in zip(keys, headers, strict=True)]
+        covers = [  # what the question says itself names the row, and is not what it asks for
+            0.0 if key or (value.folded and value.folded in self.question.folded) else self.share(header.terms)
+            for key, (header, value) in zip(self._named(candidate.first), self.cells[candidate.first], strict=True)
+        ]
         second, best = sorted(covers)[-2:]
         if best <= second + 1e-9:
             return None
