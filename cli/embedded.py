@@ -23,7 +23,8 @@ from cli.child import SupervisedChild
 from cli.redis_child import RedisChild
 from core.environment import STORAGE_CODES
 from core.errors import Unavailable
-from core.interpreter import starting, take_short_turns
+from core.inference_imports import take_whole_torch
+from core.interpreter import settle, starting, take_short_turns
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,6 +66,16 @@ class EmbeddedService:
     worker: ThreadsWorker
     desk: Desk
     beat: Beat
+
+    def settle(self) -> None:
+        """Do what a start leaves for later, in a thread, once requests are answered."""
+
+        def work() -> None:
+            if "torch" in sys.modules:
+                take_whole_torch()
+            settle()
+
+        threading.Thread(target=work, name="settle", daemon=True).start()
 
     def begin_drain(self) -> None:
         """Take no new jobs and end long event streams; what runs goes on."""

@@ -101,6 +101,7 @@ async def serve(
         timeout_graceful_shutdown=math.ceil(drain_timeout_s + LAST_ANSWERS_S),
         server_header=False,
         http=bounded_protocol(settings),
+        ws="none",  # there are none, and its import is a twentieth of a second
     )
     server = _Server(config, on_listening)
     draining: Draining = service.app.state.draining

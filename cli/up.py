@@ -47,6 +47,7 @@ def up(
             def on_listening() -> None:
                 write_service_note(settings.data_dir, url)
                 _announce(settings, service, url, time.monotonic() - started, json_output=json_output)
+                service.settle()
 
             try:
                 asyncio.run(serve(service, listener, settings.http, on_listening))

@@ -4,6 +4,10 @@ Importing and loading one model of transformers 5 takes torch's compiler along (
 tensors and SciPy, for decorators and branches that inference on a CPU never takes: 60 MB and 1.5 s of every start. So
 dynamo has a stand-in. It knows the few decorators that mark functions for a compiler; whoever asks for anything else,
 or for a module of it, gets the real one, imported then. Not for a process that trains or has a GPU.
+
+Torch's operators on tensors without memory are left for later too, but for those written in C++. A model is built of
+such tensors before its weights are read, and through the others it takes SymPy along, 0.7 s together. Where one of them
+is missing, `load` gets them; `take_whole_torch` does once the process is ready.
 """
 
 from __future__ import annotations
@@ -16,15 +20,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 log = structlog.stdlib.get_logger(__name__)
 
+Model = TypeVar("Model")
+
 MODELS = ("bert.modeling_bert", "llama.modeling_llama", "auto.modeling_auto")
 _DYNAMO = "torch._dynamo"
 _TRACING = f"{_DYNAMO}._trace_wrapped_higher_order_op"
+_METAS = "torch._meta_registrations"
+_METAS_LOCK = threading.RLock()
 _UNUSED = (
     "is_accelerate_available",
     "is_scipy_available",
@@ -38,9 +46,14 @@ def import_for_inference() -> bool:
 
     Where a release of transformers cannot be imported so, it is imported again without stand-ins.
     """
+    first = "torch" not in sys.modules
+    if first:
+        _leave_out_metas()
     import torch
 
     if "transformers.modeling_utils" in sys.modules or _DYNAMO in sys.modules or torch.cuda.is_available():
+        if first:
+            take_whole_torch()
         return False
     stand_in = _DynamoLater()
     try:
@@ -54,6 +67,44 @@ def import_for_inference() -> bool:
             del sys.modules[name]
         return False
     return True
+
+
+def load(model: Callable[[], Model]) -> Model:
+    """What `model` gives, a call that builds and loads one; again with all of torch's operators if one was missing."""
+    try:
+        return model()
+    except NotImplementedError as error:
+        if not take_whole_torch():
+            raise
+        log.info("imports.metas", reason=str(error).partition("\n")[0][:200])
+        return model()
+
+
+def _leave_out_metas() -> None:
+    module = ModuleType(_METAS)
+
+    def of_the_real_one(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        take_whole_torch()
+        return getattr(sys.modules[_METAS], name)
+
+    module.__dict__.update(__getattr__=of_the_real_one)
+    sys.modules[_METAS] = module
+
+
+def take_whole_torch() -> bool:
+    """Import the operators that were left out; generators of random numbers need them too. False: all is there.
+
+    Whoever needs them calls it again: the second call waits for the first, or costs nothing.
+    """
+    with _METAS_LOCK:
+        standing = sys.modules.get(_METAS)
+        if standing is None or getattr(standing, "__spec__", None) is not None:
+            return False
+        del sys.modules[_METAS]
+        importlib.import_module(_METAS)
+        return True
 
 
 class _DynamoLater(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -103,6 +154,7 @@ class _DynamoLater(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return getattr(self._real(), name)
 
     def _real(self) -> ModuleType:
+        take_whole_torch()  # before it: the two import one another
         with self._lock:
             self.step_aside()
             return importlib.import_module(_DYNAMO)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from core.errors import InvalidInput
+from core.inference_imports import take_whole_torch
 from core.types import GenerationRequest
 from generation.engines.adapter_bank import AdapterBank
 from generation.engines.cache import SlotCache
@@ -86,6 +87,7 @@ class Batch:
         """Take a newcomer; `fits` must have said yes."""
         request = row.request
         if request.temperature > 0:
+            take_whole_torch()
             row.random = torch.Generator()
             if request.seed is None:
                 row.random.seed()

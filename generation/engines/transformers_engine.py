@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from core.errors import TooLarge, TsumugiError, Unavailable
+from core.inference_imports import load
 from core.settings import GenerationSettings
 from core.types import AdapterRef, GenerationRequest, Message
 from generation.adapters.manifest import Fingerprint
@@ -418,7 +419,7 @@ def _load_model(base: BaseModelInfo, settings: GenerationSettings, dtype: torch.
     from transformers import AutoModelForCausalLM
 
     device, chosen = choose_device(settings.device)
-    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype or chosen)
+    model = load(lambda: AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype or chosen))
     return cast("Any", model).to(device).eval()
 
 

@@ -16,6 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.errors import Unavailable
+from core.inference_imports import load
 from core.types import Language, SparseVector
 from retrieval.embedders.batches import by_tokens
 from retrieval.embedders.checkpoint import digest_of, find_checkpoint
@@ -102,8 +103,10 @@ class BgeM3Embedder:
         precision = getattr(torch, dtype) if dtype != "auto" else auto_dtype(target)
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            network = AutoModel.from_pretrained(
-                str(folder), local_files_only=True, dtype=precision, add_pooling_layer=False
+            network = load(
+                lambda: AutoModel.from_pretrained(
+                    str(folder), local_files_only=True, dtype=precision, add_pooling_layer=False
+                )
             )
             network = network.eval().requires_grad_(False).to(target)
             self._sparse = _linear(folder / "sparse_linear.pt", network.config.hidden_size, target, precision)

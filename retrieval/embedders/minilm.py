@@ -18,6 +18,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from core.errors import Unavailable
+from core.inference_imports import load
 from core.types import Language
 from retrieval.embedders.batches import by_tokens
 from retrieval.embedders.passes import Passes
@@ -93,11 +94,13 @@ class MiniLmEmbedder:
             )
         transformers_logging.disable_progress_bar()
         self.encoder = PackedEncoder(
-            BertModel.from_pretrained(
-                self._folder,
-                dtype=torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
+            load(
+                lambda: BertModel.from_pretrained(
+                    self._folder,
+                    dtype=torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32,
+                    use_safetensors=True,
+                    local_files_only=True,
+                )
             )
         )
         # Truncation and padding are set once here: changing them per call is not thread-safe in `tokenizers`.

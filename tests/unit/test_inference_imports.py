@@ -12,7 +12,14 @@ import pytest
 
 from tests.tiny_llama import build_tiny_llama
 
-COSTLY = ("torch._inductor", "torch._dynamo.utils", "torch.distributed.tensor", "scipy.optimize")
+COSTLY = (
+    "torch._inductor",
+    "torch._dynamo.utils",
+    "torch.distributed.tensor",
+    "scipy.optimize",
+    "sympy",
+    "torch._refs",
+)
 
 LOAD = """
 import json, sys
@@ -64,6 +71,53 @@ def test_whoever_needs_the_compiler_gets_the_real_one(tiny: Path) -> None:
             "print(json.dumps([same, bool(torch._dynamo.__file__)]))"
         )
         assert found == [True, True], name
+
+
+LACKS = """
+def lacks():
+    makes = (torch.linalg.cholesky, lambda a: torch.cdist(a, a), lambda a: a.median(0), torch.linalg.eigh)
+    for make in makes:
+        try:
+            make(torch.ones(4, 4, device="meta"))
+        except NotImplementedError:
+            return make
+"""
+
+
+def test_a_model_that_needs_more_of_torch_while_it_is_built_gets_it() -> None:
+    found = run(
+        "import json\nfrom core.inference_imports import import_for_inference, load, take_whole_torch\n"
+        f"assert import_for_inference()\nimport torch\n{LACKS}\n"
+        "make = lacks()\n"
+        "assert make, 'torch has all of them in C++ now: nothing is left out any more'\n"
+        "shape = list(load(lambda: make(torch.ones(4, 4, device='meta'))).shape)\n"
+        "made = torch.linalg.cholesky(torch.eye(3, device='meta')).shape\n"
+        "print(json.dumps([len(shape) > 0, list(made), take_whole_torch(), torch._meta_registrations.__file__ != '']))"
+    )
+    assert found == [True, [3, 3], False, True]
+
+
+def test_an_error_that_is_no_lack_of_torch_is_told_as_it_is() -> None:
+    code = (
+        "import json\nfrom core.inference_imports import import_for_inference, load\nassert import_for_inference()\n"
+        "tried = []\n"
+        "def model():\n    tried.append(1)\n    raise NotImplementedError('no such layer')\n"
+        "told = []\n"
+        "for _ in range(2):\n"
+        "    try:\n        load(model)\n    except NotImplementedError as error:\n        told.append(str(error))\n"
+        "print(json.dumps([told, len(tried)]))"
+    )
+    assert run(code) == [["no such layer"] * 2, 3]
+
+
+def test_random_numbers_of_ones_own_wait_for_what_they_need() -> None:
+    draw = "torch.Generator().manual_seed(3)\nprint(json.dumps(torch.rand(3, generator=source).tolist()))"
+    draw = draw.replace("torch.Generator()", "source = torch.Generator()", 1)
+    slim = run(
+        "import json\nfrom core.inference_imports import import_for_inference, take_whole_torch\n"
+        f"assert import_for_inference()\nimport torch\ntake_whole_torch()\n{draw}"
+    )
+    assert slim == run(f"import json, torch\n{draw}")
 
 
 def test_a_release_that_cannot_be_imported_so_is_imported_as_it_is(tiny: Path) -> None:
