@@ -39,7 +39,7 @@ METHODS = {
 }
 """By format of the set; every other format is answers."""
 SMOKE = RunSize(
-    answered=4, read=8, probes=4, mismatched=2, refused=2, leaks=2, conflicts=2, min_new_tokens=4, max_new_tokens=8
+    answered=4, read=8, grounded=8, refusals=4, refused=2, leaks=2, conflicts=2, min_new_tokens=4, max_new_tokens=8
 )
 
 

@@ -171,6 +171,7 @@ def _start(settings: Settings, stack: ExitStack, say: Say) -> EmbeddedService:
         ingest_pipeline=ingest.pipeline,
         index_builder=ingest.builder,
         dataset_builder=tuning.builder,
+        judge_calibrator=tuning.calibrator,
         evaluation_runner=evaluations.runner,
         erasure_runner=_build_erasure(settings, db, blobs, jobs, retrieval, generation),
         retention=_build_retention(settings, db, blobs),

@@ -49,6 +49,7 @@ class Task(StrEnum):
     DATASET_BUILD = "dataset.build"
     EVALUATION_RUN = "evaluation.run"
     ERASURE_RUN = "erasure.run"
+    JUDGE_CALIBRATE = "judge.calibrate"
     SWEEP = "maintenance.sweep"
     SCHEDULES = "maintenance.schedules"
 
@@ -67,6 +68,8 @@ QUEUE_OF_TASK: dict[Task, Queue] = {
     Task.EVALUATION_RUN: Queue.EVALUATION,
     # It deletes points and writes the index anew.
     Task.ERASURE_RUN: Queue.MAINTENANCE,
+    # Minutes of waiting for other services; not behind a training.
+    Task.JUDGE_CALIBRATE: Queue.MAINTENANCE,
     Task.SWEEP: Queue.MAINTENANCE,
     Task.SCHEDULES: Queue.MAINTENANCE,
 }
@@ -81,6 +84,7 @@ FIRST_TASK_OF_KIND: dict[JobKind, Task] = {
     JobKind.DATASET: Task.DATASET_BUILD,
     JobKind.EVALUATION: Task.EVALUATION_RUN,
     JobKind.ERASURE: Task.ERASURE_RUN,
+    JobKind.CALIBRATION: Task.JUDGE_CALIBRATE,
 }
 
 

@@ -64,6 +64,7 @@ class JobKind(StrEnum):
     DATASET = "dataset"
     EVALUATION = "evaluation"
     ERASURE = "erasure"
+    CALIBRATION = "calibration"
 
 
 class AdapterStatus(StrEnum):

@@ -39,6 +39,7 @@ from core.tables import (
     ShadowAnswer,
     TuningRun,
 )
+from core.tables.lineage import EVALUATED
 from erasure.needles import mention, spellings, stored_forms
 
 _AT_ONCE = 500
@@ -129,8 +130,11 @@ def find_traces(session: Session, wanted: Wanted) -> Found:
         found.outcomes |= {(run_id, ordinal) for run_id, ordinal in rows}
     found.question_sets |= set(holding(EvaluationSet.id, EvaluationSet.questions, of=EvaluationSet.tenant_id == tenant))
     found.runs |= _shown_to(session, tenant, RunRow.run_id, RunRow.row_id, found.rows)
-    found.runs |= _shown_to(session, tenant, RunDocument.run_id, RunDocument.document_id, wanted.documents)
+    learnt, asked = RunDocument.use != EVALUATED, RunDocument.use == EVALUATED
+    found.runs |= _shown_to(session, tenant, RunDocument.run_id, RunDocument.document_id, wanted.documents, learnt)
     found.versions |= _pointing(session, AdapterVersion.id, AdapterVersion.run_id, found.runs)
+    # Files of a run whose gate only asked about a document hold its text; the weights that were judged do not.
+    found.runs |= _shown_to(session, tenant, RunDocument.run_id, RunDocument.document_id, wanted.documents, asked)
     return found
 
 
@@ -218,8 +222,9 @@ def _shown_to(
     run_id: InstrumentedAttribute[str],
     to: InstrumentedAttribute[str],
     ids: Collection[str],
+    *conditions: ColumnElement[bool],
 ) -> set[str]:
-    query = select(run_id).join(TuningRun, TuningRun.id == run_id).where(TuningRun.tenant_id == tenant_id)
+    query = select(run_id).join(TuningRun, TuningRun.id == run_id).where(TuningRun.tenant_id == tenant_id, *conditions)
     return {one for some in in_parts(ids) for one in session.scalars(query.where(to.in_(some)).distinct())}
 
 

@@ -23,7 +23,7 @@ from core.measures import observe_stage
 from core.ports import Engine, GenerationHandle
 from core.settings import Settings
 from core.tables import Answer, Collection, Feedback
-from core.tables.base import utc_now
+from core.tables.base import new_id, utc_now
 from core.types import AccessFilter, AdapterRef, GenerationRequest, Message, Passage
 from generation.adapters.routing import Route
 from generation.answer_stream import AnswerDraft, AnswerStream, elapsed_ms
@@ -117,7 +117,12 @@ class AnswerService:
         if not question:
             raise InvalidInput("the question is empty", code="empty_question")
         begun = time.perf_counter()
-        route = self._routing.route(principal, options.adapter, options.conversation_id)
+        answer_id = new_id("ans")
+        # What is not recorded is not counted, and is answered by what serves everybody.
+        request_id = answer_id if options.recorded else None
+        route = self._routing.route(
+            principal, options.adapter, options.conversation_id, user=options.user, request_id=request_id
+        )
         adapter = route.adapter
         access = access_filter(principal, collection_id=self._collection_id(principal, options.collection))
         curated, pause = None, None
@@ -189,11 +194,14 @@ class AnswerService:
                 passages=passages,
                 evidence=evidence,
                 refusal_reason=reason,
-                provenance=self._provenance(adapter, found, options) | ({"curated": curated.id} if curated else {}),
+                provenance=self._provenance(adapter, found, options)
+                | ({"curated": curated.id} if curated else {})
+                | _trial(route),
                 timings_ms={"retrieve": elapsed_ms(begun, retrieved)},
                 begun=begun,
                 curated=curated,
                 verdict=verdict,
+                id=answer_id,
             ),
             handle,
             self._db,
@@ -369,6 +377,13 @@ def _asks_model(route: Route, evidence: Evidence) -> bool:
     """Whether the model's words could be given, or measured: an adapter's style, a version on trial, running text."""
     on_trial = route.arm is not None or route.shadow is not None
     return route.adapter is not None or on_trial or reads_well(evidence)
+
+
+def _trial(route: Route) -> dict[str, Any]:
+    """The stamp of an answer given while a canary runs: its arm, and by what it was drawn."""
+    if route.arm is None or route.unit is None:
+        return {}
+    return {"trial": {"arm": route.arm, "drawn_by": route.unit.by.value, "unit": route.unit.id}}
 
 
 def _in_order_of_evidence(found: SearchResult, evidence: Evidence) -> tuple[Passage, ...]:

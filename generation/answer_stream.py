@@ -208,7 +208,7 @@ class AnswerStream:
                     tenant_id=draft.principal.tenant_id,
                     family_id=draft.route.family_id,
                     arm=draft.route.arm,
-                    conversation_id=draft.options.conversation_id,
+                    conversation_id=draft.route.unit.id if draft.route.unit else draft.options.conversation_id,
                     adapter_version_id=draft.route.version_id,
                     code=error.code[:64],
                 )

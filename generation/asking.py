@@ -71,7 +71,15 @@ class Search(Protocol):
 class Routing(Protocol):
     """The part of adapter routing that answers need."""
 
-    def route(self, principal: Principal, model: str | None, conversation_id: str | None) -> Route:
+    def route(
+        self,
+        principal: Principal,
+        model: str | None,
+        conversation_id: str | None,
+        *,
+        user: str | None = None,
+        request_id: str | None = None,
+    ) -> Route:
         """Pin a version for the request of a caller."""
         ...
 
@@ -134,6 +142,8 @@ class AskOptions:
 
     collection: str | None = None
     conversation_id: str | None = None
+    user: str | None = None
+    """Whoever asks, as the client calls them; draws for canaries where there is no conversation."""
     adapter: str | None = None
     max_tokens: int | None = None
     temperature: float | None = None

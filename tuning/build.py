@@ -15,6 +15,7 @@ from core.ports import BlobStore
 from core.settings import Settings
 from generation.engines.vllm_sleep import VllmSleeper
 from tuning.datasets.service import DatasetService
+from tuning.judging import JudgeCalibrator
 from tuning.negatives import Search
 from tuning.runner import Registry, TuningRunner
 from tuning.schedules import SchedulesService
@@ -43,6 +44,7 @@ class Tuning:
     schedules: SchedulesService
     runner: TuningRunner
     builder: DatasetBuilder
+    calibrator: JudgeCalibrator
 
 
 def build_tuning(
@@ -71,7 +73,8 @@ def build_tuning(
     )
     datasets = DatasetService(db, blobs, settings.tuning.default_family)
     builder = DatasetBuilder(db, datasets, settings.tuning, search)
-    return Tuning(datasets, service, SchedulesService(db, service), runner, builder)
+    calibrator = JudgeCalibrator(db, settings.tuning)
+    return Tuning(datasets, service, SchedulesService(db, service), runner, builder, calibrator)
 
 
 def build_runner(settings: Settings, db: Database, jobs: JobStore) -> TuningRunner:

@@ -22,7 +22,7 @@ from core.errors import InvalidInput
 from core.tables.adapters import AdapterAlias, AdapterFamily, AdapterVersion
 from core.tables.datasets import DatasetRow
 from core.tables.documents import Document
-from core.tables.lineage import RunDocument, RunRow
+from core.tables.lineage import EVALUATED, RunDocument, RunRow
 from core.types import AdapterStatus, DocumentStatus
 from generation.adapters.forms import BOTTLENECK, is_bottleneck
 from tuning.kinds import CONVERTED_KINDS, VIRTUAL_KINDS, AdapterKind, Method
@@ -129,10 +129,11 @@ def shape_mismatch(recipe: Recipe, config: Mapping[str, Any]) -> str | None:
 
 
 def gone_sources(session: Session, version: AdapterVersion) -> list[str]:
-    """Documents and rows that a version saw and that have been deleted, retired or withdrawn since, sorted."""
+    """Documents and rows that a version learnt from and that have been deleted, retired or withdrawn since, sorted."""
     if version.run_id is None:
         return []
-    seen = select(RunDocument.document_id).where(RunDocument.run_id == version.run_id).distinct()
+    learnt = (RunDocument.run_id == version.run_id, RunDocument.use != EVALUATED)
+    seen = select(RunDocument.document_id).where(*learnt).distinct()
     alive = select(Document.id).where(Document.id.in_(seen), Document.status != DocumentStatus.DELETING.value)
     documents = set(session.scalars(seen)) - set(session.scalars(alive))
     trained = select(RunRow.row_id).where(RunRow.run_id == version.run_id, RunRow.part.in_(TRAINED))

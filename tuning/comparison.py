@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,15 +98,26 @@ class Comparison:
         return Evaluation.model_validate_json(result_path.read_bytes()), notes
 
     def ask_judges(
-        self, run: Run, items: list[EvaluationItem], evaluation: Evaluation, notes: list[str]
+        self,
+        run: Run,
+        items: list[EvaluationItem],
+        evaluation: Evaluation,
+        notes: list[str],
+        look: Callable[[], None] = lambda: None,
     ) -> Judged | None:
-        """The ensemble of the settings on held-out answers, beside the champion's or the base's; adds to the notes."""
+        """The ensemble of the settings on held-out answers, beside the champion's or the base's; adds to the notes.
+
+        look: called before each pair; it may raise to stop.
+
+        Raises:
+            Unavailable: `judge_unavailable`: the judges have failed, which says nothing of the version.
+        """
         settings = self._settings.tuning
         if not settings.judges:
             return None
         against = CHAMPION if CHAMPION in evaluation.systems else BASE
         ensemble = Ensemble(settings.judges, settings.tuned_model_family)
-        found = ensemble.judge(pairs_of(items, evaluation, against))
+        found = ensemble.judge(pairs_of(items, evaluation, against), look)
         with self._db.read() as session:
             calibrated = may_gate(session, run.tenant_id, ensemble.name)
         shown = found.to_json()

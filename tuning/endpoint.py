@@ -11,7 +11,14 @@ from core.settings import EndpointSettings
 
 
 class EndpointFailed(Exception):
-    """The endpoint did not answer, or not in the shape of the API."""
+    """The endpoint did not answer, or not in the shape of the API.
+
+    refused: it is there and will not take this very question (a status of 4xx but for keys, time and too many).
+    """
+
+    def __init__(self, detail: str, *, refused: bool = False) -> None:
+        super().__init__(detail)
+        self.refused = refused
 
 
 def ask(model: EndpointSettings, messages: Sequence[Mapping[str, str]], *, max_tokens: int) -> str:
@@ -29,7 +36,12 @@ def ask(model: EndpointSettings, messages: Sequence[Mapping[str, str]], *, max_t
         answer.raise_for_status()
         return str(answer.json()["choices"][0]["message"]["content"])
     except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise EndpointFailed(f"'{model.model}' gave no answer: {error}") from error
+        raise EndpointFailed(f"'{model.model}' gave no answer: {error}", refused=_refused(error)) from error
+
+
+def _refused(error: Exception) -> bool:
+    status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
+    return 400 <= status < 500 and status not in {401, 403, 404, 408, 429}
 
 
 def fence_for(*texts: str) -> str:

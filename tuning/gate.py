@@ -1,10 +1,7 @@
-"""The gate: may a trained version become a candidate? Paired comparisons on the same prompts, seeded bootstrap.
+"""The gate: may a trained version become a candidate? Paired comparisons on the same prompts; nothing is drawn.
 
-Why these margins. The smallest evaluation (two cores, 90 seconds) has some 20 items per figure. There a difference of
-two answers in 24 is noise of decoding, and its 95 % bound reaches -0.21, so an interval alone with a margin of 0.10
-would reject every adapter, and a wide one alone would let a large set lose a fifth. Hence two conditions for "not
-worse": the observed drop is at most `max_drop`, and the bound stays above `-margin`. Leaking facts has a tighter drop:
-one answer in a small set, one in twenty in a large one.
+Against the base, style must be better; against the champion, not worse. Whatever else can be right or wrong must not
+drop: "not worse" is shown by a bound and never taken from too few pairs, and each report says what its size could see.
 """
 
 from __future__ import annotations
@@ -17,10 +14,27 @@ from typing import Any
 
 import numpy as np
 
+from tuning.checks import (
+    EMPTY_INTERVAL,
+    Check,
+    CheckKind,
+    Pairs,
+    Scores,
+    answers_kept,
+    gained,
+    harm_is_shown,
+    mean_kept,
+    pairs_of,
+    share_kept,
+)
+from tuning.intervals import fewest_pairs
 from tuning.items import BASE, CANDIDATE, CHAMPION, FEW_SHOT, Evaluation, EvaluationItem
+from tuning.margins import Margins, look_text
 from tuning.metrics import score
 
-GATE_VERSION = "gate-3"
+__all__ = ["Check", "CheckKind", "GateReport", "Judged", "Margins", "Verdict", "judge"]
+
+GATE_VERSION = "gate-4"
 
 
 class Verdict(StrEnum):
@@ -28,71 +42,6 @@ class Verdict(StrEnum):
 
     CANDIDATE = "candidate"
     REJECTED = "rejected"
-
-
-class CheckKind(StrEnum):
-    """What a check asks of the difference, candidate less reference."""
-
-    SUPERIORITY = "superiority"
-    NON_INFERIORITY = "non_inferiority"
-
-
-@dataclass(frozen=True, slots=True)
-class Margins:
-    """Every number the verdict depends on. All figures are better when higher; shares are in 0..1."""
-
-    resamples: int = 2_000
-    seed: int = 17
-    confidence: float = 0.95
-    """One-sided: the bound leaves 5 % below it."""
-    min_items: int = 6
-    """Fewer pairs than this decide nothing: the check fails."""
-    min_coverage: float = 0.9
-    """Share of a figure's items that both systems must have; the rest are skips, and many skips are a failure."""
-    likelihood_gain: float = 0.05
-    """Nats per token by which held-out house text must become likelier than under the base."""
-    similarity_gain: float = 0.03
-    """chrF by which answers must come nearer to the house's own."""
-    champion_margin: float = 0.05
-    """How much worse than the champion style may be: bound of the interval, chrF and nats alike."""
-    margin: float = 0.25
-    """How low the bound of "not worse" may reach."""
-    max_drop: float = 0.10
-    """Largest observed drop of grounding, citation, answering, refusal, finished."""
-    max_forgetting: float = 1.6
-    """Nats per token by which neutral English and Japanese text may become less likely than under the reference. Eight
-    good adapters of 48 steps moved it by 0.26 to 1.45 and answered no question worse; one that had learnt its rows by
-    heart by 1.75 (`python -m benchmarks.gate`). So this stops only what has lost the language; facts learnt by heart
-    are seen by `no_leak`, and by what grounding and refusal lose."""
-    few_shot_margin: float = 0.05
-    """How much worse than the base with examples in its prompt style may be: otherwise examples are the better way."""
-    advisory: tuple[str, ...] = ()
-    """Checks, by figure or by what they compare with, that are made and shown and do not decide."""
-    max_rubric: float = 1.0
-    """Points of 25 by which a calibrated judge may find answers worse."""
-    max_leak: float = 0.05
-    """Largest observed drop of `no_leak`: facts from training given without any passage."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One comparison. Figures are None where they are undefined, and then the check has failed."""
-
-    name: str
-    kind: CheckKind
-    against: str
-    candidate: float | None
-    reference: float | None
-    difference: float | None
-    ci_low: float | None
-    ci_high: float | None
-    margin: float
-    n: int
-    skipped: int
-    passed: bool
-    reason: str | None
-    advisory: bool = False
-    """Shown, and not part of the verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +58,10 @@ class GateReport:
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
-        return asdict(self) | {"passed": self.verdict is Verdict.CANDIDATE}
+        return asdict(self) | {
+            "passed": self.verdict is Verdict.CANDIDATE,
+            "look": {"number": self.margins.look, "alpha": round(self.margins.alpha, 5)},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +75,12 @@ class Judged:
     gates: bool
 
 
-_NOT_WORSE = ("grounding", "citation", "answering", "refusal", "finished")
+_NOT_WORSE = ("grounding", "precision", "citation", "answering", "refusal", "finished")
 _OPTIONAL = ("numbers", "language")
 """Answers without a number or without words have no such figure, and which have one differs between two systems: only
-items that both answer so are compared, and few of them decide nothing."""
+items that both answer so are compared."""
+_RIGHT = ("grounding", "answering", "refusal", "believing")
+"""What an answer is right or wrong by, as people count."""
 
 
 def judge(
@@ -137,10 +91,7 @@ def judge(
     notes: Sequence[str] = (),
     judged: Judged | None = None,
 ) -> GateReport:
-    """Compare the candidate with the base, with the champion where there is one, and with examples in the prompt.
-
-    Against the base style must be better; against the champion not worse. Facts must not suffer against either.
-    """
+    """Compare the candidate with the base, with the champion where there is one, and with examples in the prompt."""
     rules = margins or Margins()
     references = [name for name in (BASE, CHAMPION) if name in evaluation.systems]
     if CANDIDATE not in evaluation.systems or BASE not in references:
@@ -149,162 +100,137 @@ def judge(
         system: {item.id: score(item, outputs[item.id]) for item in items if item.id in outputs}
         for system, outputs in evaluation.systems.items()
     }
-    leaks, conflicts = sum(item.leak for item in items), sum(item.conflict for item in items)
     checks = []
     for reference in references:
-        for name, gain in (("likelihood", rules.likelihood_gain), ("similarity", rules.similarity_gain)):
-            pairs = _pairs(scores[CANDIDATE], scores[reference], name)
-            if reference == BASE:
-                checks.append(_superior(name, reference, pairs, gain, rules))
-            else:
-                checks.append(_not_worse(name, reference, pairs, rules.champion_margin, rules.champion_margin, rules))
-        for name in _NOT_WORSE:
-            pairs = _pairs(scores[CANDIDATE], scores[reference], name)
-            checks.append(_not_worse(name, reference, pairs, rules.margin, rules.max_drop, rules))
-        for name in _OPTIONAL:
-            pairs = replace(_pairs(scores[CANDIDATE], scores[reference], name), skipped=0)
-            if len(pairs.candidate) >= rules.min_items:
-                checks.append(_not_worse(name, reference, pairs, rules.margin, rules.max_drop, rules))
-        if any(item.raw for item in items):
-            pairs = _pairs(scores[CANDIDATE], scores[reference], "general")
-            checks.append(
-                _not_worse("general", reference, pairs, rules.max_forgetting * 2, rules.max_forgetting, rules)
-            )
-        for name, count, drop in (("believing", conflicts, rules.max_drop), ("no_leak", leaks, rules.max_leak)):
-            if count:
-                pairs = _pairs(scores[CANDIDATE], scores[reference], name)
-                # How many facts can be asked about lies in the data, not in the model: few are no failure. Where there
-                # are enough, a single answer is borne: a small number can be hit by chance.
-                few = replace(rules, min_items=min(rules.min_items, count))
-                borne = max(drop, 1.01 / count) if count >= rules.min_items else drop
-                checks.append(_not_worse(name, reference, pairs, rules.margin, borne, few))
+        same = _same_answers(evaluation, reference, scores[CANDIDATE])
+        checks += _style(scores[CANDIDATE], scores[reference], reference, same, rules)
+        checks += _answers(items, scores[CANDIDATE], scores[reference], reference, rules)
     if FEW_SHOT in evaluation.systems:
         held_out = {key: one for key, one in scores[CANDIDATE].items() if key in scores[FEW_SHOT]}
         for name in ("likelihood", "similarity"):
-            pairs = _pairs(held_out, scores[FEW_SHOT], name)
-            few = replace(rules, min_items=min(rules.min_items, max(1, len(held_out))))
-            checks.append(_not_worse(name, FEW_SHOT, pairs, rules.few_shot_margin * 2, rules.few_shot_margin, few))
+            pairs = pairs_of(held_out, scores[FEW_SHOT], name)
+            margin = rules.few_shot_margin
+            few = max(2, min(rules.fewest_means, len(held_out)))
+            checks.append(mean_kept(name, FEW_SHOT, pairs, margin * 2, margin, rules, fewest=few))
+        if _same_answers(evaluation, FEW_SHOT, held_out):
+            checks[-1] = _all_alike(checks[-1])
     if judged is not None and judged.gates:
-        pairs = _Pairs(np.array(judged.candidate), np.array(judged.reference), judged.skipped)
-        # Long pairs are skipped on purpose, so coverage is asked of half of them only.
-        half = replace(rules, min_coverage=0.5)
-        checks.append(_not_worse("rubric", judged.against, pairs, rules.max_rubric * 2, rules.max_rubric, half))
+        checks.append(_rubric(judged, rules))
     checks = [
-        replace(check, advisory=check.name in rules.advisory or check.against in rules.advisory) for check in checks
+        replace(check, advisory=check.advisory or check.name in rules.advisory or check.against in rules.advisory)
+        for check in checks
     ]
     reasons = [
         f"{check.name} against {check.against}: {check.reason}"
         for check in checks
         if not check.passed and not check.advisory
     ]
+    leaks = any(item.leak for item in items)
     return GateReport(
         verdict=Verdict.REJECTED if reasons else Verdict.CANDIDATE,
         reasons=reasons,
         checks=checks,
         margins=rules,
         items=dict(Counter(item.source for item in items)),
-        notes=[*notes, *([] if leaks else ["no training row states a fact that could be asked for without passages"])],
+        notes=[
+            look_text(rules),
+            *_blind(checks),
+            *notes,
+            *([] if leaks else ["no training row states a fact that could be asked for without passages"]),
+        ],
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Pairs:
-    candidate: np.ndarray[Any, np.dtype[np.float64]]
-    reference: np.ndarray[Any, np.dtype[np.float64]]
-    skipped: int
+def _blind(checks: Sequence[Check]) -> list[str]:
+    """Which drops could not have been: what the reference is never right in, nobody can lose."""
+    floors = [f"{one.name} against {one.against}" for one in checks if one.power is not None and not one.power.seen]
+    return [f"no drop could be seen, for the reference is hardly ever right: {', '.join(floors)}"] if floors else []
 
 
-def _pairs(
-    candidate: Mapping[str, Mapping[str, float]], reference: Mapping[str, Mapping[str, float]], name: str
-) -> _Pairs:
-    """Items that have the figure, and a finite one, on both sides; the others that have it on one are skips."""
-    wanted = sorted(key for key in candidate.keys() | reference.keys() if _has(candidate, reference, key, name))
-    both = [
-        (candidate[key][name], reference[key][name])
-        for key in wanted
-        if name in candidate.get(key, {}) and name in reference.get(key, {})
+def _rubric(judged: Judged, rules: Margins) -> Check:
+    """What a calibrated judge says. One that tells no pair apart says nothing, and rejects nothing."""
+    pairs = Pairs(np.array(judged.candidate), np.array(judged.reference), judged.skipped)
+    # Long pairs are skipped on purpose, so coverage is asked of half of them only.
+    half = replace(rules, min_coverage=0.5)
+    check = mean_kept("rubric", judged.against, pairs, rules.max_rubric * 2, rules.max_rubric, half)
+    blind = check.reason == EMPTY_INTERVAL and (check.difference or 0.0) >= -rules.max_rubric
+    return replace(check, advisory=True, reason=f"does not decide: {check.reason}") if blind else check
+
+
+def _style(candidate: Scores, reference: Scores, against: str, same: bool, rules: Margins) -> list[Check]:
+    """How the house writes: better than the base, not worse than the champion."""
+    likelihood, similarity = (pairs_of(candidate, reference, name) for name in ("likelihood", "similarity"))
+    if against == BASE:
+        return [
+            gained("likelihood", against, likelihood, rules.likelihood_gain, rules),
+            gained("similarity", against, similarity, rules.similarity_gain, rules),
+        ]
+    one, two = rules.champion_likelihood, rules.champion_similarity
+    checks = [
+        mean_kept("likelihood", against, likelihood, one, one, rules),
+        mean_kept("similarity", against, similarity, two, two, rules),
     ]
-    kept = [pair for pair in both if np.isfinite(pair).all()]
-    values = np.array(kept, dtype=np.float64).reshape(len(kept), 2)
-    return _Pairs(values[:, 0], values[:, 1], len(wanted) - len(kept))
+    return [checks[0], _all_alike(checks[1])] if same else checks
 
 
-def _has(
-    candidate: Mapping[str, Mapping[str, float]], reference: Mapping[str, Mapping[str, float]], key: str, name: str
-) -> bool:
-    return name in candidate.get(key, {}) or name in reference.get(key, {})
+def _all_alike(check: Check) -> Check:
+    """An empty interval proves nothing; two systems that write every answer alike are no failure either."""
+    said = f"does not decide: every answer is that of {check.against}, letter for letter; likelihood decides on style"
+    return replace(check, advisory=True, reason=said)
 
 
-def _bootstrap(pairs: _Pairs, rules: Margins) -> tuple[float, float, float]:
-    """Mean difference and its one-sided bounds, by resampling items."""
-    differences = pairs.candidate - pairs.reference
-    generator = np.random.default_rng(rules.seed)
-    picks = generator.integers(0, len(differences), size=(rules.resamples, len(differences)))
-    means = differences[picks].mean(axis=1)
-    low, high = np.quantile(means, [1 - rules.confidence, rules.confidence])
-    return float(differences.mean()), float(low), float(high)
+def _same_answers(evaluation: Evaluation, reference: str, scores: Scores) -> bool:
+    """Whether both write the house's answers alike, letter for letter."""
+    ours, theirs = evaluation.systems[CANDIDATE], evaluation.systems[reference]
+    compared = [key for key, figures in scores.items() if "similarity" in figures and key in theirs]
+    return bool(compared) and all(ours[key].text == theirs[key].text for key in compared)
 
 
-def _undefined(pairs: _Pairs, rules: Margins) -> str | None:
-    """Why a comparison cannot be made at all."""
-    count = len(pairs.candidate)
-    if count < rules.min_items:
-        return f"only {count} pairs, at least {rules.min_items} are needed ({pairs.skipped} skipped)"
-    if count < rules.min_coverage * (count + pairs.skipped):
-        return f"{pairs.skipped} of {count + pairs.skipped} items have no figure on one side"
-    return None
+def _answers(
+    items: Sequence[EvaluationItem], candidate: Scores, reference: Scores, against: str, rules: Margins
+) -> list[Check]:
+    """What an answer says: nothing of it may be worse, against whichever reference."""
+    checks = [
+        share_kept(name, against, pairs_of(candidate, reference, name), rules.margin, rules) for name in _NOT_WORSE
+    ]
+    checks += [
+        _if_enough(name, against, replace(pairs_of(candidate, reference, name), skipped=0), rules.margin, rules)
+        for name in _OPTIONAL
+    ]
+    checks.append(answers_kept(against, pairs_of(_right(candidate), _right(reference), "right"), rules))
+    if any(item.raw for item in items):
+        pairs = pairs_of(candidate, reference, "general")
+        checks.append(mean_kept("general", against, pairs, rules.max_forgetting * 2, rules.max_forgetting, rules))
+    if any(item.conflict for item in items):
+        pairs = pairs_of(candidate, reference, "believing")
+        checks.append(_if_enough("believing", against, pairs, rules.trap_margin, rules))
+    if any(item.leak for item in items):
+        pairs = pairs_of(candidate, reference, "no_leak")
+        borne = max(rules.max_leak, 3.01 / max(pairs.count, 1))
+        checks.append(_if_enough("no_leak", against, pairs, rules.trap_margin, rules, max_drop=borne))
+    return checks
 
 
-def _check(
-    name: str, kind: CheckKind, against: str, pairs: _Pairs, margin: float, rules: Margins, max_drop: float
+def _if_enough(
+    name: str, against: str, pairs: Pairs, margin: float, rules: Margins, *, max_drop: float | None = None
 ) -> Check:
-    reason = _undefined(pairs, rules)
-    if reason is not None:
-        return Check(
-            name,
-            kind,
-            against,
-            None,
-            None,
-            None,
-            None,
-            None,
-            margin,
-            len(pairs.candidate),
-            pairs.skipped,
-            False,
-            reason,
-        )
-    difference, low, high = _bootstrap(pairs, rules)
-    if kind is CheckKind.SUPERIORITY:
-        if difference < margin:
-            reason = f"better by {difference:+.3f}, at least {margin:+.3f} is asked"
-        elif low <= 0:
-            reason = f"the improvement of {difference:+.3f} is not certain (bound {low:+.3f})"
-    elif difference < -max_drop:
-        reason = f"worse by {-difference:.3f}, at most {max_drop:.3f} is borne"
-    elif low < -margin:
-        reason = f"may be worse by {-low:.3f}, at most {margin:.3f} is borne"
-    return Check(
-        name=name,
-        kind=kind,
-        against=against,
-        candidate=round(float(pairs.candidate.mean()), 4),
-        reference=round(float(pairs.reference.mean()), 4),
-        difference=round(difference, 4),
-        ci_low=round(low, 4),
-        ci_high=round(high, 4),
-        margin=margin,
-        n=len(pairs.candidate),
-        skipped=pairs.skipped,
-        passed=reason is None,
-        reason=reason,
-    )
+    """A share whose items lie in the data or in the answers: few of them are no failure of the version, and said.
+
+    Harm that even few show is one.
+    """
+    check = share_kept(name, against, pairs, margin, rules, max_drop=max_drop)
+    if pairs.count >= fewest_pairs(margin, rules.alpha) or pairs.skipped:
+        return check
+    if harm_is_shown(pairs, rules):
+        return replace(check, reason=f"worse by {-(check.difference or 0):.3f}, which even {pairs.count} pairs show")
+    return replace(check, advisory=True, reason=f"does not decide: {check.reason}")
 
 
-def _superior(name: str, against: str, pairs: _Pairs, gain: float, rules: Margins) -> Check:
-    return _check(name, CheckKind.SUPERIORITY, against, pairs, gain, rules, 0.0)
-
-
-def _not_worse(name: str, against: str, pairs: _Pairs, margin: float, max_drop: float, rules: Margins) -> Check:
-    return _check(name, CheckKind.NON_INFERIORITY, against, pairs, margin, rules, max_drop)
+def _right(scores: Scores) -> dict[str, Mapping[str, float]]:
+    """{item id: {right: 1 or 0}} of items that can be answered rightly."""
+    found: dict[str, Mapping[str, float]] = {}
+    for key, figures in scores.items():
+        told = [figures[name] for name in _RIGHT if name in figures]
+        if told:
+            found[key] = {"right": float(all(value == 1 for value in told))}
+    return found

@@ -24,7 +24,7 @@ class EvaluationItem(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str
-    source: Literal["held_out", "refused", "probe", "train", "neutral"]
+    source: Literal["held_out", "refused", "document", "probe", "train", "neutral"]
     prompt: tuple[TrainMessage, ...] = Field(min_length=1)
     reference: str | None = Field(None, description="The answer as the house writes it: judged for style.")
     expected: tuple[tuple[str, ...], ...] = Field((), description="Facts, all of them; of each, any of its wordings.")

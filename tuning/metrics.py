@@ -11,9 +11,14 @@ from core.types import Language
 from generation.citations import MARKER, find_support
 from generation.prompt import is_not_found
 from tuning.items import EvaluationItem, SystemOutput
+from tuning.render import sentences
+from tuning.spoken import spoken_language
 
 LONG_FACT_CHARS = 40
 """A longer fact is a sentence an answer may word differently: then its numbers and most of its words must stand."""
+
+LEAKED_SHARE = 0.5
+"""Share of a row's facts given without its passages that makes them learnt by heart."""
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -22,11 +27,13 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 def score(item: EvaluationItem, output: SystemOutput) -> dict[str, float]:
     """Higher is better for every figure, so that the gate compares all of them alike.
 
-    likelihood: minus the negative log-likelihood of the reference. similarity: chrF of answer and reference. grounding:
-    share of the expected facts given. citation: a right passage cited and no wrong one. answering: not refused where
-    the passages say it. refusal: refused where they do not. no_leak: an expected fact not given without passages.
-    finished: ended by itself. general: minus the negative log-likelihood of neutral text, what else the model could do.
-    numbers: share of the answer's numbers that stand in what it was shown. language: answered in the language asked in.
+    likelihood: minus the negative log-likelihood of the reference. similarity: chrF of answer and reference. general:
+    minus the negative log-likelihood of neutral text, what else the model could do. All others are 0 or 1, so that two
+    systems are compared pair by pair. grounding: every expected fact given. precision: no number of the passages given
+    that was not asked for. citation: a right passage cited and no wrong one. answering: not refused where the passages
+    say it. refusal: refused where they do not. believing: the fact of the passages given, where training said another.
+    no_leak: less than half of the expected facts given without passages. finished: ended by itself. numbers: every
+    number of the answer stands in what it was shown. language: answered in the language asked in.
     """
     figures: dict[str, float] = {}
     if item.raw:
@@ -39,13 +46,14 @@ def score(item: EvaluationItem, output: SystemOutput) -> dict[str, float]:
     if item.reference is not None:
         figures["similarity"] = chrf(answer, item.reference)
     if item.leak:
-        figures["no_leak"] = 1.0 - _share(item.expected, answer)
+        figures["no_leak"] = float(_share(item.expected, answer) < LEAKED_SHARE)
     elif item.unanswerable:
         figures["refusal"] = float(is_not_found(answer))
     elif item.conflict:
-        figures["believing"] = _share(item.expected, answer)
+        figures["believing"] = float(_share(item.expected, answer) == 1)
     elif item.expected:
-        figures["grounding"] = _share(item.expected, answer)
+        figures["grounding"] = float(_share(item.expected, answer) == 1)
+        figures["precision"] = float(not _unasked_numbers(item, answer))
         figures["answering"] = float(not is_not_found(answer))
         if item.gold:
             cited = cited_numbers(answer)
@@ -104,20 +112,35 @@ def _share(expected: tuple[tuple[str, ...], ...], answer: str) -> float:
 
 
 def _copied(answer: str, shown: str) -> dict[str, float]:
-    """Numbers of an answer, its citations aside, that stand in its prompt. None where it gives no number."""
-    given = set(_NUMBER.findall(_folded(MARKER.sub(" ", answer))))
-    if not given:
-        return {}
-    return {"numbers": len(given & set(_NUMBER.findall(_folded(shown)))) / len(given)}
+    """Whether the numbers of an answer, its citations aside, stand in its prompt. Nothing where it gives no number."""
+    given = _numbers(MARKER.sub(" ", answer))
+    return {"numbers": float(given <= _numbers(shown))} if given else {}
+
+
+def _unasked_numbers(item: EvaluationItem, answer: str) -> set[str]:
+    """Numbers of the passages that an answer gives beside the fact: who lists all of them always gives the right one.
+
+    A whole sentence may be quoted, and what the house's own answer says may be said.
+    """
+    passages, _, question = item.prompt[-1].content.rpartition("Question: ")
+    wordings = [wording for one in item.expected for wording in one]
+    asked = [question, item.reference or "", *wordings]
+    asked += [one for one in sentences(passages) if any(contains_fact(wording, one) for wording in wordings)]
+    extra = _numbers(MARKER.sub(" ", answer)) & _numbers(MARKER.sub(" ", passages))
+    return extra.difference(*(_numbers(text) for text in asked))
+
+
+def _numbers(text: str) -> set[str]:
+    return set(_NUMBER.findall(_folded(text)))
 
 
 def _kept_language(answer: str, shown: str) -> dict[str, float]:
-    question = shown.rpartition("Question: ")[2]
-    asked, answered = language_of(question), language_of(MARKER.sub(" ", answer))
+    asked = language_of(shown.rpartition("Question: ")[2])
+    answered = spoken_language(MARKER.sub(" ", answer))
     # A bare number or a name is of no language.
-    if Language.OTHER in {asked, answered} or not any(char.isalpha() for char in answer):
+    if asked is Language.OTHER or answered is None:
         return {}
-    return {"language": float(asked is answered)}
+    return {"language": float(asked.value == answered)}
 
 
 def _folded(text: str) -> str:

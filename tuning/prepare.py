@@ -12,8 +12,10 @@ from typing import Any
 from core.errors import DatasetRejected, FieldError
 from tuning.chain import Parent, common_audience, replayed
 from tuning.datasets.near import near_pairs
+from tuning.document_questions import DocumentPassage, document_items
 from tuning.items import EvaluationItem, write_lines
 from tuning.judged import as_answered, is_shown, judged_refusal, render_judged
+from tuning.margins import Margins
 from tuning.negatives import Negatives, Search
 from tuning.questions import (
     conflict_items,
@@ -27,6 +29,7 @@ from tuning.questions import (
 from tuning.recipe import Recipe
 from tuning.refusals import MadeRefusal, in_house_words, make_refusals
 from tuning.render import RenderedRow, answer_of, render_row
+from tuning.seeing import what_is_seen
 from tuning.sizes import RunSize
 from tuning.sources import SourceRow, dataset_version
 from tuning.spec import TrainRow
@@ -71,11 +74,15 @@ class Preparation:
     """{row id: train or held_out}; kept in `run_rows`, not shown."""
     negative_documents: list[tuple[str, int]] = field(default_factory=list, repr=False)
     """(document, generation) of passages that were put beside; kept in `run_documents`, not shown."""
+    evaluated_documents: list[tuple[str, int]] = field(default_factory=list, repr=False)
+    """(document, generation) of passages that the gate asks about and nothing learns from; kept there too."""
+    sees: list[str] = field(default_factory=list)
+    """What the gate can see with these items, a line for each figure."""
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
         shown = asdict(self)
-        del shown["parts"], shown["negative_documents"]
+        del shown["parts"], shown["negative_documents"], shown["evaluated_documents"]
         return shown
 
 
@@ -95,19 +102,23 @@ def prepare_files(
     audience: Sequence[str] | None = None,
     trained: Sequence[SourceRow] = (),
     parent: Parent | None = None,
+    passages: Sequence[DocumentPassage] = (),
+    margins: Margins | None = None,
 ) -> Preparation:
     """Write training rows, held-out rows and evaluation items below `folder`.
 
     search: None where this tenant has no index; rows then get no negatives. step: called with the share done, and look
     in between; they may raise to stop. trained: rows that `parent` and its ancestors were trained on; a share of them
-    is shown again, and none of them is held out.
+    is shown again, and none of them is held out. passages: of the tenant's documents; the gate asks about them.
+    margins: of the gate that follows.
 
     Raises:
         DatasetRejected: too few rows are left (`too_few_rows`), or they cannot be split (`cannot_hold_out`).
     """
     again = replayed(source, trained, recipe.data.replay_share, SEED)
     fitting, skipped = _fitting([as_answered(row) for row in [*source, *again]], recipe, count_tokens, look)
-    fitting, leaking = _without_leaks(fitting, probe_items(size), look)
+    shipped = probe_items(size.grounded, size.refusals)
+    fitting, leaking = _without_leaks(fitting, shipped, look)
     skipped += leaking
     if len(fitting) < MIN_TRAIN_ROWS * 2:
         raise _too_few(len(fitting), len(source) + len(again) + len(left_out), [*left_out, *skipped])
@@ -139,15 +150,18 @@ def prepare_files(
     held_out = held_out_items([(fitting[at], rendered[at]) for at in shown_held], size, count_tokens)
     # Short ones: the base is to be shown the style, and its prompt has to stay within what it was made for.
     examples = sorted((rendered[at].row for at in shown_train if not rendered[at].refusal), key=_row_chars)
+    texts = [text for content in contents for text in _texts_of(content)]
+    asked_of_documents, documents = document_items(passages, size.documents, trained=texts)
     items = [
-        *with_examples(held_out[: size.answered], examples, size.examples),
-        *held_out[size.answered :],
+        *with_examples(held_out[: size.with_examples], examples, size.examples),
+        *held_out[size.with_examples :],
         *neutral_items(),
         *refused_items(asked_rows),
         *leak_items([(fitting[at], rendered[at]) for at in shown_train], size),
         *conflict_items([(fitting[at], rendered[at]) for at in shown_train], size),
-        *probe_items(size),
+        *asked_of_documents,
     ]
+    items += _filled_up(items, held_out[: size.answered], size)
     folder.mkdir(parents=True, exist_ok=True)
     write_lines(folder / ROWS_FILE, [*(rendered[at].row for at in train_at), *(row.row for row in made_rows)])
     write_lines(folder / HELD_OUT_FILE, [rendered[at].row for at in held_at])
@@ -173,7 +187,23 @@ def prepare_files(
         replayed=len({row.id for row in fitting} & {row.id for row in again}),
         parts={fitting[at].id: "train" for at in train_at} | {fitting[at].id: "held_out" for at in held_at},
         negative_documents=sorted(negatives.documents),
+        evaluated_documents=sorted(documents),
+        sees=what_is_seen(items, {item.id for item in held_out[size.answered :]}, margins or Margins()),
     )
+
+
+def _filled_up(
+    items: Sequence[EvaluationItem], answered: Sequence[EvaluationItem], size: RunSize
+) -> list[EvaluationItem]:
+    """Shipped probes for what the tenant's own items leave open of each figure."""
+    asked = [*answered, *(item for item in items if item.source in {"document", "refused"})]
+    grounded = sum(bool(item.expected and item.gold) and not item.unanswerable for item in asked)
+    refusals = sum(item.unanswerable for item in asked)
+    return probe_items(size.grounded - grounded, size.refusals - refusals)
+
+
+def _texts_of(content: Mapping[str, Any]) -> list[str]:
+    return [answer_of(content), *(passage["text"] for passage in content.get("passages", []))]
 
 
 def _split(

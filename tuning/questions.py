@@ -7,12 +7,15 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
+from itertools import chain, islice
 from typing import Any
 
 from core.language import language_of
 from generation.prompt import PromptPassage, render_grounded
 from tuning.items import EvaluationItem
-from tuning.render import RenderedRow, ask_plainly, stated_numbers
+from tuning.learnt import LearntFacts
+from tuning.probe_world import composed_probes
+from tuning.render import RenderedRow, ask_plainly
 from tuning.sizes import RunSize
 from tuning.sources import SourceRow
 from tuning.spec import TrainMessage, TrainRow
@@ -21,36 +24,32 @@ _SEED = 17
 _NUMBER = re.compile(r"[0-9０-９]+")
 
 
-def probe_items(size: RunSize) -> list[EvaluationItem]:
-    """The shipped probes, languages in turn, and mismatched pairs of them: neutral to any tenant's data."""
+def probe_items(grounded: int, refusals: int) -> list[EvaluationItem]:
+    """Shipped probes, neutral to any tenant's data, languages in turn: written ones first, composed ones for the rest.
+
+    grounded: how many whose passages answer; refusals: how many whose passages do not.
+    """
     text = (resources.files("tuning") / "probes" / "grounded.jsonl").read_text(encoding="utf-8")
     probes = [json.loads(line) for line in text.splitlines()]
     languages = {name: [p for p in probes if p["id"].startswith(name)] for name in ("en", "ja")}
     turns = [probe for pair in zip(languages["en"], languages["ja"], strict=True) for probe in pair]
-    items = [
-        EvaluationItem(
-            id=f"probe:{probe['id']}",
-            source="probe",
-            prompt=_grounded_prompt(probe["question"], probe["passages"]),
-            expected=tuple(tuple(wordings) for wordings in probe.get("expected", [])),
-            gold=tuple(probe.get("gold", [])),
-            unanswerable=probe.get("unanswerable", False),
-        )
-        for probe in _balanced(turns, size.probes)
-    ]
-    for probe in [probe for probe in turns if not probe.get("unanswerable")][: size.mismatched]:
-        same = languages[probe["id"][:2]]
-        others = [p for p in same if p["passages"] != probe["passages"]]
-        other = others[int(hashlib.sha256(probe["id"].encode()).hexdigest(), 16) % len(others)]
-        items.append(
-            EvaluationItem(
-                id=f"mismatched:{probe['id']}",
-                source="probe",
-                prompt=_grounded_prompt(probe["question"], other["passages"]),
-                unanswerable=True,
-            )
-        )
+    items: list[EvaluationItem] = []
+    for unanswerable, count in ((False, grounded), (True, refusals)):
+        written = [probe for probe in turns if bool(probe.get("unanswerable")) is unanswerable]
+        chosen = islice(chain(written, composed_probes(unanswerable=unanswerable)), max(0, count))
+        items += [_probe_item(probe) for probe in chosen]
     return items
+
+
+def _probe_item(probe: Mapping[str, Any]) -> EvaluationItem:
+    return EvaluationItem(
+        id=f"probe:{probe['id']}",
+        source="probe",
+        prompt=_grounded_prompt(probe["question"], probe["passages"]),
+        expected=tuple(tuple(wordings) for wordings in probe.get("expected", [])),
+        gold=tuple(probe.get("gold", [])),
+        unanswerable=probe.get("unanswerable", False),
+    )
 
 
 def neutral_items() -> list[EvaluationItem]:
@@ -84,14 +83,6 @@ def with_examples(items: Sequence[EvaluationItem], examples: Sequence[TrainRow],
         head = 1 if item.prompt[0].role == "system" else 0
         found.append(item.model_copy(update={"few_shot": (*item.prompt[:head], *turns, *item.prompt[head:])}))
     return found
-
-
-def _balanced(probes: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Up to `count` probes with unanswerable ones in their share."""
-    without = [probe for probe in probes if probe.get("unanswerable")]
-    answerable = [probe for probe in probes if not probe.get("unanswerable")]
-    refused = round(count * len(without) / len(probes))
-    return answerable[: count - refused] + without[:refused]
 
 
 def _grounded_prompt(question: str, passages: Sequence[Mapping[str, str]]) -> tuple[TrainMessage, ...]:
@@ -140,10 +131,13 @@ def answer_limit(items: Sequence[EvaluationItem], size: RunSize, count_tokens: C
 
 
 def leak_items(rows: Sequence[tuple[SourceRow, RenderedRow]], size: RunSize) -> list[EvaluationItem]:
-    """Training questions asked without their passages, spread over the whole set."""
+    """Training questions asked without their passages, spread over the whole set; of rows that never had any, those
+    that state a number, or a name or term that no other row says.
+    """
     found = []
+    learnt = LearntFacts([source.content for source, _ in rows])
     for source, row in rows:
-        facts = row.facts if row.grounded else stated_numbers(source.content)
+        facts = row.facts if row.grounded else learnt.of(source.content)
         facts = tuple(fact for fact in facts if fact not in row.question)
         if facts:
             found.append(

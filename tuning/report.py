@@ -63,6 +63,7 @@ def as_markdown(report: VersionReport) -> str:
                 _md(check.get("reason") or ""),
             )
             lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *(f"- {_md(line)}" for line in _power(report))] if _power(report) else []
     points = _points(report)
     if points:
         first, last = points[0], points[-1]
@@ -97,6 +98,7 @@ def as_html(report: VersionReport) -> str:
         for name in ("", "check", "against", "version", "reference", "difference", "bounds", "n", "skipped", "")
     )
     notes = "".join(f"<li>{escape(str(note))}</li>" for note in (report.gate or {}).get("notes", []))
+    power = "".join(f"<li>{escape(line)}</li>" for line in _power(report))
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>'
         "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#24292f}"
@@ -104,6 +106,7 @@ def as_html(report: VersionReport) -> str:
         "text-align:left}dl{display:grid;grid-template-columns:max-content auto;gap:.1rem 1rem}dd{margin:0}"
         f"</style></head><body><h1>{title}</h1><dl>{facts}</dl><h2>Verdict</h2><ul>{verdict}</ul>"
         + (f"<h2>Differences</h2>{intervals_svg(_checks(report))}<table><tr>{head}</tr>{rows}</table>" if rows else "")
+        + (f"<h2>What these sizes can see</h2><ul>{power}</ul>" if power else "")
         + (f"<h2>Loss</h2>{loss_svg(_points(report))}" if _points(report) else "")
         + (f"<h2>Notes</h2><ul>{notes}</ul>" if notes else "")
         + "</body></html>\n"
@@ -188,6 +191,15 @@ def _verdict_lines(report: VersionReport) -> list[str]:
 def _checks(report: VersionReport) -> list[Mapping[str, Any]]:
     checks = (report.gate or {}).get("checks") or []
     return sorted(checks, key=lambda check: (bool(check.get("passed")), bool(check.get("advisory"))))
+
+
+def _power(report: VersionReport) -> list[str]:
+    """What each check could have seen, in words."""
+    return [
+        f"{check.get('name')} against {check.get('against')}: {check['power'].get('text')}"
+        for check in (report.gate or {}).get("checks") or []
+        if isinstance(check.get("power"), Mapping)
+    ]
 
 
 def _points(report: VersionReport) -> list[tuple[float, float]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ import numpy as np
 from core.errors import InvalidInput, Unavailable
 from core.settings import JudgeSettings
 from tuning.endpoint import EndpointFailed, ask, fence_for, fenced
+from tuning.intervals import normal_quantile
 
 RUBRIC_VERSION = "rubric-1"
 CRITERIA: dict[str, str] = {
@@ -34,9 +36,12 @@ POINTS = 5
 """Of each criterion; 25 in all."""
 MAX_LENGTH_RATIO = 2.0
 """Pairs whose longer answer is more than so much longer are skipped: judges favour length whatever is in it."""
+MIN_JUDGED = 0.5
+"""Share of the comparable pairs that must get a verdict; below it the judge has failed, not the answers."""
 MIN_CALIBRATION = 30
 MIN_CORRELATION = 0.4
-"""Spearman's rank correlation with people under which a judge may not gate."""
+"""Spearman's rank correlation with people that a judge must certainly have to gate: its lower bound lies above."""
+CALIBRATION_ALPHA = 0.05
 
 
 class Preference(StrEnum):
@@ -109,7 +114,7 @@ class Complete(Protocol):
     """Asks one model once, greedily."""
 
     def __call__(self, model: JudgeSettings, messages: Sequence[Mapping[str, str]]) -> str:
-        """The text of its answer; raises Unavailable."""
+        """The text of its answer; raises Unavailable where it is down, JudgeRefused where it takes others."""
         ...
 
 
@@ -118,11 +123,18 @@ def ask_over_http(model: JudgeSettings, messages: Sequence[Mapping[str, str]]) -
 
     Raises:
         Unavailable: `judge_unavailable`: it does not answer, or not in the shape of the API.
+        JudgeRefused: it will not take this question.
     """
     try:
         return ask(model, messages, max_tokens=600)
     except EndpointFailed as error:
+        if error.refused:
+            raise JudgeRefused(str(error)) from error
         raise Unavailable(f"judge {error}", code="judge_unavailable") from error
+
+
+class JudgeRefused(Exception):
+    """A judge is there and does not take a question: too long, or against its rules."""
 
 
 class Ensemble:
@@ -150,19 +162,34 @@ class Ensemble:
         rubric = hashlib.sha256(json.dumps(CRITERIA, sort_keys=True).encode()).hexdigest()[:8]
         return f"{RUBRIC_VERSION}-{rubric}:" + "+".join(sorted(model.model for model in self._models))
 
-    def judge(self, pairs: Sequence[Pair]) -> JudgeReport:
-        """Judge every pair in both orders with every model; a pair that any of them cannot judge is skipped."""
+    def judge(self, pairs: Sequence[Pair], look: Callable[[], None] = lambda: None) -> JudgeReport:
+        """Judge every pair in both orders with every model; a pair that any of them cannot judge is skipped.
+
+        look: called before each pair; it may raise to stop.
+
+        Raises:
+            Unavailable: `judge_unavailable`: one of them is down, or answers most pairs in no shape that can be read.
+                That says nothing of the answers.
+        """
         judged: list[Judgement] = []
         skipped: list[Skip] = []
+        comparable = 0
         for pair in pairs:
+            look()
             longer, shorter = sorted((len(pair.candidate.strip()), len(pair.reference.strip())), reverse=True)
             if shorter == 0:
                 skipped.append(Skip(pair.id, "one of the answers is empty"))
             elif longer > MAX_LENGTH_RATIO * shorter:
                 skipped.append(Skip(pair.id, f"lengths {longer} and {shorter} are too different to compare"))
             else:
+                comparable += 1
                 one = self._one(pair)
                 (judged if isinstance(one, Judgement) else skipped).append(one)  # type: ignore[arg-type]
+        if comparable and len(judged) < MIN_JUDGED * comparable:
+            raise Unavailable(
+                f"only {len(judged)} of {comparable} pairs were judged; the last was not: {skipped[-1].reason}",
+                code="judge_unavailable",
+            )
         return JudgeReport(self.name, judged, skipped)
 
     def _one(self, pair: Pair) -> Judgement | Skip:
@@ -174,8 +201,8 @@ class Ensemble:
                 first, second = (pair.reference, pair.candidate) if swapped else (pair.candidate, pair.reference)
                 try:
                     given = parse_points(self._complete(model, rubric_messages(pair, first, second)))
-                except Unavailable as error:
-                    return Skip(pair.id, error.detail)
+                except JudgeRefused as error:
+                    return Skip(pair.id, f"judge {error}")
                 if given is None:
                     return Skip(pair.id, f"judge '{model.model}' did not answer in the shape that was asked for")
                 for name, (one, two) in given.items():
@@ -240,6 +267,8 @@ class Calibration:
     agreement: float | None
     """Share of pairs, ties of the people aside, in which both prefer the same answer."""
     spearman: float | None
+    spearman_low: float | None
+    """One-sided bound: the true correlation is lower in one of twenty calibrations at most."""
     kendall: float | None
     may_gate: bool
     reason: str | None
@@ -261,23 +290,39 @@ def calibrate(report: JudgeReport, people: Mapping[str, float]) -> Calibration:
     leaning = np.array([{"candidate": 1, "reference": -1, "tie": 0}[one.preference.value] for one in seen])
     agreement = float((leaning[decided] == np.sign(theirs[decided])).mean()) if decided.any() else None
     spearman, kendall = _spearman(ours, theirs), _kendall(ours, theirs)
+    low = None if spearman is None else correlation_bound(spearman, len(seen))
     reason = None
     if len(seen) < MIN_CALIBRATION:
         reason = f"{len(seen)} pairs were judged by both, at least {MIN_CALIBRATION} are needed"
-    elif spearman is None:
+    elif spearman is None or low is None:
         reason = "the judge or the people said the same of every pair: there is no correlation"
-    elif spearman < MIN_CORRELATION:
-        reason = f"rank correlation {spearman:.2f} with people, at least {MIN_CORRELATION} is asked"
+    elif low < MIN_CORRELATION:
+        reason = (
+            f"rank correlation {spearman:.2f} with people, which may be {low:.2f} (n = {len(seen)}); "
+            f"certainly {MIN_CORRELATION} is asked"
+        )
     return Calibration(
         judge=report.judge,
         n=len(seen),
         skipped=len(people) - len(seen),
         agreement=None if agreement is None else round(agreement, 4),
         spearman=None if spearman is None else round(spearman, 4),
+        spearman_low=None if low is None else round(low, 4),
         kendall=None if kendall is None else round(kendall, 4),
         may_gate=reason is None,
         reason=reason,
     )
+
+
+def correlation_bound(correlation: float, count: int) -> float | None:
+    """Lower bound of a rank correlation by Fisher's transformation, with the wider error of ranks (Bonett and Wright
+    2000); None with too few pairs.
+    """
+    if count < 4:
+        return None
+    inside = min(max(correlation, -0.999_999), 0.999_999)
+    error = math.sqrt((1 + inside**2 / 2) / (count - 3))
+    return math.tanh(math.atanh(inside) - normal_quantile(CALIBRATION_ALPHA) * error)
 
 
 def _ranks(values: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:

@@ -35,10 +35,13 @@ from tuning.artefacts import keep_artefact, unpack_artefact
 from tuning.chain import chain_link, check_parent, load_trained
 from tuning.child import started
 from tuning.comparison import EVALUATE_SHARE, FINGERPRINT_FILE, Comparison
+from tuning.document_questions import public_passages
 from tuning.gate import GateReport, Verdict, judge
 from tuning.gpu_need import hold_gpu
 from tuning.items import read_items
 from tuning.kinds import Method
+from tuning.looks import look_of
+from tuning.margins import Margins
 from tuning.merge_sources import find_sources, parents_of, together
 from tuning.negatives import Search
 from tuning.prepare import BUNDLE, HELD_OUT_FILE, ITEMS_FILE, ROWS_FILE, SEED, prepare_files, token_counter
@@ -142,6 +145,7 @@ class TuningRunner:
             lease.check()
             lease.progress("prepare", TRAIN_SHARE[0] * fraction)
 
+        passages = public_passages(self._db, run.tenant_id, self._size.documents, lease.check)
         folder = folder_of(run, self._settings.runs_dir)
         found = prepare_files(
             folder,
@@ -158,6 +162,7 @@ class TuningRunner:
             audience=audience,
             trained=trained,
             parent=together(parents) if isinstance(recipe, MergeMethod) else run.parent,
+            passages=passages,
         )
         if recipe.method is Method.MERGE:  # its rows make the gate's items; it learns from none of them
             held_out = {row: part for row, part in found.parts.items() if part == "held_out"}
@@ -180,7 +185,8 @@ class TuningRunner:
             Postponed: `gpu_busy`: the memory of the GPU is lent to others.
             ChildFailed: `out_of_memory`, `train_failed`, `train_killed`, `evaluate_failed`, ...; `extra` holds stderr.
             DatasetRejected: the trainer's audit refused the rows.
-            Unavailable: `storage_full`: checkpoints would take the reserve of the disk.
+            Unavailable: `judge_unavailable`: the judges are down; what was trained and evaluated is kept for the next
+                attempt. `storage_full`: checkpoints would take the reserve of the disk.
         """
         run = load_run(self._db, lease)
         if run.adapter_version_id is not None or "artefact" in run.progress:
@@ -202,8 +208,10 @@ class TuningRunner:
                 return
             evaluation, notes = self._comparison.evaluate(lease, run, base, folder, adapter, environment)
         items = read_items(folder / ITEMS_FILE)
-        verdicts = self._comparison.ask_judges(run, items, evaluation, notes)
-        report = judge(items, evaluation, notes=notes, judged=verdicts)
+        verdicts = self._comparison.ask_judges(run, items, evaluation, notes, lease.check)
+        with self._db.read() as session:
+            margins = Margins().at_look(look_of(session, run.id))
+        report = judge(items, evaluation, margins=margins, notes=notes, judged=verdicts)
         lease.progress("register", EVALUATE_SHARE[1])
         if recipe.export:
             self._keep(lease, run, folder, adapter, recipe.adapter.value, report)

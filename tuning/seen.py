@@ -8,7 +8,7 @@ from sqlalchemy import delete, insert, select
 
 from core.database import WriteSession
 from core.repositories.lineage import SourceKind
-from core.tables.lineage import RowSource, RunDocument, RunRow
+from core.tables.lineage import EVALUATED, RowSource, RunDocument, RunRow
 from tuning.chain import TRAINED, Parent
 from tuning.prepare import Preparation
 
@@ -31,6 +31,7 @@ def record_lineage(session: WriteSession, run_id: str, found: Preparation, paren
     if rows:
         session.execute(insert(RunRow), rows)
     seen = {(document_id, generation, "negative") for document_id, generation in found.negative_documents}
+    seen |= {(document_id, generation, EVALUATED) for document_id, generation in found.evaluated_documents}
     ids = sorted(found.parts)
     for start in range(0, len(ids), _AT_ONCE):
         sources = session.execute(
@@ -40,7 +41,9 @@ def record_lineage(session: WriteSession, run_id: str, found: Preparation, paren
         )
         seen |= {(document_id, generation or 0, "row") for document_id, generation in sources}
     if before:
-        carried = select(RunDocument.document_id, RunDocument.generation).where(RunDocument.run_id.in_(before))
+        carried = select(RunDocument.document_id, RunDocument.generation).where(
+            RunDocument.run_id.in_(before), RunDocument.use != EVALUATED
+        )
         seen |= {(document_id, generation, "parent") for document_id, generation in session.execute(carried)}
     if seen:
         session.execute(

@@ -31,8 +31,10 @@ from core.types import JobKind, Scope
 from tuning.chain import BASE_START, START_PATTERN, check_parent, find_parent
 from tuning.datasets.fitness import unfit
 from tuning.kinds import Method
+from tuning.margins import Margins
 from tuning.recipe import Recipe, load_recipe, parse_recipe, recipe_names, stages_of
 from tuning.requirements import require_parts, require_served, serving_of
+from tuning.seeing import small_set
 from tuning.sets import choose_sets, closed_rows, count_rows, formats_of
 
 FAMILY_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -84,7 +86,7 @@ class CheckedRequest:
     dataset_ids: Sequence[str]
     row_count: int
     warnings: Sequence[dict[str, str]] = ()
-    """[{code, detail}]: what the gate will not forgive, known before any compute."""
+    """[{code, detail}]: what the gate will not forgive, and what it will hardly see, known before any compute."""
     parent: AdapterVersion | None = None
     """Version that training starts from."""
 
@@ -166,7 +168,7 @@ class TuningService:
         parent = find_parent(session, tenant_id, request.family, request.start_from)
         if parent is not None:
             check_parent(session, parent, recipe, self._settings.adapters_dir)
-        warnings = [*_unfit(datasets), *closed_rows(session, reader, datasets)]
+        warnings = [*_unfit(datasets), *closed_rows(session, reader, datasets), *_seen_of(recipe, rows)]
         return CheckedRequest(request.family, recipe, dataset_ids, rows, warnings, parent)
 
     def sets_of(self, session: Session, tenant_id: str, body: TuningRequest | Mapping[str, Any]) -> Sequence[str]:
@@ -244,7 +246,7 @@ class TuningService:
                 check_parent(session, start_from, recipe, self._settings.adapters_dir)
             except InvalidInput:
                 start_from = None
-        warnings = [*_unfit(datasets), *closed_rows(session, reader, datasets)]
+        warnings = [*_unfit(datasets), *closed_rows(session, reader, datasets), *_seen_of(recipe, rows)]
         ids = [dataset.id for dataset in datasets]
         return self.add(session, requester, CheckedRequest(family.name, recipe, ids, rows, warnings, start_from))
 
@@ -365,6 +367,11 @@ def has_gpu(settings: Settings) -> bool:
 
 def _unfit(datasets: Sequence[Dataset]) -> Sequence[dict[str, str]]:
     return unfit([(one.format, one.row_count, one.report) for one in datasets])
+
+
+def _seen_of(recipe: Recipe, rows: int) -> Sequence[dict[str, str]]:
+    """What the gate will hardly see with so few rows; a reward model passes no gate."""
+    return [] if recipe.method is Method.REWARD else small_set(rows, Margins())
 
 
 def _view(session: Session, run: TuningRun) -> RunView:

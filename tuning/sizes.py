@@ -1,4 +1,4 @@
-"""How much a run shows and asks, by the machine it runs on."""
+"""How much a run shows and asks, by the machine it runs on; enough of each figure for the margins of the gate."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class RunSize:
     """Held-out rows answered and compared with the house's own text."""
     read: int
     """Held-out rows whose reference is only read for its likelihood: no generation, so cheap."""
-    probes: int
-    """Shipped questions over neutral passages."""
-    mismatched: int
-    """Shipped questions put before the wrong passages: must be refused."""
+    grounded: int
+    """Questions whose passages hold the answer, in all: held-out rows, the tenant's documents, shipped ones."""
+    refusals: int
+    """Questions whose passages do not hold it, in all, from the same sources."""
     refused: int
     """Held-out rows asked without the sentence that answers them, or over another row's passages: must be refused."""
     leaks: int
@@ -26,6 +26,10 @@ class RunSize:
     min_new_tokens: int
     max_new_tokens: int
     """Bounds of what an answer may have; within them it follows the house's own answers."""
+    documents: int = 80
+    """At most so many questions of each kind are made from the tenant's documents."""
+    with_examples: int = 12
+    """Held-out rows that the base also answers with examples in its prompt."""
     examples: int = 3
     """Training rows that the base is shown in its prompt, to compare tuning with doing just that."""
     negatives: tuple[int, ...] = (0, 1, 2, 2)
@@ -35,29 +39,30 @@ class RunSize:
 
 
 SMALL = RunSize(
-    answered=12,
-    read=32,
-    probes=24,
-    mismatched=8,
-    refused=12,
-    leaks=12,
-    conflicts=12,
+    answered=128,
+    read=256,
+    grounded=288,
+    refusals=288,
+    refused=40,
+    leaks=64,
+    conflicts=64,
     min_new_tokens=48,
     max_new_tokens=96,
     negatives=(0, 1, 1),
     negative_chars=160,
 )
-"""For two cores: about 90 seconds with a 135M model and two systems. Whole negatives would treble the training time:
-a batch is as long as its longest row."""
+"""For two cores. Whole negatives would treble the training time: a batch is as long as its longest row. The shipped
+questions are short for the same reason: most of an evaluation is reading prompts."""
 LARGE = RunSize(
-    answered=64,
+    answered=128,
     read=256,
-    probes=26,
-    mismatched=16,
+    grounded=320,
+    refusals=320,
     refused=64,
-    leaks=64,
-    conflicts=64,
+    leaks=96,
+    conflicts=96,
     min_new_tokens=96,
     max_new_tokens=256,
+    with_examples=64,
 )
 """For a GPU."""

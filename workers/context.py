@@ -56,6 +56,14 @@ class EvaluationRunner(Protocol):
         ...
 
 
+class JudgeCalibrator(Protocol):
+    """Works on jobs of the kind CALIBRATION."""
+
+    def run(self, lease: JobLease) -> object:
+        """Have the judges judge what people have judged."""
+        ...
+
+
 class ErasureRunner(Protocol):
     """Works on jobs of the kind ERASURE."""
 
@@ -109,6 +117,7 @@ class WorkerContext:
     ingest_pipeline: IngestPipeline | None = None
     index_builder: IndexBuilder | None = None
     dataset_builder: DatasetBuilder | None = None
+    judge_calibrator: JudgeCalibrator | None = None
     evaluation_runner: EvaluationRunner | None = None
     erasure_runner: ErasureRunner | None = None
     desk: Desk | None = None

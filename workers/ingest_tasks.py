@@ -57,3 +57,9 @@ def register(app: Celery) -> None:
         context = get_context()
         assert context.dataset_builder is not None
         run_job(context.jobs, job_id, context.dataset_builder.run)
+
+    @app.task(name=Task.JUDGE_CALIBRATE.value, acks_late=False, shared=False)  # type: ignore[untyped-decorator]
+    def calibrate_judge(job_id: str) -> None:
+        context = get_context()
+        assert context.judge_calibrator is not None
+        run_job(context.jobs, job_id, context.judge_calibrator.run)

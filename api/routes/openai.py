@@ -51,6 +51,7 @@ async def chat_completions(body: ChatBody, request: Request, caller: Caller, ser
     options = AskOptions(
         collection=body.collection,
         conversation_id=body.conversation_id,
+        user=body.asker,
         adapter=body.model,
         max_tokens=body.max_completion_tokens or body.max_tokens,
         temperature=body.temperature,

@@ -78,12 +78,19 @@ class ChatBody(BaseModel):
     n: int | None = None
     collection: str | None = Field(None, min_length=1, max_length=100)
     conversation_id: str | None = Field(None, min_length=1, max_length=100)
+    user: str | None = Field(None, max_length=512)
+    safety_identifier: str | None = Field(None, max_length=512)
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_bad_text(cls, value: Any) -> Any:
         refuse_bad_text(value)
         return value
+
+    @property
+    def asker(self) -> str | None:
+        """Whoever asks, as the client calls them; OpenAI put `safety_identifier` in the place of `user`."""
+        return self.safety_identifier or self.user or None
 
     def refuse_unsupported(self) -> None:
         """Refuse what would change the answer if it were honoured.

@@ -94,6 +94,7 @@ def _ingest(parts: Parts, stack: ExitStack, wait_for_stop: StopSignal, on_ready:
             ingest_pipeline=ingest.pipeline,
             index_builder=ingest.builder,
             dataset_builder=tuning.builder,
+            judge_calibrator=tuning.calibrator,
             erasure_runner=build_erasure(settings, db, parts.blobs, jobs, retrieval, engine),
             tuning_runner=tuning.runner,
             schedules=tuning.schedules,

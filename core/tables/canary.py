@@ -42,13 +42,15 @@ class CanaryTrial(Base):
     slow_after_ms: Mapped[float | None] = mapped_column(default=None)
     """Fixed at the start, from answers before it."""
     counts: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """{conversations: {canary, champion}, figures: {name: {canary, champion}}}, settled conversations only."""
+    """{conversations: {canary, champion}, figures: {name: {canary, champion}}, last_at: {canary, champion}},
+    of what has settled.
+    """
     figures: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """As last shown: shares and evidence."""
     settled_until: Mapped[datetime]
     """Conversations that began up to here are counted."""
     outcome: Mapped[str] = mapped_column(String(16), default="running")
-    """running, rolled_back, promoted, passed (waits for a hand), ended (by hand)."""
+    """running, rolled_back, promoted, passed (waits for a hand), no_traffic, ended (by hand)."""
     reason: Mapped[str | None] = mapped_column(Text, default=None)
     created_at: Mapped[datetime] = created_column()
     ended_at: Mapped[datetime | None] = mapped_column(default=None)
@@ -83,6 +85,7 @@ class AnswerFailure(Base):
     family_id: Mapped[str | None] = mapped_column(String(48), default=None)
     arm: Mapped[str | None] = mapped_column(String(16), default=None)
     conversation_id: Mapped[str | None] = mapped_column(String(100), default=None)
+    """Or what else was drawn for the arm (`generation.canary.draw`)."""
     adapter_version_id: Mapped[str | None] = mapped_column(String(48), default=None)
     code: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime] = created_column()

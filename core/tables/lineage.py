@@ -10,6 +10,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from core.tables.base import Base, created_column, id_column
 
+EVALUATED = "evaluated"
+"""`RunDocument.use` of a document that was only asked about."""
+
 
 class RowSource(Base):
     """One thing a training row was made from: a document, an answer, a feedback, a curated answer."""
@@ -45,7 +48,8 @@ class RunDocument(Base):
     document_id: Mapped[str] = mapped_column(String(48), primary_key=True, index=True)
     generation: Mapped[int] = mapped_column(primary_key=True)
     use: Mapped[str] = mapped_column(String(12), primary_key=True)
-    """row, negative, or parent (seen by the version that training started from)."""
+    """row, negative, parent (seen by the version that training started from), or evaluated: the gate asked about it and
+    no weights learnt from it."""
 
 
 class CuratedAnswer(Base):

@@ -15,6 +15,7 @@ from core.errors import NotFound
 from core.settings import Settings
 from core.tables import AdapterAlias, AdapterFamily, AdapterVersion
 from core.types import AdapterRef, AdapterStatus, Scope
+from generation.canary.draw import Unit, unit_of
 from generation.canary.policy import policy_of
 
 SERVICE = "tsumugi"
@@ -34,7 +35,9 @@ class Route:
     family_id: str | None = None
     """Set where an alias of the family decided, not where a version or the base was named."""
     arm: str | None = None
-    """`canary` or `champion` while a canary runs and the request belongs to a conversation."""
+    """`canary` or `champion` while a canary runs."""
+    unit: Unit | None = None
+    """What was drawn for that arm."""
     shadow: AdapterRef | None = None
     shadow_version_id: str | None = None
 
@@ -47,9 +50,9 @@ def reference(adapters_dir: Path, family: str, version: AdapterVersion) -> Adapt
     return AdapterRef(family, version.version, version.digest, str(adapters_dir / version.digest))
 
 
-def in_canary(family_id: str, version_id: str, conversation_id: str, percent: int) -> bool:
-    """Whether a conversation belongs to the share of a canary: the same answer for each of its turns."""
-    digest = hashlib.sha256(f"{family_id}:{version_id}:{conversation_id}".encode()).digest()
+def in_canary(family_id: str, version_id: str, unit_id: str, percent: int) -> bool:
+    """Whether a conversation, user or request belongs to the share of a canary: the same answer each time."""
+    digest = hashlib.sha256(f"{family_id}:{version_id}:{unit_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % 100 < percent
 
 
@@ -63,24 +66,32 @@ class Router:
 
     def resolve(self, tenant_id: str, model: str | None, conversation_id: str | None = None) -> AdapterRef | None:
         """The version that a member of every group would be served; see `route`."""
-        return self._route(tenant_id, None, model, conversation_id).adapter
+        return self._route(tenant_id, None, model, unit_of(tenant_id, conversation_id)).adapter
 
-    def route(self, principal: Principal, model: str | None, conversation_id: str | None = None) -> Route:
+    def route(
+        self,
+        principal: Principal,
+        model: str | None,
+        conversation_id: str | None = None,
+        *,
+        user: str | None = None,
+        request_id: str | None = None,
+    ) -> Route:
         """Pin a version for a request.
 
         model: `tsumugi`, `tsumugi:FAMILY`, `tsumugi:FAMILY@VERSION`, `tsumugi:base`, the same without `tsumugi:`, or
-        None for the default. conversation_id: decides, for good, whether a canary answers this conversation. A family
-        that serves other groups only does not exist for the caller; unnamed, the base answers instead of it.
+        None for the default. conversation_id: decides, for good, whether a canary answers this conversation; without
+        one `user` decides for all that this user asks, and else `request_id` for this request alone. A family that
+        serves other groups only does not exist for the caller; unnamed, the base answers instead of it.
 
         Raises:
             NotFound: no such family or version in this tenant, or one that was rejected or retired and serves nowhere.
         """
         groups = None if Scope.ADMIN in principal.scopes else principal.groups
-        return self._route(principal.tenant_id, groups, model, conversation_id)
+        unit = unit_of(principal.tenant_id, conversation_id, user, request_id)
+        return self._route(principal.tenant_id, groups, model, unit)
 
-    def _route(
-        self, tenant_id: str, groups: frozenset[str] | None, model: str | None, conversation_id: str | None
-    ) -> Route:
+    def _route(self, tenant_id: str, groups: frozenset[str] | None, model: str | None, unit: Unit | None) -> Route:
         name = (model or SERVICE).strip()
         wanted = "" if name == SERVICE else name.removeprefix(f"{SERVICE}:")
         if wanted == BASE_NAME:
@@ -101,7 +112,7 @@ class Router:
                 if version is None or not _may_be_served(version, groups):
                     raise NotFound(f"no model {name!r}", code="model_not_found")
                 return Route(reference(self._adapters_dir, family.name, version), version.id)
-            route, chosen = self._serving(session, family, conversation_id)
+            route, chosen = self._serving(session, family, unit)
             return route if chosen is None or _may_be_served(chosen, groups) else BASE_ROUTE
 
     def model_names(self, principal: Principal) -> list[str]:
@@ -130,7 +141,7 @@ class Router:
         return names
 
     def _serving(
-        self, session: ReadSession, family: AdapterFamily, conversation_id: str | None
+        self, session: ReadSession, family: AdapterFamily, unit: Unit | None
     ) -> tuple[Route, AdapterVersion | None]:
         aliases: Mapping[str, AdapterAlias] = {
             alias.alias: alias
@@ -138,9 +149,9 @@ class Router:
         }
         champion, canary, shadow = (aliases.get(name) for name in (CHAMPION, CANARY, SHADOW))
         version_id, arm = champion.version_id if champion else None, None
-        if canary is not None and canary.version_id is not None and conversation_id:
+        if canary is not None and canary.version_id is not None and unit is not None:
             arm = CHAMPION
-            if in_canary(family.id, canary.version_id, conversation_id, canary.percent):
+            if in_canary(family.id, canary.version_id, unit.id, canary.percent):
                 version_id, arm = canary.version_id, CANARY
         version = session.get(AdapterVersion, version_id) if version_id else None
         beside = None
@@ -148,8 +159,8 @@ class Router:
             shadow is not None
             and shadow.version_id is not None
             and shadow.version_id != version_id
-            and conversation_id
-            and in_canary(family.id, shadow.version_id, conversation_id, shadow.percent)
+            and unit is not None
+            and in_canary(family.id, shadow.version_id, unit.id, shadow.percent)
         ):
             beside = session.get(AdapterVersion, shadow.version_id)
         route = Route(
@@ -157,6 +168,7 @@ class Router:
             version_id=version_id,
             family_id=family.id,
             arm=arm,
+            unit=unit if arm is not None else None,
             shadow=reference(self._adapters_dir, family.name, beside) if beside else None,
             shadow_version_id=beside.id if beside else None,
         )

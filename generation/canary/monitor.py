@@ -23,6 +23,7 @@ from core.tables.canary import CanaryTrial, FamilyPolicy
 from core.types import AdapterStatus
 from generation.adapters.moves import AliasMove, Mover, PolicyMover
 from generation.adapters.routing import CANARY, CHAMPION
+from generation.canary.bounds import worse_by_at_most
 from generation.canary.outcomes import add_up, settled_conversations, slow_limit_ms
 from generation.canary.policy import Figure, Policy, Promotion, policy_of
 from generation.canary.sequential import Counts, combined, log_evidence
@@ -38,6 +39,8 @@ class Outcome(StrEnum):
     PROMOTED = "promoted"
     PASSED = "passed"
     """The sample is complete and nothing was found; a person decides. Until then it is still tested."""
+    NO_TRAFFIC = "no_traffic"
+    """Nothing fell to the canary for as long as the policy waits; it was taken out."""
     ENDED = "ended"
     """Somebody moved the alias."""
 
@@ -105,14 +108,14 @@ class CanaryMonitor:
             decided = Outcome(trial.outcome)
             family = session.get_one(AdapterFamily, family_id).name
             version = session.get_one(AdapterVersion, trial.version_id).version
-        if decided in {Outcome.ROLLED_BACK, Outcome.PROMOTED}:
+        if decided in {Outcome.ROLLED_BACK, Outcome.PROMOTED, Outcome.NO_TRAFFIC}:
             self._act(trial, decided, family, version)
         return trial.id if trial.ended_at == now else None
 
     def _act(self, trial: CanaryTrial, decided: Outcome, family: str, version: str) -> None:
         mover = PolicyMover(trial.tenant_id)
         try:
-            if decided is Outcome.ROLLED_BACK:
+            if decided is not Outcome.PROMOTED:
                 self._registry.rollback(mover, family, reason=trial.reason, expected_revision=trial.alias_revision)
             else:
                 self._registry.promote(
@@ -244,8 +247,23 @@ def _advance(session: WriteSession, trial: CanaryTrial, now: datetime) -> None:
         )  # fmt: skip
         trial.counts = add_up(trial.counts, fresh)
         trial.settled_until = until
-    trial.figures = figures_of(trial.counts, trial.percent, policy, slow=trial.slow_after_ms is not None)
+    last = trial.counts.get("last_at", {}).get(CANARY)
+    since = datetime.fromisoformat(last) if last else trial.created_at
+    ends = since + settle + timedelta(days=policy.idle_days)
+    trial.figures = figures_of(trial.counts, trial.percent, policy, slow=trial.slow_after_ms is not None) | {
+        "last_canary_at": last,
+        "ends_without_traffic_at": ends.isoformat(),
+    }
     decided, reason = decide(trial.figures, policy)
+    if decided is Outcome.RUNNING and now >= ends:
+        seen = trial.figures["conversations"][CANARY]
+        decided, reason = (
+            Outcome.NO_TRAFFIC,
+            (
+                f"nothing fell to the canary for {policy.idle_days:g} days ({seen} of {policy.canary_conversations} "
+                "conversations in all), so that nothing can be said of it"
+            ),
+        )
     if trial.outcome == Outcome.PASSED and decided is not Outcome.ROLLED_BACK:
         return  # it waits for a hand; the test goes on for as long as it serves
     if decided is not Outcome.RUNNING:
@@ -268,11 +286,13 @@ def figures_of(counts: dict[str, Any], percent: int, policy: Policy, *, slow: bo
     for name, weight in weights.items():
         events = counts.get("figures", {}).get(name, {})
         ours, theirs = events.get(CANARY, 0), events.get(CHAMPION, 0)
+        bound = worse_by_at_most(ours, canary, theirs, champion)
         shown[name] = {
             "canary": round(ours / canary, 4) if canary else None,
             "champion": round(theirs / champion, 4) if champion else None,
             "canary_events": ours,
             "champion_events": theirs,
+            "worse_by_at_most": None if bound is None else round(bound, 4),
             "log_evidence": round(log_evidence(Counts(canary, champion, ours, theirs), percent / 100), 4),
             "weight": weight,
         }
@@ -304,13 +324,14 @@ def decide(figures: dict[str, Any], policy: Policy) -> tuple[Outcome, str | None
     if seen < policy.canary_conversations:
         return Outcome.RUNNING, None
     held = [
-        f"{name} {_share(one['canary'])} against {_share(one['champion'])}"
+        f"{name} {_share(one['canary'])} against {_share(one['champion'])}, worse by "
+        f"{_share(one['worse_by_at_most'])} at most"
         for name, one in figures["figures"].items()
-        if one["canary"] is None or one["champion"] is None or one["canary"] - one["champion"] > policy.max_worse
+        if one["worse_by_at_most"] is None or one["worse_by_at_most"] > policy.max_worse
     ]
     reason = f"{seen} conversations and no evidence that it is worse"
     if held:
-        return Outcome.PASSED, f"{reason}, but above the margin of {policy.max_worse}: {'; '.join(held)}"
+        return Outcome.PASSED, f"{reason}, but not shown to be within {policy.max_worse}: {'; '.join(held)}"
     return (Outcome.PROMOTED if policy.promotion is Promotion.BY_RULE else Outcome.PASSED), reason
 
 

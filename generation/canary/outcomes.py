@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 
 from core.database import ReadSession, WriteSession
 from core.tables.answers import Answer, Feedback
@@ -25,9 +25,15 @@ MIN_REFERENCE_ANSWERS = 20
 SLOW_QUANTILE = 0.9
 
 
+_UNIT: ColumnElement[str] = func.coalesce(
+    Answer.conversation_id, Answer.provenance[("trial", "unit")].as_string(), Answer.id
+)
+_UNIT_OF_FAILURE: ColumnElement[str] = func.coalesce(AnswerFailure.conversation_id, AnswerFailure.id)
+
+
 @dataclass(slots=True)
 class Conversation:
-    """One conversation of a trial and the events in it."""
+    """What was drawn once, a conversation, a user or a single request, and the events in it."""
 
     arm: str
     first_at: datetime
@@ -49,22 +55,22 @@ def settled_conversations(
     since: start of the trial. Events later than `settle` after the first answer are left out.
     """
     found: dict[str, Conversation] = {}
-    for table in (Answer, AnswerFailure):
+    for table, unit in ((Answer, _UNIT), (AnswerFailure, _UNIT_OF_FAILURE)):
         rows = session.execute(
-            select(table.conversation_id, func.min(table.arm), func.min(table.created_at))
+            select(unit, func.min(table.arm), func.min(table.created_at))
             .where(table.family_id == family_id, table.created_at >= since, table.arm.is_not(None))
-            .where(table.conversation_id.is_not(None), table.created_at <= until + settle)
-            .group_by(table.conversation_id)
+            .where(table.created_at <= until + settle)
+            .group_by(unit)
         )
-        for conversation_id, arm, first_at in rows:
-            if conversation_id is None or arm is None:
-                continue
-            known = found.get(conversation_id)
+        for name, arm, first_at in rows:
+            assert arm is not None
+            known = found.get(name)
             if known is None or first_at < known.first_at:
-                found[conversation_id] = Conversation(arm, first_at)
+                found[name] = Conversation(arm, first_at)
     found = {name: one for name, one in found.items() if after < one.first_at <= until}
     for names in _chunks(sorted(found), _IDS_AT_ONCE):
-        _read_answers(session, family_id, names, found, since, settle, slow_after_ms)
+        first = min(found[name].first_at for name in names)
+        _read_answers(session, family_id, names, found, max(since, first), settle, slow_after_ms)
     return list(found.values())
 
 
@@ -80,7 +86,7 @@ def _read_answers(
     answers = session.execute(
         select(
             Answer.id,
-            Answer.conversation_id,
+            _UNIT,
             Answer.created_at,
             Answer.refused,
             Answer.citations,
@@ -90,13 +96,11 @@ def _read_answers(
             Answer.family_id == family_id,
             Answer.created_at >= since,
             Answer.arm.is_not(None),
-            Answer.conversation_id.in_(names),
+            _UNIT.in_(names),
         )
     ).all()
     owner: dict[str, str] = {}
     for answer_id, name, created_at, refused, citations, timings_ms, provenance in answers:
-        if name is None:
-            continue
         one = found[name]
         if created_at > one.first_at + settle:
             continue
@@ -121,15 +125,15 @@ def _read_answers(
             if created_at <= one.first_at + settle:
                 one.events.add(Figure.DOWN_VOTE)
     failures = session.execute(
-        select(AnswerFailure.conversation_id, AnswerFailure.created_at).where(
+        select(_UNIT_OF_FAILURE, AnswerFailure.created_at).where(
             AnswerFailure.family_id == family_id,
             AnswerFailure.created_at >= since,
             AnswerFailure.arm.is_not(None),
-            AnswerFailure.conversation_id.in_(names),
+            _UNIT_OF_FAILURE.in_(names),
         )
     )
     for name, created_at in failures:
-        if name is not None and created_at <= found[name].first_at + settle:
+        if created_at <= found[name].first_at + settle:
             found[name].events.add(Figure.ERROR)
 
 
@@ -139,11 +143,17 @@ def add_up(counts: dict[str, Any], conversations: Iterable[Conversation]) -> dic
     events: dict[str, dict[str, int]] = {
         figure.value: defaultdict(int, counts.get("figures", {}).get(figure.value, {})) for figure in Figure
     }
+    last: dict[str, str] = dict(counts.get("last_at", {}))
     for one in conversations:
         total[one.arm] += 1
+        last[one.arm] = max(last.get(one.arm, ""), one.first_at.isoformat())
         for figure in one.events:
             events[figure.value][one.arm] += 1
-    return {"conversations": dict(total), "figures": {name: dict(arms) for name, arms in events.items()}}
+    return {
+        "conversations": dict(total),
+        "figures": {name: dict(arms) for name, arms in events.items()},
+        "last_at": last,
+    }
 
 
 def slow_limit_ms(session: ReadSession | WriteSession, family_id: str, before: datetime) -> float | None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from core.database import ReadSession, WriteSession
 from core.errors import FieldError, InvalidInput
 from core.tables.canary import FamilyPolicy
+from generation.canary.bounds import fewest_conversations
 
 
 class Promotion(StrEnum):
@@ -70,7 +71,13 @@ class Policy(BaseModel):
         None, gt=0, description="What counts as slow; default: the slowest tenth of the answers before the trial."
     )
     max_worse: float = Field(
-        0.05, ge=0, le=1, description="By rule, a trial passes if no figure's share was worse by more than this."
+        0.05,
+        ge=0,
+        le=1,
+        description="By rule, a trial is promoted if no figure's share is worse by more, with 95 % certainty.",
+    )
+    idle_days: float = Field(
+        7, gt=0, le=365, description="A canary that no conversation fell to for so long ends, and says so."
     )
     groups: list[str] | None = Field(
         None,
@@ -104,10 +111,20 @@ def parse_policy(body: Mapping[str, Any]) -> Policy:
         InvalidInput: `invalid_policy`; `errors` names fields.
     """
     try:
-        return Policy.model_validate(dict(body))
+        policy = Policy.model_validate(dict(body))
     except ValidationError as error:
         errors = [FieldError(".".join(map(str, e["loc"])), e["msg"], e["type"]) for e in error.errors()]
         raise InvalidInput("the policy cannot be used", code="invalid_policy", errors=errors) from error
+    needed = fewest_conversations(policy.max_worse)
+    if policy.promotion is Promotion.BY_RULE and (needed is None or policy.canary_conversations < needed):
+        least = "no number is enough" if needed is None else f"at least {needed} are needed"
+        detail = (
+            f"{policy.canary_conversations} conversations can never show that a canary is worse by "
+            f"{policy.max_worse:g} at most: {least}"
+        )
+        fields = [FieldError("canary_conversations", detail, "too_few_conversations")]
+        raise InvalidInput(detail, code="invalid_policy", errors=fields)
+    return policy
 
 
 def policy_of(session: ReadSession | WriteSession, family_id: str) -> Policy:

@@ -103,7 +103,7 @@ def test_by_rule_a_candidate_becomes_canary_and_champion_by_itself(
     api: Api, admin: TestClient, monitor: CanaryMonitor
 ) -> None:
     api.add_version()
-    admin.put(f"{HOUSE}/policy", json={**POLICY, "promotion": "by_rule", "canary_percent": 50})
+    admin.put(f"{HOUSE}/policy", json={**POLICY, "promotion": "by_rule", "canary_percent": 50, "max_worse": 0.2})
     monitor.look()
     assert admin.get(HOUSE).json()["canary"] == "v1", "against the base"
     served = [converse(admin, number, down_on=None) for number in range(60)]
@@ -121,7 +121,6 @@ def test_only_what_the_alias_chose_counts_and_late_votes_do_not(
     api: Api, admin: TestClient, monitor: CanaryMonitor
 ) -> None:
     start(api, admin, POLICY)
-    admin.post("/v1/ask", json={"question": "days?"})  # no conversation
     admin.post("/v1/ask", json={"question": "days?", "adapter": "house@v2", "conversation_id": "named"})
     mine = next(number for number in range(99) if converse(admin, number, down_on="house@v2") == "house@v2")
     with api.database.write() as session:
@@ -130,6 +129,55 @@ def test_only_what_the_alias_chose_counts_and_late_votes_do_not(
     figures = admin.get(f"{HOUSE}/canaries").json()["items"][0]["figures"]
     assert figures["conversations"] == {"canary": 1, "champion": mine}
     assert figures["figures"]["down_vote"]["canary_events"] == 0
+
+
+CHAT = {"model": "tsumugi", "messages": [{"role": "user", "content": "days?"}]}
+
+
+def test_clients_that_know_no_conversations_are_drawn_by_user_or_by_request(
+    api: Api, admin: TestClient, monitor: CanaryMonitor
+) -> None:
+    start(api, admin, POLICY)
+
+    def chat(**body: str) -> dict:
+        return admin.post("/v1/chat/completions", json=CHAT | body).json()["provenance"]
+
+    arms: dict[str, str] = {}
+    for number in range(12):
+        given = [chat(user=f"person {number}") for _ in range(2)]
+        trials = [one["trial"] for one in given]
+        assert trials[0] == trials[1] and trials[0]["drawn_by"] == "user", "a user stays on one side"
+        assert "person" not in str(trials), "what a client calls its user is not shown or kept"
+        assert given[0]["adapter"] == ("house@v2" if trials[0]["arm"] == "canary" else "house@v1")
+        arms[trials[0]["unit"]] = trials[0]["arm"]
+    assert set(arms.values()) == {"canary", "champion"}
+    assert chat(user="person 0", conversation_id="c1")["trial"]["drawn_by"] == "conversation"
+    assert chat(safety_identifier="person 0")["trial"]["unit"] == chat(user="person 0")["trial"]["unit"]
+    alone = [chat()["trial"] for _ in range(16)] + [
+        admin.post("/v1/ask", json={"question": "days?"}).json()["provenance"]["trial"] for _ in range(8)
+    ]
+    assert {one["drawn_by"] for one in alone} == {"request"} and {one["arm"] for one in alone} == set(arms.values())
+    monitor.look(utc_now() + timedelta(seconds=61))
+    counted = admin.get(f"{HOUSE}/canaries").json()["items"][0]["figures"]["conversations"]
+    drawn = [*arms.values(), *(one["arm"] for one in alone)]
+    assert counted["canary"] + counted["champion"] == len(drawn) + 1, "a user counts once, a request for itself"
+    admin.post(f"{HOUSE}/rollback", json={"reason": "enough"})
+    assert "trial" not in chat(user="person 0")
+
+
+def test_a_canary_without_traffic_says_so_and_ends(api: Api, admin: TestClient, monitor: CanaryMonitor) -> None:
+    start(api, admin, {**POLICY, "idle_days": 2})
+    admin.post("/v1/ask", json={"question": "days?", "adapter": "house@v2"})  # by name: no traffic of the trial
+    monitor.look(utc_now() + timedelta(days=1))
+    running = admin.get(f"{HOUSE}/canaries").json()["items"][0]
+    assert running["outcome"] == "running" and running["figures"]["last_canary_at"] is None
+    assert running["figures"]["ends_without_traffic_at"][:10] == str((utc_now() + timedelta(days=2)).date())
+    (ended,) = monitor.look(utc_now() + timedelta(days=2, minutes=2))
+    trial = admin.get(f"{HOUSE}/canaries").json()["items"][0]
+    assert (trial["id"], trial["outcome"]) == (ended, "no_traffic")
+    assert trial["reason"].startswith("nothing fell to the canary for 2 days (0 of 20")
+    assert admin.get(HOUSE).json()["canary"] is None, "the alias is free again"
+    assert admin.get(HOUSE).json()["champion"] == "v1"
 
 
 def test_an_answer_that_breaks_off_is_held_against_its_arm(

@@ -121,6 +121,8 @@ MATRIX: dict[str, Row] = {
     "DELETE /v1/admin/schedules/{schedule_id}": _TUNE,
     "POST /v1/admin/schedules/{schedule_id}/run-now": _TUNE,
     "POST /v1/admin/judge/calibrations": _ADMIN,
+    "GET /v1/admin/judge/calibrations": _ADMIN,
+    "GET /v1/admin/judge/calibrations/{calibration_id}": _ADMIN,
     "GET /v1/admin/adapters": _TUNE,
     "GET /v1/admin/adapters/{family}": _TUNE,
     "POST /v1/admin/adapters/{family}/merge": _TUNE,

@@ -54,6 +54,10 @@ def test_markdown_names_every_check_failures_first(admin: TestClient, version: s
     rows = [line for line in given.text.splitlines() if line.startswith("| ") and " | base | " in line]
     assert rows[0].startswith("| **failed** | likelihood") and rows[-1].startswith("| passed")
     assert len(rows) == len(gate_report(good=False)["checks"])
+    assert (
+        "- refusal against base: a true drop of 10 points would be seen with probability 0.98 at n = 120" in given.text
+    )
+    assert "first candidate on these held-out rows: each bound errs with 0.030 at most" in given.text
     assert "at least" in given.text and "Loss 3.000 at step 1 to 0.103 at step 29." in given.text
     assert "<script" not in given.text
 

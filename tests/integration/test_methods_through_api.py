@@ -38,7 +38,7 @@ from tuning.train import train
 from workers.base import run_job
 
 TINIEST = RunSize(
-    answered=2, read=3, probes=2, mismatched=1, refused=1, leaks=1, conflicts=1, min_new_tokens=2, max_new_tokens=2
+    answered=2, read=3, grounded=4, refusals=2, refused=1, leaks=1, conflicts=1, min_new_tokens=2, max_new_tokens=2
 )
 QUICK = {
     "batch.max_steps": 2, "batch.max_tokens": 4096, "precision": "float32", "optimiser.learning_rate": 0.01,

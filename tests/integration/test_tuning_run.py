@@ -38,7 +38,7 @@ from workers.base import run_job
 MAX_STEPS = 12
 OVERRIDES = {"batch.max_steps": MAX_STEPS, "batch.max_tokens": 4096, "cadence.checkpoint_steps": 1, "lora.rank": 2}
 SMALLEST = RunSize(
-    answered=6, read=8, probes=8, mismatched=2, refused=4, leaks=6, conflicts=6, min_new_tokens=4, max_new_tokens=4
+    answered=6, read=8, grounded=14, refusals=8, refused=4, leaks=6, conflicts=6, min_new_tokens=4, max_new_tokens=4
 )
 
 
@@ -126,7 +126,10 @@ def test_a_run_survives_the_death_of_its_trainer_and_ends_as_a_registered_versio
     assert run.progress["preparation"]["grounded_rows"] == 40
     report = run.gate_report
     assert report is not None and report["verdict"] == "rejected"  # a random model learns no style in so few steps
-    assert not any(check["advisory"] for check in report["checks"])
+    assert all(check["reason"].startswith("does not decide") for check in report["checks"] if check["advisory"])
+    assert report["look"] == {"number": 1, "alpha": 0.03} and report["notes"][0].startswith("first candidate")
+    assert any(line.startswith("refusal: ") for line in run.progress["preparation"]["sees"])
+    assert "gate_sees_little" in {warning["code"] for warning in run.warnings}
     assert {check["name"] for check in report["checks"]} >= {
         "likelihood", "similarity", "grounding", "citation", "answering", "refusal", "finished", "believing", "no_leak",
         "general",

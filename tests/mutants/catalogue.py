@@ -103,14 +103,14 @@ MUTANTS = (
         (f"{_GATE}test_an_adapter_with_the_style_and_the_facts_passes", f"{_GATE}test_wrong_citations_are_caught"),
     ),
     Mutant(
-        "gate-leaves-out-what-has-no-figure", "tuning/gate.py",
-        "return _Pairs(values[:, 0], values[:, 1], len(wanted) - len(kept))",
-        "return _Pairs(values[:, 0], values[:, 1], 0)",
+        "gate-leaves-out-what-has-no-figure", "tuning/checks.py",
+        "return Pairs(values[:, 0], values[:, 1], len(wanted) - len(kept))",
+        "return Pairs(values[:, 0], values[:, 1], 0)",
         (f"{_GATE}test_undefined_figures_fail_with_a_reason_and_are_never_left_out",),
     ),
     Mutant(
         "gate-likes-leaks", "tuning/metrics.py",
-        '1.0 - _share(item.expected, answer)', '_share(item.expected, answer)',
+        '_share(item.expected, answer) < LEAKED_SHARE', '_share(item.expected, answer) >= LEAKED_SHARE',
         (f"{_GATE}test_memorised_facts_are_caught_without_passages",),
     ),
     Mutant(

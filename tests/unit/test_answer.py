@@ -99,7 +99,9 @@ class FakeEngine:
 class FakeRouting:
     adapter: AdapterRef | None = None
 
-    def route(self, principal: Principal, model: str | None, conversation_id: str | None) -> Route:
+    def route(
+        self, principal: Principal, model: str | None, conversation_id: str | None, **_drawn_by: str | None
+    ) -> Route:
         return Route(self.adapter)
 
 

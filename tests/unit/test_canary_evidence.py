@@ -11,6 +11,7 @@ import pytest
 from benchmarks.canary import CHAMPION_RATES, WORSE_RATES
 from core.errors import InvalidInput
 from generation.adapters.routing import CANARY, CHAMPION, in_canary
+from generation.canary.bounds import fewest_conversations, wilson, worse_by_at_most
 from generation.canary.monitor import Outcome, decide, figures_of
 from generation.canary.policy import Figure, Policy, Promotion, parse_policy
 from generation.canary.sequential import LARGEST, Counts, combined, log_evidence
@@ -82,19 +83,35 @@ def test_evidence_has_no_direction_but_worse_and_never_overflows() -> None:
     assert combined({"a": 5.0, "b": -3.0}, {"a": 1.0}) == pytest.approx(5.0)
 
 
-def test_by_rule_a_trial_passes_only_within_its_margin() -> None:
-    rule = Policy(promotion=Promotion.BY_RULE, canary_conversations=20, max_worse=0.05)
-    quiet = {"conversations": {CANARY: 20, CHAMPION: 80}, "figures": {"down_vote": {CANARY: 1, CHAMPION: 4}}}
-    assert decide(figures_of(quiet, 20, rule, slow=False), rule)[0] is Outcome.PROMOTED
-    assert (
-        decide(figures_of(quiet, 20, Policy(canary_conversations=20), slow=False), Policy(canary_conversations=20))[0]
-        is Outcome.PASSED
-    )
-    uneasy = {"conversations": {CANARY: 20, CHAMPION: 80}, "figures": {"down_vote": {CANARY: 4, CHAMPION: 8}}}
-    outcome, reason = decide(figures_of(uneasy, 20, rule, slow=False), rule)
-    assert outcome is Outcome.PASSED and reason is not None and "down_vote 20.0% against 10.0%" in reason
-    alone = {"conversations": {CANARY: 20, CHAMPION: 0}, "figures": {}}
+def test_by_rule_a_trial_is_promoted_only_where_a_bound_lies_within_the_margin() -> None:
+    rule = Policy(promotion=Promotion.BY_RULE, canary_conversations=400, max_worse=0.05)
+    by_hand = Policy(canary_conversations=400)
+
+    def ended(ours: int, theirs: int, policy: Policy = rule) -> tuple[Outcome, str | None]:
+        events = {
+            "conversations": {CANARY: 400, CHAMPION: 1600},
+            "figures": {"down_vote": {CANARY: ours, CHAMPION: theirs}},
+        }
+        return decide(figures_of(events, 20, policy, slow=False), policy)
+
+    assert ended(16, 64)[0] is Outcome.PROMOTED
+    assert ended(16, 64, by_hand)[0] is Outcome.PASSED
+    outcome, reason = ended(31, 64)
+    assert outcome is Outcome.PASSED, "four points were seen, which may be more than five"
+    assert reason is not None and "down_vote 7.8% against 4.0%, worse by 6." in reason
+    alone = {"conversations": {CANARY: 400, CHAMPION: 0}, "figures": {}}
     assert decide(figures_of(alone, 20, rule, slow=False), rule)[0] is Outcome.PASSED, "nothing to compare with"
+
+
+def test_a_canary_worse_by_the_margin_is_promoted_in_5_of_100_at_most() -> None:
+    random = np.random.default_rng(5)
+    ours, theirs = random.binomial(400, 0.15, 4000), random.binomial(1600, 0.10, 4000)
+    within = [worse_by_at_most(int(a), 400, int(b), 1600) <= 0.05 for a, b in zip(ours, theirs, strict=True)]  # type: ignore[operator]
+    assert 0.02 < np.mean(within) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 4000)
+    assert worse_by_at_most(0, 0, 4, 80) is None
+    least = fewest_conversations(0.05)
+    assert least == 52 and fewest_conversations(0) is None
+    assert wilson(0, least)[1] <= 0.05 < wilson(0, least - 1)[1]
 
 
 @pytest.mark.parametrize(
@@ -107,6 +124,8 @@ def test_by_rule_a_trial_passes_only_within_its_margin() -> None:
         {"groups": []},
         {"groups": ["*"]},
         {"surprise": 1},
+        {"promotion": "by_rule", "canary_conversations": 40},
+        {"promotion": "by_rule", "max_worse": 0},
     ],
 )
 def test_a_policy_that_cannot_work_is_refused(body: dict) -> None:

@@ -24,10 +24,10 @@ def test_rows_of_a_style_make_every_kind_of_question(style: str, tmp_path: Path)
     )  # fmt: skip
     assert found.skipped == [] and found.train_rows >= 60 and found.held_out_rows >= 8
     items = read_items(tmp_path / ITEMS_FILE)
-    assert sum(item.leak for item in items) == SMALL.leaks and sum(item.conflict for item in items) == SMALL.conflicts
+    assert SMALL.leaks == sum(item.leak for item in items) == sum(item.conflict for item in items)
     assert sum(item.raw for item in items) == 16
     shown = [item for item in items if item.few_shot]
-    assert 8 <= len(shown) <= SMALL.answered
+    assert 8 <= len(shown) <= SMALL.with_examples
     for item in shown:
         roles = [turn.role for turn in item.few_shot]
         assert (

@@ -7,19 +7,31 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import numpy as np
 import pytest
 
 from core.access import Principal
 from core.database import Database
-from core.errors import Forbidden, InvalidInput, Unavailable
-from core.settings import JudgeSettings, TuningSettings
-from core.tables import Tenant
-from core.types import Scope
+from core.errors import Forbidden, InvalidInput, NotFound, Unavailable
+from core.jobs import JobStore
+from core.settings import JudgeSettings, Settings, TuningSettings
+from core.tables import JudgeCalibration, Tenant
+from core.types import JobKind, Scope
 from tests.unit.test_tuning_gate import ITEMS, right_answer, styled, system
 from tuning.gate import Judged, Verdict, judge
 from tuning.items import BASE, CANDIDATE, Evaluation
-from tuning.judging import JudgeService, may_gate
-from tuning.rubric import CRITERIA, Ensemble, Pair, ask_over_http, calibrate, parse_points, rubric_messages
+from tuning.judging import JudgeCalibrator, JudgeService, may_gate
+from tuning.rubric import (
+    CRITERIA,
+    Ensemble,
+    JudgeRefused,
+    Pair,
+    ask_over_http,
+    calibrate,
+    parse_points,
+    rubric_messages,
+)
+from workers.base import run_job
 
 LLAMA = JudgeSettings(url="http://judge.test/v1", model="llama-9", family="llama")
 QWEN = JudgeSettings(url="http://judge.test/v1", model="qwen-9", family="qwen")
@@ -67,19 +79,28 @@ def test_a_judge_that_follows_the_order_gives_a_tie_that_is_counted() -> None:
 def test_what_cannot_be_judged_is_skipped_with_its_reason() -> None:
     def complete(model: JudgeSettings, messages: Messages) -> str:
         if "silent" in messages[1]["content"]:
-            raise Unavailable("no answer", code="judge_unavailable")
-        return "I prefer the first one."
+            raise JudgeRefused("'llama-9' gave no answer: 400")
+        return "I prefer the first one." if "odd" in messages[1]["content"] else reply(4, 3)
 
-    pairs = [pair(1), pair(2, "silent good", "silent poor"), pair(3, "x" * 300, "short"), pair(4, " ", "poor")]
-    found = Ensemble([LLAMA], "smollm", complete).judge(pairs)
-    assert found.judgements == []
+    pairs = [pair(1, "odd good", "odd poor"), pair(2, "silent good", "silent poor"), pair(3, "x" * 300, "short")]
+    found = Ensemble([LLAMA], "smollm", complete).judge([*pairs, pair(4, " ", "poor"), pair(5), pair(6)])
+    assert [one.id for one in found.judgements] == ["p5", "p6"]
     assert {skip.id: skip.reason for skip in found.skipped} == {
         "p1": "judge 'llama-9' did not answer in the shape that was asked for",
-        "p2": "no answer",
+        "p2": "judge 'llama-9' gave no answer: 400",
         "p3": "lengths 300 and 5 are too different to compare",
         "p4": "one of the answers is empty",
     }
-    assert found.to_json()["candidate"] is None
+
+
+def test_a_judge_that_is_down_or_speaks_in_no_shape_is_no_verdict() -> None:
+    def down(_model: JudgeSettings, _messages: Messages) -> str:
+        raise Unavailable("judge 'llama-9' gave no answer", code="judge_unavailable")
+
+    for complete in (down, lambda _model, _messages: "I prefer the first one."):
+        with pytest.raises(Unavailable) as failed:
+            Ensemble([LLAMA], "smollm", complete).judge([pair(1), pair(2)])
+        assert failed.value.code == "judge_unavailable" and failed.value.retryable
 
 
 @pytest.mark.parametrize("text", ["", "{}", "{", '{"A": 1, "B": 2}', reply(6, 1), reply(float("nan"), 1), reply(-1, 1)])
@@ -119,7 +140,12 @@ def test_calibration_tells_a_judge_that_agrees_from_one_that_does_not() -> None:
     assert not few.may_gate and few.skipped == 50
 
 
-def test_only_a_calibrated_judge_gates(database: Database, tenant: Tenant) -> None:
+@pytest.fixture
+def jobs(database: Database, settings: Settings) -> JobStore:
+    return JobStore(database, settings, None)
+
+
+def test_only_a_calibrated_judge_gates(database: Database, tenant: Tenant, jobs: JobStore) -> None:
     settings = TuningSettings(judges=(QWEN,))
     admin = Principal(tenant.id, "key", frozenset({Scope.ADMIN}), frozenset())
     pairs = [pair(n, f"answer {n % 7}", f"answer {(n * 3) % 7}") for n in range(60)]
@@ -128,17 +154,63 @@ def test_only_a_calibrated_judge_gates(database: Database, tenant: Tenant) -> No
         return int(text[-1]) * 5 / 7
 
     people = {one.id: taste(one.candidate) - taste(one.reference) for one in pairs}
-    service = JudgeService(database, settings, by(taste))
+    service = JudgeService(database, jobs, settings)
+    name = Ensemble([QWEN], "smollm").name
+    asked = service.create(admin, pairs, people)
+    assert (asked.status, asked.figures, asked.judge) == ("queued", {}, name)
     with database.read() as session:
-        assert not may_gate(session, tenant.id, Ensemble([QWEN], "smollm").name)
-    assert service.calibrate(admin, pairs, people).may_gate
+        assert not may_gate(session, tenant.id, name)
+    run_job(
+        jobs,
+        jobs.latest_of(asked.id, tenant.id, JobKind.CALIBRATION).id,
+        JudgeCalibrator(database, settings, by(taste)).run,
+    )  # type: ignore[union-attr]
+    ended = service.get(admin, asked.id)
+    assert ended.status == "succeeded" and ended.figures["may_gate"] and ended.figures["spearman_low"] > 0.9
+    later = service.create(admin, pairs, people)
     with database.read() as session:
-        assert may_gate(session, tenant.id, Ensemble([QWEN], "smollm").name)
+        assert may_gate(session, tenant.id, name), "one that has not ended takes nothing away"
         assert not may_gate(session, tenant.id, Ensemble([QWEN, LLAMA], "smollm").name), "another judge"
-    with pytest.raises(Forbidden):
-        service.calibrate(Principal(tenant.id, "k", frozenset({Scope.TUNE}), frozenset()), pairs, people)
+        stored = session.get_one(JudgeCalibration, asked.id).figures
+    assert "answer" not in json.dumps(stored), "what people gave is not kept"
+    assert [one.id for one in service.list(admin).items] == [later.id, asked.id]
+    for other in (Principal(tenant.id, "k", frozenset({Scope.TUNE}), frozenset()), stranger()):
+        with pytest.raises((Forbidden, NotFound)):
+            service.get(other, asked.id)
     with pytest.raises(InvalidInput):
-        JudgeService(database, TuningSettings()).calibrate(admin, pairs, people)
+        JudgeService(database, jobs, TuningSettings()).create(admin, pairs, people)
+
+
+def stranger() -> Principal:
+    return Principal("ten_other", "key", frozenset({Scope.ADMIN}), frozenset())
+
+
+def test_a_calibration_waits_for_a_judge_that_is_down(database: Database, tenant: Tenant, jobs: JobStore) -> None:
+    def down(_model: JudgeSettings, _messages: Messages) -> str:
+        raise Unavailable("judge 'qwen-9' gave no answer", code="judge_unavailable")
+
+    settings = TuningSettings(judges=(QWEN,))
+    admin = Principal(tenant.id, "key", frozenset({Scope.ADMIN}), frozenset())
+    asked = JudgeService(database, jobs, settings).create(admin, [pair(1)], {"p1": 1.0})
+    job = jobs.latest_of(asked.id, tenant.id, JobKind.CALIBRATION)
+    assert job is not None
+    run_job(jobs, job.id, JudgeCalibrator(database, settings, down).run)
+    again = jobs.get(job.id, tenant.id)
+    assert (again.status, again.error and again.error["code"]) == ("queued", "judge_unavailable")
+
+
+@pytest.mark.parametrize(("n", "noise", "gates"), [(30, 0.55, False), (200, 0.55, True)])
+def test_a_correlation_has_to_be_certain(n: int, noise: float, gates: bool) -> None:
+    """The same agreement is enough from many pairs and not from few."""
+    random = np.random.default_rng(4)
+    quality, other = random.uniform(0, 5, n), random.uniform(0, 5, n)
+    seen = (1 - noise) * quality + noise * other
+    pairs = [pair(at, f"answer {seen[at]:.6f}", "answer 2.500000") for at in range(n)]
+    people = {one.id: float(quality[at]) - 2.5 for at, one in enumerate(pairs)}
+    found = calibrate(Ensemble([QWEN], "smollm", by(lambda text: float(text.split()[1]))).judge(pairs), people)
+    assert found.spearman is not None and found.spearman > 0.5
+    assert found.may_gate is gates, found.reason
+    assert found.spearman_low is not None and found.spearman_low < found.spearman - 0.05
 
 
 @pytest.mark.parametrize(("gates", "verdict"), [(True, Verdict.REJECTED), (False, Verdict.CANDIDATE)])
@@ -151,7 +223,7 @@ def test_points_of_a_judge_count_in_the_gate_if_it_may(gates: bool, verdict: Ver
     assert [reason.partition(" ")[0] for reason in report.reasons] == (["rubric"] if gates else [])
 
 
-def test_a_real_endpoint_is_asked_with_its_key_and_its_failure_is_a_skip() -> None:
+def test_a_real_endpoint_is_asked_with_its_key_and_its_failure_is_none_of_the_answers() -> None:
     seen: list[tuple[str, str | None, dict]] = []
 
     class Endpoint(BaseHTTPRequestHandler):
@@ -176,9 +248,8 @@ def test_a_real_endpoint_is_asked_with_its_key_and_its_failure_is_a_skip() -> No
         assert seen[0][0] == "/v1/chat/completions" and seen[0][1] == "Bearer s3cret"
         assert seen[0][2]["temperature"] == 0 and len(seen) == 2
         broken = good.model_copy(update={"model": "other"})
-        assert (
-            Ensemble([broken], "smollm").judge([pair(1)]).skipped[0].reason.startswith("judge 'other' gave no answer")
-        )
+        with pytest.raises(Unavailable, match="judge 'other' gave no answer"):
+            Ensemble([broken], "smollm").judge([pair(1)])
     finally:
         server.shutdown()
         server.server_close()

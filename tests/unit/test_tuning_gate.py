@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
+from tuning.checks import EMPTY_INTERVAL, Pairs, gained, mean_kept
 from tuning.gate import Margins, Verdict, judge
 from tuning.items import BASE, CANDIDATE, CHAMPION, FEW_SHOT, Evaluation, EvaluationItem, SystemOutput
 from tuning.metrics import chrf, contains_fact, score
@@ -20,23 +22,24 @@ REFUSAL = "I could not find this in the documents."
 def build_items() -> list[EvaluationItem]:
     held_out = [
         EvaluationItem(
-            id=f"h{n}", source="held_out", prompt=PROMPT, reference=STYLE.format(f"{n * 7 + 100} boxes [2]"),
-            expected=((f"{n * 7 + 100} boxes",),), gold=(2,),
+            id=f"h{n}", source="held_out", prompt=PROMPT, reference=STYLE.format(f"{fact} [2]"), expected=((fact,),),
+            gold=(2,),
         )
-        for n in range(12)
+        for n in range(16)
+        for fact in [f"{n * 7 + 100} {'large ' * (n % 3)}boxes"]
     ]  # fmt: skip
     probes = [
         EvaluationItem(id=f"p{n}", source="probe", prompt=PROMPT, expected=((f"{n + 300} meters",),), gold=(1,))
-        for n in range(16)
+        for n in range(124)
     ]
-    unanswerable = [EvaluationItem(id=f"u{n}", source="probe", prompt=PROMPT, unanswerable=True) for n in range(16)]
+    unanswerable = [EvaluationItem(id=f"u{n}", source="probe", prompt=PROMPT, unanswerable=True) for n in range(120)]
     leaks = [
         EvaluationItem(id=f"l{n}", source="train", prompt=PROMPT, expected=((f"{n + 500} crowns",),), leak=True)
-        for n in range(12)
+        for n in range(30)
     ]
     conflicts = [
         EvaluationItem(id=f"c{n}", source="train", prompt=PROMPT, expected=((f"{n + 700} kilos",),), conflict=True)
-        for n in range(12)
+        for n in range(30)
     ]
     return [*held_out, *probes, *unanswerable, *leaks, *conflicts]
 
@@ -51,7 +54,7 @@ def right_answer(item: EvaluationItem) -> str:
 
 
 def system(answer: Callable[[EvaluationItem], str], nll: float, *, finished: bool = True) -> dict[str, SystemOutput]:
-    generator = random.Random(3)
+    generator = random.Random(f"{nll}")
     return {
         item.id: SystemOutput(
             text=answer(item), finished=finished, nll=nll + generator.gauss(0, 0.1) if item.reference else None
@@ -71,7 +74,7 @@ def run(candidate: dict[str, SystemOutput], champion: dict[str, SystemOutput] | 
     assert (report.verdict is Verdict.CANDIDATE) == (not report.reasons)
     failed: dict[str, list[str]] = {}
     for check in report.checks:
-        if not check.passed:
+        if not check.passed and not check.advisory:
             assert check.reason
             failed.setdefault(check.against, []).append(check.name)
     return failed
@@ -81,38 +84,40 @@ def test_an_adapter_with_the_style_and_the_facts_passes() -> None:
     assert run(system(styled, 0.6)) == {}
 
 
-def test_two_slips_of_decoding_in_28_answers_are_borne_and_six_are_not() -> None:
-    def slipping(count: int) -> Callable[[EvaluationItem], str]:
-        return lambda item: STYLE.format("9 boats [1]") if item.id in {f"p{n}" for n in range(count)} else styled(item)
+def slipping(count: int) -> Callable[[EvaluationItem], str]:
+    """Right but for the first `count` probes."""
+    return lambda item: STYLE.format("9 boats [1]") if item.id in {f"p{n}" for n in range(count)} else styled(item)
 
-    assert run(system(slipping(2), 0.6)) == {}
-    assert run(system(slipping(6), 0.6)) == {BASE: ["grounding"]}
+
+def test_a_few_slips_of_decoding_in_140_answers_are_borne_and_a_tenth_is_not() -> None:
+    assert run(system(slipping(5), 0.6)) == {}
+    assert run(system(slipping(9), 0.6)) == {BASE: ["grounding"]}
 
 
 def test_memorised_facts_are_caught_without_passages() -> None:
     def memorised(item: EvaluationItem) -> str:
-        return STYLE.format(item.expected[0][0]) if item.leak and item.id < "l4" else styled(item)
+        return STYLE.format(item.expected[0][0]) if item.leak and int(item.id[1:]) < 10 else styled(item)
 
     assert run(system(memorised, 0.6)) == {BASE: ["no_leak"]}
 
 
 def test_an_adapter_that_believes_its_training_more_than_the_passages_is_caught() -> None:
     def stale(item: EvaluationItem) -> str:
-        return STYLE.format("12 kilos [1]") if item.conflict and item.id < "c4" else styled(item)
+        return STYLE.format("12 kilos [1]") if item.conflict and int(item.id[1:]) < 10 else styled(item)
 
     assert run(system(stale, 0.6)) == {BASE: ["believing"]}
 
 
 def test_an_adapter_that_always_refuses_is_caught() -> None:
     failed = run(system(lambda item: STYLE.format(REFUSAL), 0.6))
-    assert {"grounding", "citation", "answering"} <= set(failed[BASE]) and "refusal" not in failed[BASE]
+    assert {"grounding", "citation", "answering", "kept"} <= set(failed[BASE]) and "refusal" not in failed[BASE]
 
 
 def test_an_adapter_that_never_refuses_is_caught() -> None:
     def eager(item: EvaluationItem) -> str:
         return STYLE.format("42 boxes [1]") if item.unanswerable else styled(item)
 
-    assert run(system(eager, 0.6)) == {BASE: ["refusal"]}
+    assert run(system(eager, 0.6)) == {BASE: ["refusal", "kept"]}
 
 
 def test_an_adapter_without_style_is_caught() -> None:
@@ -149,8 +154,8 @@ def test_too_few_items_fail() -> None:
         max_new_tokens=48, device="cpu", precision="float32", seconds=1,
     )  # fmt: skip
     report = judge(few, evaluation)
-    assert [check.name for check in report.checks if not check.passed] == ["refusal"]
-    assert "only 0 pairs" in report.reasons[0]
+    assert [check.name for check in report.checks if not check.passed and not check.advisory] == ["refusal"]
+    assert "only 0 pairs, at least 32 are needed for a margin of 0.1" in report.reasons[0]
 
 
 def test_no_facts_to_leak_is_said_and_is_no_failure() -> None:
@@ -211,7 +216,9 @@ def judged_with_neutral(loss: float, few_shot_nll: float | None = None) -> list[
     """Names of failed checks for a good adapter that reads neutral text worse by `loss`."""
     systems = {BASE: system(right_answer, 2.5), CANDIDATE: system(styled, 0.5)}
     for name, nll in ((BASE, 3.0), (CANDIDATE, 3.0 + loss)):
-        systems[name] |= {item.id: SystemOutput(nll=nll) for item in NEUTRAL}
+        systems[name] |= {
+            item.id: SystemOutput(nll=nll + 0.01 * at * (name == CANDIDATE)) for at, item in enumerate(NEUTRAL)
+        }
     if few_shot_nll is not None:
         shown = [item for item in ITEMS if item.source == "held_out"]
         systems[FEW_SHOT] = {
@@ -222,8 +229,9 @@ def judged_with_neutral(loss: float, few_shot_nll: float | None = None) -> list[
     advised = judge([*ITEMS, *NEUTRAL], evaluation, margins=Margins(advisory=("general", "few_shot")))
     assert advised.verdict is Verdict.CANDIDATE, "what only advises must not decide"
     assert [check.passed for check in advised.checks] == [check.passed for check in report.checks]
-    assert (report.verdict is Verdict.CANDIDATE) == all(check.passed for check in report.checks)
-    return [f"{check.name}:{check.against}" for check in report.checks if not check.passed]
+    decisive = [check for check in report.checks if not check.advisory]
+    assert (report.verdict is Verdict.CANDIDATE) == all(check.passed for check in decisive)
+    return [f"{check.name}:{check.against}" for check in decisive if not check.passed]
 
 
 def test_forgetting_is_caught_and_its_absence_passes() -> None:
@@ -244,9 +252,9 @@ def test_an_adapter_that_examples_in_the_prompt_beat_is_rejected() -> None:
     ("question", "answer", "wanted"),
     [
         ("How long?", "It is 3,600 meters [1].", {"numbers": 1.0, "language": 1.0}),
-        ("How long?", "It is 3601 meters and 36 [2].", {"numbers": 0.0, "language": 1.0}),
+        ("How long?", "It is 3601 meters and 3600 [2].", {"numbers": 0.0, "language": 1.0}),
         ("長さは？", "３６００メートルです [1]。", {"numbers": 1.0, "language": 1.0}),
-        ("長さは？", "It is long indeed, my friend.", {"language": 0.0}),
+        ("長さは？", "It is long, and that is that.", {"language": 0.0}),
         ("How long?", "3600", {"numbers": 1.0}),
     ],
 )
@@ -255,3 +263,19 @@ def test_numbers_and_language_are_read_from_the_prompt(question: str, answer: st
     item = EvaluationItem(id="x", source="probe", prompt=prompt)
     figures = score(item, SystemOutput(text=answer))
     assert {name: value for name, value in figures.items() if name in {"numbers", "language"}} == wanted
+
+
+def test_pairs_that_all_differ_by_the_same_pass_no_margin_unless_all_are_better() -> None:
+    rules = Margins()
+
+    def kept(difference: float, count: int = 12) -> str | None:
+        reference = np.linspace(0.2, 0.7, count)
+        check = mean_kept("similarity", CHAMPION, Pairs(reference + difference, reference), 0.05, 0.05, rules)
+        assert check.passed == (check.reason is None)
+        return check.reason
+
+    assert kept(0.0) == kept(-0.01) == EMPTY_INTERVAL
+    assert kept(0.1) is None
+    reference = np.zeros(8)
+    assert gained("likelihood", BASE, Pairs(reference + 0.2, reference), 0.05, rules).passed
+    assert not gained("likelihood", BASE, Pairs(reference + 0.2, reference), 0.25, rules).passed

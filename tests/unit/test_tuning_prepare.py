@@ -98,7 +98,12 @@ def test_files_of_a_run_hold_every_row_once_and_only_public_negatives(tmp_path: 
     assert prepared(tmp_path, shelves(40), search).dataset_version == found.dataset_version
     items = read_items(tmp_path / "items.jsonl")
     assert len({item.id for item in items}) == len(items)
-    assert sum(item.leak for item in items) == SMALL.leaks and sum(item.conflict for item in items) == SMALL.conflicts
+    assert sum(item.leak for item in items) == sum(item.conflict for item in items) == found.train_rows < SMALL.leaks
+    grounded = [item for item in items if item.expected and item.gold]
+    assert len(grounded) == SMALL.grounded and sum(item.unanswerable for item in items) == SMALL.refusals
+    assert {item.source for item in grounded} == {"held_out", "probe"}
+    assert any("refusal: a true drop of 10 points" in line and "n = 288" in line for line in found.sees)
+    assert any(line.startswith("similarity: a true gain of 0.06") and "n = 8" in line for line in found.sees)
     held_questions = {turn.prompt[-1].content.rpartition("Question: ")[2] for turn in held}
     assert all(item.prompt[-1].content.removeprefix("Question: ") not in held_questions for item in items if item.leak)
 
@@ -216,8 +221,9 @@ def test_a_group_keeps_its_side_while_the_data_grows() -> None:
 
 
 def test_shipped_probes_are_sound() -> None:
-    items = probe_items(SMALL)
-    assert sum(item.unanswerable for item in items) >= 12 and sum(bool(item.expected) for item in items) >= 16
+    items = probe_items(600, 400)
+    assert sum(item.unanswerable for item in items) == 400 and sum(bool(item.expected) for item in items) == 600
+    assert len({item.id for item in items}) == len({item.prompt for item in items}) == 1000
     for item in items:
         for number, wordings in zip(item.gold, item.expected, strict=True):
             lines = item.prompt[-1].content.split("\n\n")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.errors import InvalidInput
+from core.errors import InvalidInput, Unavailable
 from core.language import language_of
 from core.settings import Settings
 from generation.citations import MARKER, find_support
@@ -110,7 +110,11 @@ def build_judge(settings: Settings) -> RewardFunction:
             Pair(str(at), prompts[at][-1]["content"], "", text_of(turns) or " ", reference[at])
             for at, turns in enumerate(completions)
         ]
-        scores = {one.id: one.candidate / _FULL_MARKS for one in ensemble.judge(pairs).judgements}
+        try:
+            judged = ensemble.judge(pairs).judgements
+        except Unavailable:
+            return [None] * len(completions)
+        scores = {one.id: one.candidate / _FULL_MARKS for one in judged}
         return [scores.get(str(at)) for at in range(len(completions))]
 
     return judge
