@@ -396,6 +396,12 @@ class TuningSettings(Section):
         "smollm", description="Model family of the base: never the only one among the judges."
     )
     default_family: str = Field("house", description="Family that `model: tsumugi` and plain asks use.")
+    evaluation_items: int | None = Field(
+        None,
+        ge=4,
+        description="Questions of each kind that a gate asks; default: as many as its margins need. With fewer nothing "
+        "passes: for trying the rest of the loop quickly.",
+    )
 
 
 class RetentionSettings(Section):

@@ -74,7 +74,7 @@ class Comparison:
             fingerprint_path=None if export else folder / FINGERPRINT_FILE,
             read_only=tuple(held_out[self._size.answered :]),
             max_new_tokens=limit,
-            batch=64 if self._size is LARGE else 12,
+            batch=64 if self._size.max_new_tokens == LARGE.max_new_tokens else 12,
             device=self._settings.generation.device,
         )
         path = folder / "evaluate.json"

@@ -53,7 +53,7 @@ from tuning.reward_accuracy import accuracy_of
 from tuning.run import Run, fetch_files, folder_of, keep_error, load_run
 from tuning.seen import record_lineage
 from tuning.service import has_gpu
-from tuning.sizes import LARGE, SMALL, RunSize
+from tuning.sizes import RunSize, size_of
 from tuning.sources import load_rows, withhold
 from tuning.spec import MergePart, RewardSource, TrainSpec, parse_event, read_rows
 
@@ -113,7 +113,7 @@ class TuningRunner:
         self._base = base
         self._search = search
         self._gpus = gpus or GpuLeases(db, settings.gpu)
-        self._size = size or (LARGE if has_gpu(settings) else SMALL)
+        self._size = size or size_of(settings.tuning.evaluation_items, on_gpu=has_gpu(settings))
         self._comparison = Comparison(db, settings, self._size)
 
     def prepare(self, lease: JobLease) -> None:

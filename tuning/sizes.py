@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +66,11 @@ LARGE = RunSize(
     with_examples=64,
 )
 """For a GPU."""
+
+
+def size_of(items: int | None, *, on_gpu: bool) -> RunSize:
+    """The size for a machine. items: questions of each kind, where the settings want fewer than the margins need."""
+    size = LARGE if on_gpu else SMALL
+    return (
+        size if items is None else replace(size, grounded=items, refusals=items, documents=min(size.documents, items))
+    )

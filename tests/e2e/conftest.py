@@ -72,7 +72,8 @@ def make_service(
 @pytest.fixture(scope="session")
 def service(make_service: Callable[..., ServiceProcess]) -> ServiceProcess:
     """The shared service, with the example documents in the tenant `default`."""
-    shared = make_service("shared")
+    # What a gate proves is tested elsewhere; here it is enough that it is asked.
+    shared = make_service("shared", TSUMUGI_TUNING__EVALUATION_ITEMS="8")
     shared.start()
     with shared.client() as client:
         upload_and_wait(client, sorted((EXAMPLES / "documents").iterdir()))
