@@ -118,11 +118,7 @@ class AnswerService:
             raise InvalidInput("the question is empty", code="empty_question")
         begun = time.perf_counter()
         answer_id = new_id("ans")
-        # What is not recorded is not counted, and is answered by what serves everybody.
-        request_id = answer_id if options.recorded else None
-        route = self._routing.route(
-            principal, options.adapter, options.conversation_id, user=options.user, request_id=request_id
-        )
+        route = self._route(principal, options, answer_id)
         adapter = route.adapter
         access = access_filter(principal, collection_id=self._collection_id(principal, options.collection))
         curated, pause = None, None
@@ -196,7 +192,7 @@ class AnswerService:
                 refusal_reason=reason,
                 provenance=self._provenance(adapter, found, options)
                 | ({"curated": curated.id} if curated else {})
-                | _trial(route),
+                | route.trial,
                 timings_ms={"retrieve": elapsed_ms(begun, retrieved)},
                 begun=begun,
                 curated=curated,
@@ -215,6 +211,13 @@ class AnswerService:
             plan = Plan(request, question, options.reasoning, options.best_of)
             return Deliberation(self._engine, plan, lambda text: _support(text, passages, question, options))
         return self._engine.submit(request)
+
+    def _route(self, principal: Principal, options: AskOptions, answer_id: str) -> Route:
+        """The version of a request; what is not recorded belongs to no trial by itself."""
+        request_id = answer_id if options.recorded else None
+        return self._routing.route(
+            principal, options.adapter, options.conversation_id, user=options.user, request_id=request_id
+        )
 
     def _compute(self, query: str, access: AccessFilter, found: SearchResult) -> Computed | None:
         """An answer computed over the rows of the tables found; None: the question asks for none, or is unclear."""
@@ -377,13 +380,6 @@ def _asks_model(route: Route, evidence: Evidence) -> bool:
     """Whether the model's words could be given, or measured: an adapter's style, a version on trial, running text."""
     on_trial = route.arm is not None or route.shadow is not None
     return route.adapter is not None or on_trial or reads_well(evidence)
-
-
-def _trial(route: Route) -> dict[str, Any]:
-    """The stamp of an answer given while a canary runs: its arm, and by what it was drawn."""
-    if route.arm is None or route.unit is None:
-        return {}
-    return {"trial": {"arm": route.arm, "drawn_by": route.unit.by.value, "unit": route.unit.id}}
 
 
 def _in_order_of_evidence(found: SearchResult, evidence: Evidence) -> tuple[Passage, ...]:

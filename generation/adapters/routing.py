@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 
@@ -40,6 +41,13 @@ class Route:
     """What was drawn for that arm."""
     shadow: AdapterRef | None = None
     shadow_version_id: str | None = None
+
+    @property
+    def trial(self) -> dict[str, Any]:
+        """The stamp of an answer given while a canary runs: its arm, and by what it was drawn. Else empty."""
+        if self.arm is None or self.unit is None:
+            return {}
+        return {"trial": {"arm": self.arm, "drawn_by": self.unit.by.value, "unit": self.unit.id}}
 
 
 BASE_ROUTE = Route(None)

@@ -222,7 +222,9 @@ def test_feedback_belongs_to_the_tenant_of_the_answer(db: Database) -> None:
 class FixedRouting:
     to: Route
 
-    def route(self, principal: Principal, model: str | None, conversation_id: str | None) -> Route:
+    def route(
+        self, principal: Principal, model: str | None, conversation_id: str | None, **_drawn_by: str | None
+    ) -> Route:
         return self.to
 
 
