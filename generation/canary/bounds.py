@@ -23,11 +23,8 @@ def worse_by_at_most(canary_events: int, canary: int, champion_events: int, cham
     if not canary or not champion:
         return None
     ours, theirs = canary_events / canary, champion_events / champion
-    return (
-        ours
-        - theirs
-        + math.hypot(wilson(canary_events, canary)[1] - ours, theirs - wilson(champion_events, champion)[0])
-    )
+    reach = math.hypot(wilson(canary_events, canary)[1] - ours, theirs - wilson(champion_events, champion)[0])
+    return ours - theirs + reach
 
 
 def fewest_conversations(margin: float) -> int | None:

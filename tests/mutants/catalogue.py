@@ -6,6 +6,7 @@ from tests.mutants.planting import Mutant
 
 _DIRECTIONS = "tests/integration/test_training_directions.py::"
 _GATE = "tests/unit/test_tuning_gate.py::"
+_FOOLED = "tests/unit/test_gate_is_not_fooled.py::"
 _CITATIONS = "tests/unit/test_citations.py::"
 _EVIDENCE = "tests/unit/test_canary_evidence.py::"
 _CANARY = "tests/contract/test_api_canary.py::"
@@ -117,6 +118,36 @@ MUTANTS = (
         "any-citation-is-right", "tuning/metrics.py",
         "float(bool(cited) and cited <= set(item.gold))", "float(bool(cited))",
         (f"{_GATE}test_wrong_citations_are_caught",),
+    ),
+    Mutant(
+        "gate-forgets-its-bound", "tuning/checks.py",
+        "if low < -margin:", "if low < -1:",
+        (f"{_GATE}test_a_few_slips_of_decoding_in_140_answers_are_borne_and_a_tenth_is_not",),
+    ),
+    Mutant(
+        "gate-likes-lists-of-numbers", "tuning/metrics.py",
+        "float(not _unasked_numbers(item, answer))", "1.0",
+        (f"{_FOOLED}test_listing_every_number_of_the_passages_is_caught",),
+    ),
+    Mutant(
+        "looks-cost-nothing", "tuning/looks.py",
+        "look += bool(held_out) and shared >= SAME_ROWS * len(held_out)", "look += 0",
+        ("tests/unit/test_gate_looks.py::test_looks_are_the_rejected_versions_since_one_passed",),
+    ),
+    Mutant(
+        "a-judge-that-is-down-skips", "tuning/rubric.py",
+        "if comparable and len(judged) < MIN_JUDGED * comparable:", "if not pairs:",
+        ("tests/unit/test_rubric.py::test_a_judge_that_is_down_or_speaks_in_no_shape_is_no_verdict",),
+    ),
+    Mutant(
+        "canary-is-promoted-by-its-point", "generation/canary/bounds.py",
+        "return ours - theirs + reach", "return ours - theirs",
+        (f"{_EVIDENCE}test_a_canary_worse_by_the_margin_is_promoted_in_5_of_100_at_most",),
+    ),
+    Mutant(
+        "users-are-drawn-anew-each-time", "generation/canary/draw.py",
+        "    if user:\n", "    if user and not request_id:\n",
+        (f"{_CANARY}test_clients_that_know_no_conversations_are_drawn_by_user_or_by_request",),
     ),
     Mutant(
         "canary-evidence-is-impatient", "generation/canary/monitor.py",
