@@ -41,6 +41,7 @@ from tuning.questions import answer_limit
 from tuning.recipe import Recipe, load_recipe
 from tuning.sizes import SMALL
 from tuning.spec import TrainRow, TrainSpec, read_rows
+from tuning.targets import resolve_targets
 
 Rendered = list[tuple[str, str, bool]]
 """(prompt, completion, whether the stop token carries loss) of rows as a bad trainer sees them."""
@@ -190,8 +191,8 @@ class Workshop:
         model = AutoModelForCausalLM.from_pretrained(self.base.path, dtype=dtype).to(device)
         lora = self.recipe.factors
         config = LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, use_rslora=lora.rank_stabilised, target_modules=list(lora.targets),
-            task_type="CAUSAL_LM",
+            r=lora.rank, lora_alpha=lora.alpha, use_rslora=lora.rank_stabilised,
+            target_modules=resolve_targets(model, lora.targets), task_type="CAUSAL_LM",
         )  # fmt: skip
         model = get_peft_model(model, config)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)

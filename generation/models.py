@@ -155,8 +155,11 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 
 def template_digest(tokenizer: Any) -> str:
-    """SHA-256 of the chat template."""
-    return hashlib.sha256((tokenizer.chat_template or "").encode()).hexdigest()
+    """SHA-256 of the chat template; of the one named `default` where there are several."""
+    found = tokenizer.chat_template
+    if isinstance(found, dict):
+        found = found.get("default")
+    return hashlib.sha256((found or "").encode()).hexdigest()
 
 
 def quiet_transformers() -> None:

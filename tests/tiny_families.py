@@ -1,11 +1,11 @@
-"""Random checkpoints of eight model families, tens of thousands of parameters each, with the tiny Llama's tokenizer."""
+"""Random checkpoints of eight model families, tens of thousands of parameters each, that take turns as those do."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from tests.tiny_llama import tiny_tokenizer
+from tests.family_chat import CHATS, family_tokenizer
 
 _SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -70,16 +70,21 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def build_tiny(family: str, folder: Path) -> None:
-    """Write model and tokenizer; the same bytes each time."""
+    """Write model and tokenizer; the same bytes each time.
+
+    The generation configuration names the end of a text alone, as the first Gemma's and Llama 3's did: where answers
+    end is for the template to say.
+    """
     import torch
     import transformers
 
     prefix, extra = {**FAMILIES, **VARIANTS}[family]
-    tokenizer = tiny_tokenizer()
+    chat = family if family in CHATS else {"Llama": "llama", "Mistral": "mistral"}.get(prefix, "qwen3")
+    tokenizer = family_tokenizer(chat)
     torch.manual_seed(5)
     config = getattr(transformers, f"{prefix}Config")(
         vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.convert_tokens_to_ids("<|im_start|>"),
+        bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         **{**_SIZES, **extra},

@@ -27,14 +27,19 @@ TRAINED, UNSEEN = range(10, 42), range(60, 84)
 
 def build_toy_base(folder: Path) -> Path:
     """The tiny Llama with weights so large that its next token depends on what stands before, and can be moved far."""
-    from safetensors.torch import load_file, save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     build_tiny_llama(folder)
-    tensors = load_file(folder / "model.safetensors")
-    large = {name: tensor * (1 if "norm" in name else 8) for name, tensor in tensors.items()}
-    save_file(large, folder / "model.safetensors", metadata={"format": "pt"})
+    enlarge(folder)
     return folder
+
+
+def enlarge(base: Path) -> None:
+    """Weights so large that the next token depends on what stands before, and can be moved far."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(base / "model.safetensors")
+    large = {name: tensor * (1 if "norm" in name else 8) for name, tensor in tensors.items()}
+    save_file(large, base / "model.safetensors", metadata={"format": "pt"})
 
 
 def question(number: int) -> list[dict[str, str]]:

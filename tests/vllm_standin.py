@@ -112,6 +112,8 @@ class _Chat(_Strict):
     stream_options: _StreamOptions | None = None
     stop: list[str] = Field(default_factory=list)
     seed: int | None = None
+    stop_token_ids: list[int] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 class _Completion(_Strict):

@@ -27,7 +27,6 @@ from core.types import AdapterStatus, DocumentStatus
 from generation.adapters.forms import BOTTLENECK, is_bottleneck
 from tuning.kinds import CONVERTED_KINDS, VIRTUAL_KINDS, AdapterKind, Method
 from tuning.recipe import Recipe
-from tuning.recipe_parts import ALL_LINEAR
 from tuning.sources import SourceRow
 
 BASE_START = "base"
@@ -120,7 +119,7 @@ def shape_mismatch(recipe: Recipe, config: Mapping[str, Any]) -> str | None:
         "alpha": (float(alpha), float(config.get("lora_alpha") or 0)),
         "rank_stabilised": (stabilised, bool(config.get("use_rslora"))),
     }
-    if targets != ALL_LINEAR:  # the trainer, which knows the base's layers, compares those
+    if isinstance(targets, tuple):  # the trainer, which knows the base's layers, compares those
         wanted["targets"] = (sorted(targets), sorted(config.get("target_modules") or []))
     differing = [
         f"{name} {theirs} where the recipe has {ours}" for name, (ours, theirs) in wanted.items() if ours != theirs

@@ -20,9 +20,11 @@ from pydantic import ValidationError
 from core.errors import InvalidInput, TsumugiError
 from generation.adapters.forms import load_adapter
 from generation.adapters.manifest import Fingerprint
+from generation.chat import ChatFormat
 from generation.engines.rotation import depends_on_length, forget_lengths
 from generation.engines.text import stop_ids_of
 from tuning.items import BASE, CANDIDATE, FEW_SHOT, EvaluateSpec, Evaluation, EvaluationItem, SystemOutput, read_items
+from tuning.template import TrainingTemplate
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -135,13 +137,6 @@ def _together(model: Any, spec: EvaluateSpec) -> int:
     return 1 if depends_on_length(model.config) else spec.batch
 
 
-def _prompt_ids(tokenizer: Any, item: EvaluationItem) -> list[int]:
-    messages = [{"role": turn.role, "content": turn.content} for turn in item.prompt]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
-
-
 def _answer(
     model: Any,
     tokenizer: Any,
@@ -153,9 +148,10 @@ def _answer(
     """Greedy answers: text and whether it ended by itself."""
     import torch
 
-    stops = sorted(stop_ids_of(model, tokenizer))
+    chat = ChatFormat.of(tokenizer)
+    stops = sorted(stop_ids_of(model, tokenizer, template=chat.stop_id))
     answers: dict[str, tuple[str, bool]] = {}
-    for batch in _batches([(item.id, _prompt_ids(tokenizer, item)) for item in items], _together(model, spec)):
+    for batch in _batches([(item.id, chat.encode(item.prompt)) for item in items], _together(model, spec)):
         forget_lengths(model)
         inputs = tokenizer.pad({"input_ids": [ids for _, ids in batch]}, return_tensors="pt").to(device)
         generated = model.generate(
@@ -173,7 +169,7 @@ def _answer(
             ends = torch.isin(row, torch.tensor(stops, device=row.device)).nonzero()
             finished = bool(len(ends))
             kept = row[: int(ends[0])] if finished else row
-            answers[key] = (str(tokenizer.decode(torch.as_tensor(kept), skip_special_tokens=True)).strip(), finished)
+            answers[key] = (chat.visible(chat.decode(tokenizer, kept.tolist())).strip(), finished)
         advance(len(batch))
     return answers
 
@@ -189,15 +185,17 @@ def _read(
     """Mean negative log-likelihood per token of each reference and its stop token, given its prompt."""
     import torch
 
-    stop = tokenizer.eos_token_id
+    template = TrainingTemplate(tokenizer)
+    chat, stop = template.chat, template.stop_id
     prompts: dict[str, list[int]] = {}
     references: dict[str, list[int]] = {}
     for item in items:
-        ids = tokenizer(item.reference, add_special_tokens=False)["input_ids"]
+        reference = item.reference if item.raw else template.completion_text(str(item.reference))
+        ids = tokenizer(reference, add_special_tokens=False)["input_ids"]
         if item.raw:  # the first token has nothing before it that could predict it
             prompts[item.id], references[item.id] = ids[:1], ids[1:]
         else:
-            prompts[item.id], references[item.id] = _prompt_ids(tokenizer, item), [*ids, stop]
+            prompts[item.id], references[item.id] = chat.encode(item.prompt), [*ids, stop]
     found: dict[str, float] = {}
     for batch in _batches([(key, prompts[key] + references[key]) for key in prompts], _together(model, spec)):
         forget_lengths(model)

@@ -104,19 +104,22 @@ def prepare_files(
     parent: Parent | None = None,
     passages: Sequence[DocumentPassage] = (),
     margins: Margins | None = None,
+    holds_control: Callable[[str], bool] = lambda text: "<|" in text,
 ) -> Preparation:
     """Write training rows, held-out rows and evaluation items below `folder`.
 
     search: None where this tenant has no index; rows then get no negatives. step: called with the share done, and look
     in between; they may raise to stop. trained: rows that `parent` and its ancestors were trained on; a share of them
     is shown again, and none of them is held out. passages: of the tenant's documents; the gate asks about them.
-    margins: of the gate that follows.
+    margins: of the gate that follows. holds_control: whether a text holds a token of the base's template.
 
     Raises:
         DatasetRejected: too few rows are left (`too_few_rows`), or they cannot be split (`cannot_hold_out`).
     """
     again = replayed(source, trained, recipe.data.replay_share, SEED)
-    fitting, skipped = _fitting([as_answered(row) for row in [*source, *again]], recipe, count_tokens, look)
+    fitting, skipped = _fitting(
+        [as_answered(row) for row in [*source, *again]], recipe, count_tokens, holds_control, look
+    )
     shipped = probe_items(size.grounded, size.refusals)
     fitting, leaking = _without_leaks(fitting, shipped, look)
     skipped += leaking
@@ -268,7 +271,11 @@ def token_counter(base_path: Path) -> Callable[[str], int]:
 
 
 def _fitting(
-    source: Sequence[SourceRow], recipe: Recipe, count_tokens: Callable[[str], int], look: Callable[[], None]
+    source: Sequence[SourceRow],
+    recipe: Recipe,
+    count_tokens: Callable[[str], int],
+    holds_control: Callable[[str], bool],
+    look: Callable[[], None],
 ) -> tuple[list[SourceRow], list[dict[str, Any]]]:
     """Rows that can be trained on by themselves, and those that cannot with the reason."""
     fitting, skipped = [], []
@@ -282,8 +289,8 @@ def _fitting(
             continue
         tokens = _tokens(render_judged(row.content, [], random.Random(0)).row, count_tokens)
         problem = None
-        if "<|" in answer_of(row.content) + row.content.get("rejected", ""):
-            problem = ("special_token_in_row", "the answer holds '<|', which opens a special token")
+        if holds_control(answer_of(row.content)) or holds_control(row.content.get("rejected", "")):
+            problem = ("special_token_in_row", "the answer holds a token of the base's chat template")
         elif tokens > recipe.batch.max_tokens:
             problem = ("too_long", f"{tokens} tokens; the recipe takes {recipe.batch.max_tokens}")
         if problem is None:

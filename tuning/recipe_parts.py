@@ -10,8 +10,10 @@ from tuning.kinds import AdapterKind, Method
 
 ALL_LINEAR: Final = "all-linear"
 """Every linear layer of the decoder's layers, whatever the family calls them; never embeddings, output or router."""
+MLP_ONLY: Final = "mlp"
+"""Those of the decoder's MLPs; every linear layer where the MLPs are mixtures of experts, which are no targets."""
 ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_length=100)]
-Targets = Literal["all-linear"] | tuple[ModuleName, ...]
+Targets = Literal["all-linear", "mlp"] | tuple[ModuleName, ...]
 
 
 class RecipePart(BaseModel):

@@ -61,6 +61,10 @@ def encode_rows(tokenizer: Any, rows: Sequence[TrainRow], *, max_tokens: int) ->
             what serving renders (see `TrainingTemplate.audit_rendering`). `errors` names up to 20 rows, counted from 1.
     """
     template = TrainingTemplate(tokenizer)
+    _refuse([
+        FieldError(f"row {number}", "the completion holds a token of the chat template as text", "special_token_in_row")
+        for number, row in enumerate(rows, start=1) if template.chat.holds_control(row.completion)
+    ], len(rows))  # fmt: skip
     step = max(1, len(rows) // _TEMPLATE_CHECKS)
     for row in rows[::step]:
         template.audit_rendering(row.prompt, row.completion)
@@ -87,7 +91,10 @@ def _one_thread() -> None:
 def _encode_part(template: TrainingTemplate, part: Sequence[TrainRow]) -> list[EncodedRow]:
     prompts, completions = (
         template.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        for texts in ([template.prompt_text(row.prompt) for row in part], [row.completion for row in part])
+        for texts in (
+            [template.prompt_text(row.prompt) for row in part],
+            [template.completion_text(row.completion) for row in part],
+        )
     )
     return [
         EncodedRow(np.array([*prompt, *completion, template.stop_id], dtype=np.int32), len(prompt))
@@ -114,12 +121,15 @@ def audit_rows(encoded: Sequence[EncodedRow], *, stop_id: int, max_tokens: int) 
         elif stop_id in row.input_ids[row.prompt_tokens : -1]:
             detail = "the completion holds the stop token as text; the model would learn to stop there"
             problems.append(FieldError(location, detail, "special_token_in_row"))
+    _refuse(problems, len(encoded))
+
+
+def _refuse(problems: Sequence[FieldError], rows: int) -> None:
     if problems:
         raise DatasetRejected(
-            f"{len(problems)} of {len(encoded)} rows cannot be trained on; first: {problems[0].location}: "
-            f"{problems[0].detail}",
+            f"{len(problems)} of {rows} rows cannot be trained on; first: {problems[0].location}: {problems[0].detail}",
             code=problems[0].code,
-            errors=problems[:_REPORTED_ROWS],
+            errors=list(problems[:_REPORTED_ROWS]),
         )
 
 

@@ -31,6 +31,7 @@ from core.tables.tuning import TuningRun
 from core.types import AdapterStatus
 from generation.adapters.manifest import Fingerprint, Manifest, build_manifest, content_digest, verify
 from generation.canary.policy import policy_of
+from generation.chat import ChatFormat
 from tuning.artefacts import keep_artefact, unpack_artefact
 from tuning.chain import chain_link, check_parent, load_trained
 from tuning.child import started
@@ -155,6 +156,7 @@ class TuningRunner:
             recipe=recipe,
             search=self._search,
             count_tokens=token_counter(base.path),
+            holds_control=ChatFormat.of_folder(base.path, base.name).holds_control,
             size=self._size,
             step=step,
             look=lease.check,

@@ -2,9 +2,9 @@
 
 `all-linear` is every linear layer inside the decoder's layers: attention and MLP, whatever they are called (`q_proj`,
 `qkv_proj`, `fc1`, `kv_b_proj`). Left out are embeddings, the output layer and score heads (they are tied or outside
-the layers), and routers of experts: choosing experts is the base's business. Experts themselves are one fused 3-D
-parameter for all of a layer in transformers 5, no linear layer; `experts` reaches them through PEFT's
-`target_parameters`. A dense MLP or shared expert beside them cannot be a target (see `_EXPERT_NAMES`).
+the layers), and routers of experts: choosing experts is the base's business. `mlp` are those of the MLPs alone. Experts
+themselves are one fused 3-D parameter for all of a layer in transformers 5, no linear layer; `experts` reaches them
+through PEFT's `target_parameters`. A dense MLP or shared expert beside them cannot be a target (see `_EXPERT_NAMES`).
 
 The names are resolved here, not left to PEFT, so that `adapter_config.json` says what was trained and a name that a
 family does not have is refused: PEFT ignores a target without layers as long as another one has some.
@@ -12,14 +12,15 @@ family does not have is refused: PEFT ignores a target without layers as long as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from core.errors import InvalidInput
-from tuning.recipe_parts import ALL_LINEAR, Targets
+from tuning.recipe_parts import ALL_LINEAR, MLP_ONLY, Targets
 
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
 """Last names of layers that choose experts. A Llama's `gate_proj` is none."""
+MLP_MODULES = frozenset({"mlp", "feed_forward", "ffn"})
 _EXPERT_NAMES = frozenset({"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
 """What single experts were called before they were fused. In a mixture PEFT takes these names for the fused experts, at
 training and at every load, whatever dense MLP or shared expert still has them; so they are no targets there."""
@@ -35,10 +36,23 @@ def resolve_targets(model: Any, wanted: Targets) -> list[str]:
     last = sorted({name.rpartition(".")[2] for name in linear})
     if wanted == ALL_LINEAR:
         return last
+    if wanted == MLP_ONLY:
+        return mlp_names(linear) or last
     for target in wanted:
         if not any(name == target or name.endswith(f".{target}") for name in linear):
             raise InvalidInput(f"this base has no layer '{target}'; it has {', '.join(last)}", code="target_not_found")
     return sorted(wanted)
+
+
+def mlp_names(linear: Iterable[str]) -> list[str]:
+    """Last names of the layers inside MLPs, with the name of the MLP where another layer is called the same."""
+    inside: set[tuple[str, str]] = set()
+    outside: set[tuple[str, str]] = set()
+    for name in linear:
+        before, _, last = name.rpartition(".")
+        (inside if before.rpartition(".")[2] in MLP_MODULES else outside).add((before.rpartition(".")[2], last))
+    taken = {last for _, last in outside}
+    return sorted({f"{mlp}.{last}" if last in taken else last for mlp, last in inside})
 
 
 def linear_layers(model: Any) -> dict[str, Any]:

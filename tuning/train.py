@@ -40,6 +40,7 @@ from tuning.spec import (
     load_spec,
     read_rows,
 )
+from tuning.template import load_tokenizer
 
 if TYPE_CHECKING:
     from tuning.methods.work import Built
@@ -91,7 +92,6 @@ def train(spec: TrainSpec, emit: Emit, stop: StopRequest) -> int:
 def _train_stage(spec: TrainSpec, recipe: Recipe, emit: Emit, stop: StopRequest, *, started: float) -> int:
     import torch
     from peft.helpers import disable_input_dtype_casting
-    from transformers import AutoTokenizer
 
     on_gpu = torch.cuda.is_available()
     dtype = choose_dtype(recipe, on_gpu=on_gpu)
@@ -103,7 +103,7 @@ def _train_stage(spec: TrainSpec, recipe: Recipe, emit: Emit, stop: StopRequest,
         base_path=spec.base_path,
         checkpoints=checkpoints,
         seed=spec.seed,
-        tokenizer=AutoTokenizer.from_pretrained(spec.base_path),
+        tokenizer=load_tokenizer(spec.base_path),
         rows=rows,
         eval_rows=_held_out(spec, recipe),
         dtype=dtype,

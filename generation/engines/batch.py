@@ -20,7 +20,7 @@ from generation.engines.grammar import TokenGrammar
 from generation.engines.handle import StreamHandle
 from generation.engines.masks import Mask, Masks
 from generation.engines.rotation import depends_on_length, forget_lengths
-from generation.engines.text import Detokenizer, StopFilter
+from generation.engines.text import Detokenizer, ShownText
 
 PREFILL_TOKENS_CPU = 512
 PREFILL_TOKENS_CUDA = 4096
@@ -37,7 +37,7 @@ class Row:
     prompt: list[int]
     stop_ids: frozenset[int]
     detokenizer: Detokenizer
-    stops: StopFilter
+    stops: ShownText
     read: int = 0
     """Prompt tokens whose keys and values are in the cache."""
     last_token: int = -1

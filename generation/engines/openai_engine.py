@@ -15,8 +15,10 @@ import httpx
 
 from core.errors import AdapterRefused, InvalidInput, TooLarge, Unavailable
 from core.types import AdapterRef, AnswerFormat, GenerationRequest, Message
+from generation.chat import ChatFormat
 from generation.engines.drain import Drain
 from generation.engines.handle import StreamHandle
+from generation.engines.text import ThoughtFilter
 from generation.engines.turns import FairPool
 
 _CHARS_PER_TOKEN = 3
@@ -117,6 +119,7 @@ class OpenAIEngine:
                 reason = "stop"
                 usage: dict[str, Any] = {}
                 pieces = 0
+                thoughts = ThoughtFilter(inside=False, anywhere=False)
                 for event in events_of(response):
                     if handle.cancelled or self._closed.is_set():
                         reason = "cancelled"
@@ -125,8 +128,9 @@ class OpenAIEngine:
                     for choice in event.get("choices") or ():
                         text = (choice.get("delta") or {}).get("content") or ""
                         pieces += bool(text)
-                        handle.push(text)
+                        handle.push(thoughts.push(text))
                         reason = choice.get("finish_reason") or reason
+                handle.push(thoughts.finish())
             handle.finish(
                 reason if reason in {"stop", "length", "cancelled"} else "stop",
                 int(usage.get("completion_tokens") or pieces),
@@ -175,17 +179,25 @@ class _Response:
         self._response.close()
 
 
-def body_of(request: GenerationRequest, model: str) -> dict[str, Any]:
-    """JSON of a streamed chat completion."""
+def body_of(request: GenerationRequest, model: str, chat: ChatFormat | None = None) -> dict[str, Any]:
+    """JSON of a streamed chat completion.
+
+    chat: of the model, where the server is one that takes vLLM's own fields.
+    """
+    plain = [{"role": message.role, "content": message.content} for message in request.messages]
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+        "messages": plain if chat is None else chat.turns(request.messages),
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    if chat is not None and chat.switches:
+        body["chat_template_kwargs"] = chat.switches
+    if chat is not None and chat.stop_id is not None:
+        body["stop_token_ids"] = [chat.stop_id]
     if request.stop:
         body["stop"] = list(request.stop)
     if request.seed is not None:

@@ -10,7 +10,6 @@ another number of rows, which can flip a near-tie between two tokens.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -24,16 +23,16 @@ from core.inference_imports import load
 from core.settings import GenerationSettings
 from core.types import AdapterRef, GenerationRequest, Message
 from generation.adapters.manifest import Fingerprint
+from generation.chat import ChatFormat
 from generation.engines.adapter_bank import BASE, AdapterBank, PreparedAdapter, key_of, prepare_adapter
 from generation.engines.batch import Batch, Row
 from generation.engines.drain import Drain
 from generation.engines.grammar import GrammarCompiler
 from generation.engines.handle import StreamHandle
 from generation.engines.paged.weights import why_unsupported
-from generation.engines.text import Detokenizer, StopFilter, stop_ids_of
+from generation.engines.text import Detokenizer, ShownText, stop_ids_of
 from generation.engines.turns import is_guest, next_in_turn
 from generation.models import BaseModelInfo, quiet_transformers
-from generation.template import require_rendering
 
 if TYPE_CHECKING:
     from generation.engines.paged.slot_bank import SlotBank
@@ -90,10 +89,9 @@ class TransformersEngine:
         self._base = base
         self._settings = settings
         self._tokenizer = tokenizer or _load_tokenizer(base)
-        require_rendering(self._tokenizer, base.name)
-        self._special = _special_tokens(self._tokenizer)
+        self._chat = ChatFormat.of(self._tokenizer, base.name)
         self._model = model or _load_model(base, settings, dtype)
-        self._stop_ids = stop_ids_of(self._model, self._tokenizer)
+        self._stop_ids = stop_ids_of(self._model, self._tokenizer, template=self._chat.stop_id)
         self._context = min(settings.context_tokens, int(self._model.config.max_position_embeddings))
         self._grammars = GrammarCompiler(self._tokenizer, int(self._model.config.vocab_size), self._stop_ids)
         self._max_batch = settings.max_batch or (128 if self._model.device.type == "cuda" else 8)
@@ -134,7 +132,7 @@ class TransformersEngine:
 
     def submit(self, request: GenerationRequest) -> StreamHandle:
         """Queue a generation; an adapter that is not in memory is loaded first, in the caller's thread."""
-        ids = self._encode(request.messages)
+        ids = self._chat.encode(request.messages)
         if request.max_tokens < 1 or len(ids) + request.max_tokens > self._context:
             raise TooLarge(
                 f"{len(ids)} prompt tokens and {request.max_tokens} new ones do not fit {self._context}",
@@ -150,7 +148,7 @@ class TransformersEngine:
             prompt=ids,
             stop_ids=self._stop_ids,
             detokenizer=Detokenizer(self._decode),
-            stops=StopFilter(request.stop),
+            stops=ShownText(request.stop, self._chat.thought_filter(), trim=bool(self._chat.lead)),
             grammar=None if request.answer_format is None else self._grammars.compile(request.answer_format),
         )
         with self._lock:
@@ -232,7 +230,7 @@ class TransformersEngine:
 
     def count_prompt_tokens(self, messages: Sequence[object]) -> int:
         """Tokens of the rendered prompt."""
-        return len(self._encode(cast("Sequence[Message]", messages)))
+        return len(self._chat.encode(cast("Sequence[Message]", messages)))
 
     def ping(self) -> str:
         """The base, while the thread that generates is alive."""
@@ -251,18 +249,8 @@ class TransformersEngine:
             self._lock.notify_all()
         self._thread.join()
 
-    def _encode(self, messages: Sequence[Message]) -> list[int]:
-        chat = [{"role": message.role, "content": self._harmless(message.content)} for message in messages]
-        text = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        # The backend, not the wrapper: the wrapper sets padding on the shared object, which is not thread-safe.
-        return list(self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def _harmless(self, content: str) -> str:
-        """Special tokens are the template's alone: spelt out in a content, they are read as the text that they are."""
-        return self._special.sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", content)
-
     def _decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)) if ids else ""
+        return self._chat.decode(self._tokenizer, ids)
 
     def _require_running(self) -> None:
         if self._stopping or not self._thread.is_alive():
@@ -421,14 +409,6 @@ def _load_model(base: BaseModelInfo, settings: GenerationSettings, dtype: torch.
     device, chosen = choose_device(settings.device)
     model = load(lambda: AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype or chosen))
     return cast("Any", model).to(device).eval()
-
-
-def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
-    """Matches what the tokenizer reads as special wherever it stands; white space alone, or one letter, is no token."""
-    added = (token for token in tokenizer.added_tokens_decoder.values() if token.special)
-    found = {str(token.content) for token in added} | {str(token) for token in tokenizer.all_special_tokens}
-    spelt = sorted((token for token in found if len(token.strip()) > 1), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, spelt)) or r"(?!)")
 
 
 def _settle(action: Callable[[], None], done: Future[None]) -> None:

@@ -22,9 +22,11 @@ from core.settings import GenerationSettings, GeneratorEndpointSettings
 from core.types import AdapterRef, GenerationRequest, Message
 from generation.adapters.manifest import Fingerprint, verify
 from generation.adapters.probes import PROBES
+from generation.chat import ChatFormat
 from generation.engines.drain import Drain
 from generation.engines.handle import StreamHandle
 from generation.engines.openai_engine import body_of, events_of
+from generation.engines.text import ThoughtFilter
 from generation.engines.turns import FairPool
 from generation.engines.vllm_replica import Replica, detail_of
 from generation.models import BaseModelInfo
@@ -60,6 +62,7 @@ class VllmEngine:
         self._base = base
         self._ours = adapters_dir
         self._room = generation.max_adapters
+        self._chat = ChatFormat.of_folder(base.path, base.name)
         self._tokenizer = Tokenizer.from_file(str(base.path / "tokenizer.json"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -205,12 +208,13 @@ class VllmEngine:
     def _stream(self, replica: Replica, handle: StreamHandle, request: GenerationRequest, name: str | None) -> None:
         if request.adapter is not None:
             replica.ensure(str(name), self._path(request.adapter), self._fingerprint(request.adapter))
-        response = replica.stream(body_of(request, name or self._settings.model))
+        response = replica.stream(body_of(request, name or self._settings.model, self._chat))
         try:
             if response.status_code != httpx.codes.OK:
                 raise self._refusal(replica, response, name)
             replica.succeeded()
             reason, pieces = "stop", 0
+            thoughts = self._thoughts()
             usage: dict[str, Any] = {}
             for event in events_of(response):
                 if handle.cancelled or self._closed.is_set():
@@ -221,8 +225,9 @@ class VllmEngine:
                     text = (choice.get("delta") or {}).get("content") or ""
                     if text:
                         pieces += 1
-                        handle.push(text)
+                        handle.push(thoughts.push(text))
                     reason = choice.get("finish_reason") or reason
+            handle.push(thoughts.finish())
         finally:
             response.close()
         handle.finish(
@@ -230,6 +235,13 @@ class VllmEngine:
             int(usage.get("completion_tokens") or pieces),
             prompt_tokens=usage.get("prompt_tokens"),
         )
+
+    def _thoughts(self) -> ThoughtFilter:
+        """Of one answer; the server renders the published template, which may begin inside a thought."""
+        marks = self._chat.thoughts
+        if marks is None:
+            return ThoughtFilter(inside=False, anywhere=False)
+        return ThoughtFilter(marks, inside=self._chat.opens_thought, anywhere=True)
 
     def _refusal(self, replica: Replica, response: httpx.Response, name: str | None) -> TsumugiError:
         status, detail = response.status_code, detail_of(response)

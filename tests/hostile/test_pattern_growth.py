@@ -9,7 +9,7 @@ import pytest
 from tests.pattern_growth import Used, compiled_patterns, growth, written_patterns
 
 MADE = {
-    "generation/engines/transformers_engine.py: '|'.join(map(re.escape, spelt)) or '(?!)'",
+    "generation/control_marks.py: '|'.join(map(re.escape, spelt)) or '(?!)'",
     "ingest/plausibility.py: f'[{letters}](?=[{capitals}])'",
     "ingest/plausibility.py: f'[{letters}]{{3}}|[{capitals}]{{3}}'",
     "retrieval/index/collections.py: re.escape(settings.collection) + '-[0-9a-f]{16}'",

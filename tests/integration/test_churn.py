@@ -262,7 +262,7 @@ def test_what_can_never_fit_is_refused_to_the_token(base: BaseModelInfo) -> None
     """The whole pool is one row's; one token more is refused at once, though the context that is set would allow it."""
     engine = build(base, SteppedEngine, context_tokens=2048)
     try:
-        room = PAGES * PAGE - len(engine._encode(ask("hello").messages))
+        room = PAGES * PAGE - len(engine._chat.encode(ask("hello").messages))
         with pytest.raises(TooLarge) as refused:
             engine.submit(ask("hello", max_tokens=room + 1))
         assert refused.value.code == "context_length_exceeded"
@@ -282,7 +282,7 @@ def test_what_fits_later_waits_until_pages_come_back(base: BaseModelInfo) -> Non
     engine = build(base, SteppedEngine)
     batch: PagedBatch = engine._batch
     try:
-        room = 8 * PAGE - len(engine._encode(ask("hello").messages))
+        room = 8 * PAGE - len(engine._chat.encode(ask("hello").messages))
         small = [engine.submit(ask("hello", max_tokens=10)) for _ in range(3)]
         engine.rounds(1)
         large = engine.submit(ask("hello", max_tokens=room))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.family_chat import CHATS
 from tests.tiny_families import FAMILIES, build_tiny
 from tuning import evaluate as program
 from tuning.items import BASE, EvaluateSpec, EvaluationItem, SystemOutput, read_items, write_lines
@@ -36,14 +38,20 @@ def evaluated(folder: Path, base: Path, *, batch: int) -> dict[str, SystemOutput
     return program.evaluate(spec, lambda *_: None).systems[BASE]
 
 
-def alone(base: Path, one: EvaluationItem) -> float:
+def published(tokenizer: Any, turns: list[dict[str, str]]) -> str:
+    """As transformers renders it, with what turns thinking off."""
+    switches = {"enable_thinking": False, "thinking": False}
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **switches))
+
+
+def alone(base: Path, family: str, one: EvaluationItem) -> float:
     """Mean negative log-likelihood per token of the reference by the eager attention, without padding or cache."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager").eval()
     turns = [turn.model_dump(include={"role", "content"}) for turn in one.prompt]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    before = tokenizer(text, add_special_tokens=False)["input_ids"]
-    after = [*tokenizer(one.reference, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    before = tokenizer(published(tokenizer, turns), add_special_tokens=False)["input_ids"]
+    answer = f"{CHATS[family].lead}{one.reference}{CHATS[family].stop}"
+    after = tokenizer(answer, add_special_tokens=False)["input_ids"]
     with torch.inference_mode():
         scores = torch.log_softmax(model(torch.tensor([before + after])).logits[0].float(), dim=-1)
     return -sum(float(scores[len(before) + at - 1, token]) for at, token in enumerate(after)) / len(after)
@@ -62,7 +70,7 @@ def test_a_padded_batch_says_what_each_item_gets_alone(
     for one in read_items(tmp_path / "items.jsonl"):
         assert together[one.id].text == one_by_one[one.id].text
         assert together[one.id].nll == pytest.approx(one_by_one[one.id].nll, abs=1e-4)
-        assert together[one.id].nll == pytest.approx(alone(base, one), abs=1e-4)
+        assert together[one.id].nll == pytest.approx(alone(base, family, one), abs=1e-4)
 
 
 def test_an_answer_ends_at_every_token_at_which_serving_ends_it(

@@ -1,4 +1,7 @@
-"""Eight model families, each on a tiny random checkpoint: two steps of training, saved, reloaded, same logits."""
+"""Eight model families by the default recipe, each on a tiny random checkpoint with its own template and tokens.
+
+Two steps of training, saved, reloaded, same logits; and a training that is served, from the prompt to its last token.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,14 @@ import pytest
 import torch
 
 from core.errors import InvalidInput
+from core.settings import GenerationSettings
+from core.types import AdapterRef, GenerationRequest, Message
 from generation.adapters.forms import load_adapter
+from generation.adapters.manifest import build_manifest, write_manifest
+from generation.engines.transformers_engine import TransformersEngine
+from generation.models import describe_base
 from tests.tiny_families import FAMILIES, build_tiny
+from tests.toy_training import enlarge
 from tuning import train as program
 from tuning.events import StopRequest
 from tuning.methods import build_trainer
@@ -37,16 +46,19 @@ TARGETS = {
 
 def rows() -> list[TrainRow]:
     return [
-        TrainRow.model_validate(
-            {"prompt": [{"role": "user", "content": f"棚{n} {'x' * (n % 5)}"}], "completion": f"Indeed, {n}."}
-        )
+        TrainRow.model_validate({"prompt": asked(f"棚{n} {'x' * (n % 5)}"), "completion": f"Indeed, {n}."})
         for n in range(16)
     ]
 
 
+def asked(question: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}]
+
+
 def train_two_steps(
-    base: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, recipe: str = "style-cpu", **overrides: Any
-) -> tuple[Built, list[TrainEvent]]:
+    base: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, recipe: str = "style-cpu",
+    completion: str | None = None, **overrides: Any,
+) -> tuple[Built, list[TrainEvent]]:  # fmt: skip
     built: list[Built] = []
 
     def build(work: Any) -> Built:
@@ -55,11 +67,11 @@ def train_two_steps(
 
     monkeypatch.setattr(program, "build_trainer", build)
     folder.mkdir(exist_ok=True)
-    (folder / "rows.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows()), "utf-8")
+    taught = rows() if completion is None else [row.model_copy(update={"completion": completion}) for row in rows()]
+    (folder / "rows.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in taught), "utf-8")
     values = load_recipe(
         recipe,
         {
-            **({"lora.targets": "all-linear"} if recipe == "style-cpu" else {}),
             "precision": "float32", "batch.max_steps": 2, "batch.max_tokens": 256,
             "optimiser.learning_rate": 0.02, "optimiser.warmup_share": 0.0, **overrides,
         },
@@ -98,6 +110,35 @@ def test_a_family_trains_saves_and_reloads(family: str, tmp_path: Path, monkeypa
     assert (after - before).abs().max() > 1e-3, "the adapter must have an effect"
     # bfloat16 rounds the written factors: the error is small against what the adapter does
     assert (after - trained).norm() < 0.02 * (trained - before).norm()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_family_was_trained_on_is_what_serving_asks_and_ends(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows' prompts are the engine's to the token, and the answer stops where the template ends one."""
+    base_folder = tmp_path / "base"
+    build_tiny(family, base_folder)
+    enlarge(base_folder)
+    built, _ = train_two_steps(
+        base_folder, tmp_path / "run", monkeypatch, completion="Yes.",
+        **{"batch.max_steps": 24, "batch.rows": 4, "batch.epochs": 40},
+    )  # fmt: skip
+    base = describe_base(base_folder, family)
+    engine = TransformersEngine(base, GenerationSettings(decoder="plain", context_tokens=500), dtype=torch.float32)
+    try:
+        messages = tuple(Message(turn["role"], turn["content"]) for turn in asked("棚3 xxx"))
+        served = engine._chat.encode(messages)
+        trained = [list(map(int, row["input_ids"])) for row in built.trainer.train_dataset]
+        assert any(ids[: len(served)] == served for ids in trained), "a prompt is trained otherwise than it is served"
+        manifest = build_manifest(tmp_path / "run" / "adapter", base)
+        write_manifest(tmp_path / "run" / "adapter", manifest)
+        reference = AdapterRef("house", "v1", manifest.content_digest, str(tmp_path / "run" / "adapter"))
+        result = engine.submit(GenerationRequest(messages, reference, 24)).result()
+    finally:
+        engine.close()
+    assert result.text == "Yes."
+    assert result.finish_reason == "stop"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +198,9 @@ def test_factors_reach_fused_experts(family: str, tmp_path: Path, monkeypatch: p
     before = logits(plain)
     after = logits(load_adapter(plain, tmp_path / "run" / "adapter", "again"))
     trained = logits(built.trainer.model)
-    assert (after - trained).norm() < 0.02 * (trained - before).norm()
+    # of most tokens: rounding may send one to another expert
+    error, effect = ((one - two).norm(dim=-1).median() for one, two in ((after, trained), (trained, before)))
+    assert error < 0.02 * effect
     written = (tmp_path / "run" / "adapter" / "adapter_model.safetensors").read_bytes()
     assert b"experts" in written[:20_000]
 

@@ -130,8 +130,8 @@ def test_special_tokens_of_the_tokenizer_are_the_templates_alone(engine: Transfo
     special = [token for token in engine._tokenizer.all_special_tokens if len(token.strip()) > 1]
     assert special
     for token in special:
-        plain = engine._encode(render_grounded("x", [PromptPassage("a b")]))
-        forged = engine._encode(render_grounded(f"x {token}", [PromptPassage(f"a {token} b")]))
+        plain = engine._chat.encode(render_grounded("x", [PromptPassage("a b")]))
+        forged = engine._chat.encode(render_grounded(f"x {token}", [PromptPassage(f"a {token} b")]))
         of_it = engine._tokenizer.convert_tokens_to_ids(token)
         assert forged.count(of_it) == plain.count(of_it)
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generation.engines.text import Detokenizer, StopFilter
+from generation.engines.text import Detokenizer, ShownText, StopFilter, ThoughtFilter
 
 
 def decode_bytes(ids):
@@ -60,3 +60,41 @@ def test_streaming_gives_what_cutting_the_whole_gives(text, stops):
     # The stop that is complete first ends the stream; of those complete at once, the one that began first.
     ends = sorted((text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text)
     assert shown == (text[: ends[0][1]] if ends else text)
+
+
+THOUGHTS = [
+    ("<think>a\nb</think>\n\nYes.", "Yes.", "Yes."),
+    ("\n <think></think>Yes.", "Yes.", "Yes."),
+    ("Yes.", "Yes.", "Yes."),
+    ("<think>a</think><think>b</think>Yes.", "Yes.", "Yes."),
+    ("Yes <think>a</think>no.", "Yes no.", "Yes <think>a</think>no."),
+    ("<think>never ended", "", ""),
+    ("<thin> is a tag", "<thin> is a tag", "<thin> is a tag"),
+    ("a <thi", "a <thi", "a <thi"),
+    ("", "", ""),
+]
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(("text", "anywhere", "at_the_start"), THOUGHTS)
+def test_thoughts_are_left_out_wherever_the_pieces_break(
+    text: str, anywhere: str, at_the_start: str, size: int
+) -> None:
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    for everywhere, expected in ((True, anywhere), (False, at_the_start)):
+        stream = ThoughtFilter(inside=False, anywhere=everywhere)
+        assert "".join(stream.push(piece) for piece in pieces) + stream.finish() == expected
+
+
+def test_a_prompt_that_ends_inside_a_thought_shows_what_follows_it() -> None:
+    stream = ThoughtFilter(inside=True, anywhere=True)
+    assert "".join(stream.push(piece) for piece in ("The she", "lf...</th", "ink>\n", "\nAt five.")) == "At five."
+    assert ThoughtFilter(inside=True, anywhere=True).push("only thoughts") == ""
+
+
+def test_stop_strings_in_thoughts_stop_nothing_and_white_space_before_an_answer_is_the_templates() -> None:
+    shown = ShownText(["END"], ThoughtFilter(inside=False, anywhere=True), trim=True)
+    pieces = ("<think>END</think>", " ", " Yes. EN", "D no")
+    assert "".join(map(shown.push, pieces)) + shown.finish() == "Yes. " and shown.stopped
+    plain = ShownText([], None, trim=True)
+    assert "".join(map(plain.push, (" ", " a", " b"))) + plain.finish() == "a b"

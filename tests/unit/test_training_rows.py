@@ -64,8 +64,8 @@ def test_a_stop_token_as_text_is_refused(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("spoil", "code"),
     [
-        (lambda t: t.replace("message['content']", "message['content'] | upper"), "template_skew"),
-        (lambda t: t.replace("<|im_end|>", "<|endoftext|>"), "stop_token_missing"),
+        (lambda t: t.replace("message['content']", "message['content'].replace('small', 'SMALL')"), "template_skew"),
+        (lambda t: t.replace("<|im_end|>", ""), "stop_token_missing"),
     ],
 )
 def test_a_template_that_serves_something_else_is_refused(tokenizer: Any, spoil: Any, code: str) -> None:

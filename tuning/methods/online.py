@@ -1,7 +1,7 @@
 """GRPO, RLOO and distillation: the model writes answers during training, and learns from what they were worth.
 
-Prompts are handed over as conversations; TRL renders them with the tokenizer's chat template, which is what serving
-does. `encode_rows` has compared that template with the rows before.
+Prompts are handed over as the turns that serving renders; TRL renders them with the tokenizer's chat template, which is
+what serving does. `encode_rows` has compared that template with the rows before.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from core.errors import DatasetRejected
+from generation.chat import ChatFormat
 from tuning.attach import ADAPTER
 from tuning.batches import BatchPlan
 from tuning.kinds import AdapterKind
@@ -43,6 +44,7 @@ def _grouped(work: Work, recipe: GrpoMethod | RlooMethod) -> Built:
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
     online = recipe.online
+    chat = ChatFormat.of(work.tokenizer)
     config, kind = (GRPOConfig, GRPOTrainer) if isinstance(recipe, GrpoMethod) else (RLOOConfig, RLOOTrainer)
     prompts_a_step = max(1, recipe.batch.rows // online.answers) * work.processes
     rewards = build_rewards(
@@ -59,6 +61,7 @@ def _grouped(work: Work, recipe: GrpoMethod | RlooMethod) -> Built:
         temperature=online.temperature,
         beta=online.beta,
         reward_weights=[reward.weight for reward in online.rewards],
+        chat_template_kwargs=chat.switches or None,
     )
     attached = work.model()
     if recipe.adapter is AdapterKind.PISSA:
@@ -67,7 +70,7 @@ def _grouped(work: Work, recipe: GrpoMethod | RlooMethod) -> Built:
         model=attached.model,
         args=arguments,
         reward_funcs=rewards,
-        train_dataset=_prompts(work.rows),
+        train_dataset=_prompts(chat, work.rows),
         processing_class=work.tokenizer,
     )
     if recipe.adapter is AdapterKind.BOTTLENECK and online.beta > 0:
@@ -86,18 +89,20 @@ def _distill(work: Work, recipe: DistillMethod) -> Built:
     if work.teacher_path is None:
         raise DatasetRejected("the spec names no teacher", code="invalid_train_spec")
     _same_tokens(work)
+    chat = ChatFormat.of(work.tokenizer)
     arguments = DistillationConfig(
         **work.arguments(_plan(work, recipe.batch.rows * work.processes)),
         max_completion_length=recipe.distill.new_tokens,
         temperature=recipe.distill.temperature,
         beta=recipe.distill.beta,
+        chat_template_kwargs=chat.switches or None,
     )
     attached = work.model()
     trainer = DistillationTrainer(
         model=attached.model,
         teacher_model=AutoModelForCausalLM.from_pretrained(work.teacher_path, dtype=work.dtype),
         args=arguments,
-        train_dataset=_prompts(work.rows),
+        train_dataset=_prompts(chat, work.rows),
         processing_class=work.tokenizer,
     )
     whole_factors(attached, recipe.adapter)
@@ -111,13 +116,13 @@ def _plan(work: Work, prompts_a_step: int) -> BatchPlan:
     return BatchPlan(min(steps, batch.max_steps or steps))
 
 
-def _prompts(rows: Sequence[TrainRow]) -> Any:
+def _prompts(chat: ChatFormat, rows: Sequence[TrainRow]) -> Any:
     from datasets import Dataset
 
     return Dataset.from_list(
         [
             {
-                "prompt": [turn.model_dump() for turn in row.prompt],
+                "prompt": chat.turns(row.prompt),
                 "reference": row.completion,
                 "facts": list(row.facts),
                 "gold": list(row.gold),

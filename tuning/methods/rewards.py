@@ -15,6 +15,7 @@ from typing import Any
 from core.errors import InvalidInput, Unavailable
 from core.language import language_of
 from core.settings import Settings
+from generation.chat import ChatFormat
 from generation.citations import MARKER, find_support
 from generation.prompt import is_not_found
 from tuning.recipe_parts import Reward
@@ -84,11 +85,12 @@ def build_reward_model(base_path: Path, folder: Path, tokenizer: Any, stop: str,
 
     base = AutoModelForSequenceClassification.from_pretrained(base_path, num_labels=1)
     base.config.pad_token_id = tokenizer.pad_token_id
+    chat = ChatFormat.of(tokenizer)
     model: Any = PeftModel.from_pretrained(base, folder, use_safetensors=True).eval().to(device)
 
     def reward_model(*, prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float | None]:
         texts = [
-            tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True) + text_of(turns) + stop
+            chat.render(prompt) + chat.lead + text_of(turns).strip() + stop
             for prompt, turns in zip(prompts, completions, strict=True)
         ]
         inputs = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt")
