@@ -47,16 +47,23 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class GpuGrant:
-    """What a training process may use: environment variables for it, and the share of the memory."""
+    """What a training may use: environment variables for its processes, and the share of each GPU's memory."""
 
-    gpu: Gpu
+    gpus: tuple[Gpu, ...]
     memory_bytes: int
+    """Of each."""
+
+    @property
+    def gpu(self) -> Gpu:
+        """The first, or only one."""
+        return self.gpus[0]
 
     @property
     def environment(self) -> dict[str, str]:
-        """Makes the GPU the only visible one, and tells its share to `cap_memory`."""
-        share = self.memory_bytes / self.gpu.memory_bytes
-        return {"CUDA_VISIBLE_DEVICES": str(self.gpu.index), MEMORY_SHARE_VARIABLE: f"{share:.4f}"}
+        """Makes these GPUs the only visible ones, and tells their share to `tuning.child.cap_gpu_memory`."""
+        share = self.memory_bytes / max(gpu.memory_bytes for gpu in self.gpus)
+        visible = ",".join(str(gpu.index) for gpu in self.gpus)
+        return {"CUDA_VISIBLE_DEVICES": visible, MEMORY_SHARE_VARIABLE: f"{share:.4f}"}
 
 
 MEMORY_SHARE_VARIABLE = "TSUMUGI_GPU_MEMORY_SHARE"
@@ -97,23 +104,28 @@ class GpuLeases:
 
     @contextmanager
     def held(
-        self, lease: JobLease, needed_bytes: int | None = None, wanted_bytes: int | None = None
+        self,
+        lease: JobLease,
+        needed_bytes: int | None = None,
+        wanted_bytes: int | None = None,
+        *,
+        count: int = 1,
     ) -> Iterator[GpuGrant | None]:
-        """Hold a GPU for the length of the block; None on a machine without one.
+        """Hold a GPU, or `count` of them, for the length of the block; None on a machine without one.
 
-        needed_bytes: below it the work is refused. wanted_bytes: lent, or all that the GPU ever lends where that is
-        less. Without it that is `needed_bytes`, or all, where neither is given.
+        All numbers are of each GPU. needed_bytes: below it the work is refused. wanted_bytes: lent, or all that the GPU
+        ever lends where that is less. Without it that is `needed_bytes`, or all, where neither is given.
 
         Raises:
-            InvalidInput: `gpu_too_small`: no GPU here will ever lend as much.
+            InvalidInput: `gpu_too_small`: fewer than `count` GPUs here will ever lend as much.
             Postponed: `gpu_busy`: others hold it now.
         """
-        usable = self._usable()
+        usable = self.usable()
         if not usable:
             yield None
             return
         pauses = self._pauses
-        grant = self._take(lease, usable, needed_bytes, wanted_bytes or needed_bytes, pauses=pauses)
+        grant = self._take(lease, usable, needed_bytes, wanted_bytes or needed_bytes, pauses=pauses, count=count)
         try:
             if pauses and self._sleeper is not None:
                 self._sleeper.sleep()
@@ -127,23 +139,33 @@ class GpuLeases:
 
     def most_lendable(self) -> int | None:
         """Bytes of the largest lease that any GPU here will ever give; None without a GPU."""
-        return max((self._lendable(gpu, pauses=self._pauses) for gpu in self._usable()), default=None)
+        return max((self._lendable(gpu, pauses=self._pauses) for gpu in self.usable()), default=None)
 
     @property
     def _pauses(self) -> bool:
         return self._settings.while_training == "sleep" and self._sleeper is not None
 
-    def _usable(self) -> list[Gpu]:
+    def usable(self) -> list[Gpu]:
+        """GPUs of this machine that training may use."""
         return [gpu for gpu in self._probe() if not self._settings.devices or gpu.index in self._settings.devices]
 
     def _take(
-        self, lease: JobLease, usable: Sequence[Gpu], needed: int | None, asked: int | None, *, pauses: bool
+        self,
+        lease: JobLease,
+        usable: Sequence[Gpu],
+        needed: int | None,
+        asked: int | None,
+        *,
+        pauses: bool,
+        count: int,
     ) -> GpuGrant:
         lendable = {gpu.index: self._lendable(gpu, pauses=pauses) for gpu in usable}
-        if needed is not None and needed > max(lendable.values()):
-            most = max(lendable.values())
+        most = sorted(lendable.values(), reverse=True)[:count][-1] if count <= len(usable) else 0
+        if not most or (needed is not None and needed > most):
+            needed = needed or 0
             raise InvalidInput(
-                f"the training needs about {needed / 2**30:.1f} GiB of GPU memory; {most / 2**30:.1f} GiB can be lent",
+                f"the training needs about {needed / 2**30:.1f} GiB of memory on {count} GPU(s); "
+                f"{most / 2**30:.1f} GiB can be lent",
                 code="gpu_too_small",
                 extra={"needed_bytes": needed, "lendable_bytes": most},
             )
@@ -154,25 +176,29 @@ class GpuLeases:
             for row in live_leases(session):
                 if row.machine == self._machine and row.device in held:
                     held[row.device] += row.memory_bytes
-            # The emptiest first; a lease that pauses serving has its GPU to itself.
-            gpu = max(usable, key=lambda one: lendable[one.index] - held[one.index])
-            room = lendable[gpu.index] - held[gpu.index]
-            wanted = min(asked, lendable[gpu.index]) if asked is not None and not pauses else lendable[gpu.index]
-            if wanted > room or (held[gpu.index] and (pauses or asked is None)):
-                detail = f"{held[gpu.index] / 2**30:.1f} GiB of GPU {gpu.index} are lent already"
-                raise Postponed(detail, code="gpu_busy", extra={"retry_after_s": int(LOOK_AGAIN_S)})
-            session.add(
-                GpuLease(
-                    machine=self._machine,
-                    device=gpu.index,
-                    job_id=lease.job_id,
-                    attempt=lease.attempt,
-                    memory_bytes=wanted,
-                    pauses_serving=pauses,
+            # The emptiest first; a lease that pauses serving has its GPUs to itself, and so has one on several.
+            ordered = sorted(usable, key=lambda one: lendable[one.index] - held[one.index], reverse=True)
+            chosen = tuple(ordered[:count])
+            alone = pauses or asked is None or count > 1
+            least = min(lendable[gpu.index] for gpu in chosen)
+            wanted = min(asked, least) if asked is not None and not pauses else least
+            for gpu in chosen:
+                if wanted > lendable[gpu.index] - held[gpu.index] or (held[gpu.index] and alone):
+                    detail = f"{held[gpu.index] / 2**30:.1f} GiB of GPU {gpu.index} are lent already"
+                    raise Postponed(detail, code="gpu_busy", extra={"retry_after_s": int(LOOK_AGAIN_S)})
+                session.add(
+                    GpuLease(
+                        machine=self._machine,
+                        device=gpu.index,
+                        job_id=lease.job_id,
+                        attempt=lease.attempt,
+                        memory_bytes=wanted,
+                        pauses_serving=pauses,
+                    )
                 )
-            )
-        log.info("gpu.lent", device=gpu.index, gib=round(wanted / 2**30, 1), pauses_serving=pauses)
-        return GpuGrant(gpu, wanted)
+        devices = [gpu.index for gpu in chosen]
+        log.info("gpu.lent", devices=devices, gib=round(wanted / 2**30, 1), pauses_serving=pauses)
+        return GpuGrant(chosen, wanted)
 
     def _lendable(self, gpu: Gpu, *, pauses: bool) -> int:
         return int(gpu.memory_bytes * (1.0 if pauses else 1.0 - self._settings.serving_share))

@@ -26,8 +26,8 @@ from core.environment import says_disk_is_full
 from core.errors import TsumugiError
 from core.gpu import MEMORY_SHARE_VARIABLE
 
-TAIL_LINES = 40
-TAIL_CHARS = 4_000
+TAIL_LINES = 120
+TAIL_CHARS = 8_000
 LOOK_EVERY_S = 0.5
 """How often a silent child's owner looks whether it was asked to stop."""
 SILENT_AFTER_S = 1800.0
@@ -35,6 +35,9 @@ SILENT_AFTER_S = 1800.0
 GRACE_S = 45.0
 """From SIGTERM to SIGKILL: time to finish a step and to write a checkpoint."""
 
+LAUNCHER = "accelerate.commands.launch"
+_KILLED_SIGN = "(sigkill) received by pid"
+"""What a launcher says of one of several processes that was killed."""
 _DISK_SIGN = "pytorchstreamwriter failed writing"
 """What torch says of a checkpoint that found no room."""
 _MEMORY_SIGNS = ("out of memory", "outofmemoryerror", "memoryerror", "can't allocate memory", "cannot allocate memory")
@@ -70,6 +73,9 @@ class ChildEnd:
         if self.status < 0:
             name = signal.Signals(-self.status).name
             detail = f"{what} was ended by {name}; a full memory is the usual cause when nobody did it"
+            return ChildFailed(detail, code=f"{what}_killed", extra=extra, retryable=True)
+        if _KILLED_SIGN in folded:
+            detail = f"a process of {what} was killed; a full memory is the usual cause when nobody did it"
             return ChildFailed(detail, code=f"{what}_killed", extra=extra, retryable=True)
         if self.status == os.EX_TEMPFAIL:
             return ChildFailed(f"{what} was interrupted", code=f"{what}_interrupted", extra=extra, retryable=True)
@@ -195,12 +201,16 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{known}" if known else root, "PYTHONUNBUFFERED": "1"}
 
 
-def _cap_gpu_memory(share: float) -> None:
+def cap_gpu_memory() -> None:
     """Make torch fail in this process, rather than in the one that serves, when the lent memory is full."""
+    share = os.environ.get(MEMORY_SHARE_VARIABLE)
+    if share is None:
+        return
     import torch
 
     if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(min(1.0, share))
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_per_process_memory_fraction(min(1.0, float(share)))
 
 
 def main() -> None:
@@ -216,9 +226,8 @@ def main() -> None:
     if "--memory-bytes" in options:
         limit = int(options["--memory-bytes"])
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    share = os.environ.get(MEMORY_SHARE_VARIABLE)
-    if share is not None:
-        _cap_gpu_memory(float(share))
+    if arguments[0] != LAUNCHER:  # which computes nothing: its children bound themselves
+        cap_gpu_memory()
     os.nice(5)  # the service answers people on the same cores
     sys.argv = [arguments[0], *arguments[1:]]
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

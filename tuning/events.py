@@ -76,6 +76,7 @@ def build_reporter(emit: Emit, stop: StopRequest) -> Any:
 
     class Reporter(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            stop.wanted = _anybody(stop.wanted, args.device)
             if stop.wanted and state.global_step < state.max_steps:
                 control.should_save = True
                 control.should_training_stop = True
@@ -119,6 +120,18 @@ def build_reporter(emit: Emit, stop: StopRequest) -> Any:
             emit(TrainEvent(event="checkpoint", step=state.global_step, path=str(folder)))
 
     return Reporter()
+
+
+def _anybody(wanted: bool, device: Any) -> bool:
+    """Whether any process of the training was asked to stop: one that left alone would leave the others waiting."""
+    import torch
+
+    group = torch.distributed
+    if not (group.is_available() and group.is_initialized()) or group.get_world_size() < 2:
+        return wanted
+    asked = torch.tensor([float(wanted)], device=device)
+    group.all_reduce(asked, op=group.ReduceOp.MAX)
+    return bool(asked.item())
 
 
 def _preferred(logs: dict[str, Any], prefix: str) -> float | None:

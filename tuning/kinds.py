@@ -1,9 +1,7 @@
-"""The closed sets of tuning: methods, kinds of adapter, and which kinds an engine serves. Imports nothing heavy.
+"""The closed sets of tuning: methods and kinds of adapter. Imports nothing heavy.
 
-What is served is a matter of arithmetic: an engine that mixes versions in one batch needs a function of each layer's
-input and output per row. LoRA is one (and so are its kin, once written in its form); virtual tokens before the prompt
-are not, and a vLLM server takes plain LoRA alone. A request for what cannot be served is refused before compute, or
-trained on request for export: an artefact of the run that is downloaded and never promoted.
+What is served of them is said by `generation.engines.capability`. A request for what cannot be served is refused before
+compute, or trained on request for export: an artefact of the run that is downloaded and never promoted.
 """
 
 from __future__ import annotations
@@ -72,34 +70,8 @@ _PAIRS = frozenset({DatasetFormat.PREFERENCE})
 _ANSWERS = frozenset(shape for shape in DatasetFormat if shape.supervised)
 
 
-class Serving(StrEnum):
-    """Which generator answers."""
-
-    IN_PROCESS = "in_process"
-    REMOTE = "remote"
-    """vLLM or another OpenAI-compatible server."""
-
-
 LORA_KINDS = frozenset({AdapterKind.LORA, AdapterKind.RSLORA, AdapterKind.DORA, AdapterKind.PISSA, AdapterKind.QLORA})
 """Kinds that PEFT trains as LoRA layers."""
 VIRTUAL_KINDS = frozenset({AdapterKind.PREFIX, AdapterKind.PROMPT})
 CONVERTED_KINDS = frozenset({AdapterKind.PISSA, AdapterKind.FULL})
 """Kinds whose written form is not the trained one: they cannot be trained on from what was written."""
-
-_REFUSED = {
-    Serving.IN_PROCESS: {
-        AdapterKind.PREFIX: "virtual tokens would shift the cache of every request in the batch",
-        AdapterKind.PROMPT: "virtual tokens would shift the cache of every request in the batch",
-    },
-    Serving.REMOTE: {
-        AdapterKind.PREFIX: "vLLM loads LoRA only",
-        AdapterKind.PROMPT: "vLLM loads LoRA only",
-        AdapterKind.BOTTLENECK: "vLLM loads LoRA only, and a bottleneck's activation makes it none",
-        AdapterKind.DORA: "vLLM refuses DoRA",
-    },
-}
-
-
-def why_not_served(kind: AdapterKind, serving: Serving) -> str | None:
-    """The reason why an engine cannot serve a kind, or None where it does."""
-    return _REFUSED[serving].get(kind)

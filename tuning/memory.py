@@ -2,13 +2,16 @@
 
 What cannot be smaller is known: weights, and for every trained number its value, gradient and two moments in float32.
 Activations are an estimate: what a Llama-like layer keeps for the backward pass, ten values of the hidden width and
-four of the MLP's for each token. A run is refused when the first part and half of the second do not fit, so that an
-estimate that is off by a factor of two refuses nothing that would have run.
+four of the MLP's for each token, or its input alone where the rest is recomputed; and the logits of methods that
+compare answers, which unembed every position (SFT unembeds the supervised ones, in pieces). A run is refused when the
+first part and half of the second do not fit, so that an estimate that is off by a factor of two refuses nothing that
+would have run.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,17 +19,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import InvalidInput
+from core.gpu import MEMORY_SHARE_VARIABLE
 from generation.adapters.checks import base_shapes
-from tuning.kinds import AdapterKind
+from tuning.kinds import AdapterKind, Method
 from tuning.recipe import Recipe
-from tuning.recipe_parts import ALL_LINEAR, Targets
+from tuning.recipe_parts import ALL_LINEAR, MLP_ONLY, ONE_PROCESS, Targets
 from tuning.spec import TrainRow
+from tuning.targets import MLP_MODULES
 
 if TYPE_CHECKING:
     import torch
 
 _STATE_BYTES = 16
 """Of a trained number: value, gradient, two moments."""
+_TEXTS_OF_A_ROW = {Method.DPO: 2, Method.ORPO: 2, Method.REWARD: 2, Method.KTO: 2}
+"""Halves of a pair; of KTO, the row and another answer to its prompt."""
+_UNEMBEDS_ALL = frozenset({Method.DPO, Method.ORPO, Method.KTO})
+"""Methods that keep logits of all positions: as computed, in float32 after the softmax, and their gradient."""
 _QUANTISABLE = frozenset({AdapterKind.LORA, AdapterKind.RSLORA, AdapterKind.DORA, AdapterKind.PISSA})
 _FOUR_BIT_BYTES = 0.52
 """Of a weight in NF4 with scales in 8 bits."""
@@ -54,12 +63,20 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    base_path: Path, recipe: Recipe, *, longest: int, value_bytes: int, by_tokens: bool = False
+    base_path: Path,
+    recipe: Recipe,
+    *,
+    longest: int,
+    value_bytes: int,
+    by_tokens: bool = False,
+    processes: int = 1,
+    recomputed: bool | None = None,
 ) -> MemoryEstimate:
     """Memory of one process.
 
     longest: tokens of the longest row. value_bytes: of a number of the base and of the arithmetic. by_tokens: parts are
-    of `batch.tokens`, where the recipe says that, and not of `batch.rows`.
+    of `batch.tokens`, where the recipe says that, and not of `batch.rows`. processes: how many share what the recipe's
+    strategy spreads. recomputed: overrides the recipe, of which `auto` counts as recomputed where nothing is told.
     """
     shapes = base_shapes(base_path)
     matrices = {name: shape for name, shape in shapes.items() if ".layers." in name and len(shape) == 2}
@@ -72,12 +89,30 @@ def estimate_memory(
     config = json.loads((base_path / "config.json").read_text("utf-8"))
     hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
     wide = int(config.get("intermediate_size") or 4 * hidden)
-    rows = recipe.batch.rows // recipe.batch.accumulation
+    rows = recipe.batch.rows // recipe.batch.accumulation * _TEXTS_OF_A_ROW.get(recipe.method, 1)
     tokens = recipe.batch.tokens if by_tokens and recipe.batch.tokens else rows * longest
-    activations = tokens * (layers * (10 * hidden + 4 * wide) * value_bytes + hidden * 8)
+    layer = (10 * hidden + 4 * wide) * value_bytes
+    again = recipe.activations != "kept" if recomputed is None else recomputed
+    kept = layers * hidden * value_bytes + layer if again else layers * layer
+    logits = int(config["vocab_size"]) * (value_bytes + 8) if recipe.method in _UNEMBEDS_ALL else 0
+    trained = _trained_bytes(recipe, matrices, hidden, layers)
+    spread = processes if recipe.devices.strategy in {"fsdp", "zero3"} else 1
+    if recipe.devices.strategy == ONE_PROCESS:
+        processes = 1
+    elif recipe.devices.strategy != "ddp":
+        trained //= processes
     return MemoryEstimate(
-        weights, _trained_bytes(recipe, matrices, hidden, layers), activations, whole_weights=numbers * value_bytes
+        weights // spread, trained, tokens * (kept + hidden * 8 + logits), whole_weights=numbers * value_bytes
     )
+
+
+def recomputes(recipe: Recipe, kept: MemoryEstimate, available: int, *, on_gpu: bool) -> bool:
+    """Whether layers keep their inputs alone. kept: the estimate with `recomputed` False.
+
+    A GPU whose memory is full ends the training; a machine that swaps for a moment only slows it.
+    """
+    needed = kept.total if on_gpu else kept.least
+    return recipe.activations == "recomputed" or (recipe.activations == "auto" and needed > available)
 
 
 def longest_row(rows: Sequence[TrainRow]) -> int:
@@ -86,11 +121,18 @@ def longest_row(rows: Sequence[TrainRow]) -> int:
 
 
 def _texts(row: TrainRow) -> list[str]:
-    return [*(turn.content for turn in row.prompt), row.completion]
+    return [*(turn.content for turn in row.prompt), max(row.completion, row.rejected or "", key=len)]
 
 
 def what_would_fit(
-    base_path: Path, recipe: Recipe, available: int, *, longest: int, value_bytes: int, by_tokens: bool
+    base_path: Path,
+    recipe: Recipe,
+    available: int,
+    *,
+    longest: int,
+    value_bytes: int,
+    by_tokens: bool,
+    processes: int = 1,
 ) -> list[str]:
     """Changes of the recipe, the smallest first, each of which would fit by itself; empty where none does."""
     batch = recipe.batch
@@ -104,9 +146,12 @@ def what_would_fit(
 
     def fits(one: Recipe) -> bool:
         shape: dict[str, Any] = {"longest": longest, "value_bytes": value_bytes, "by_tokens": by_tokens}
+        shape["processes"] = processes
         return estimate_memory(base_path, one, **shape).least <= available
 
     found = [name for name, one in tries if fits(one)][:1]
+    if recipe.activations == "kept" and fits(recipe.model_copy(update={"activations": "recomputed"})):
+        found.insert(0, "activations 'recomputed'")
     if recipe.adapter in _QUANTISABLE:
         four_bits = recipe.model_copy(update={"adapter": AdapterKind.QLORA})
         if fits(four_bits):
@@ -136,6 +181,8 @@ def _trained_bytes(recipe: Recipe, matrices: Mapping[str, tuple[int, ...]], hidd
 
 def _targeted(name: str, targets: Targets) -> bool:
     module = name.removesuffix(".weight")
+    if targets == MLP_ONLY:
+        return module.split(".")[-2] in MLP_MODULES
     return targets == ALL_LINEAR or any(module.endswith(f".{target}") for target in targets)
 
 
@@ -167,11 +214,12 @@ def require_memory(estimate: MemoryEstimate, available: int, fitting: Sequence[s
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that this process may still take: of the GPU, or of the machine within this process's limit."""
+    """Bytes that this process may still take: of its share of the GPU, or of the machine within its limit."""
     import torch
 
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        left, whole = torch.cuda.mem_get_info(device)
+        return int(min(left, float(os.environ.get(MEMORY_SHARE_VARIABLE, "1")) * whole))
     free = 0
     for line in Path("/proc/meminfo").read_text("ascii").splitlines():
         if line.startswith("MemAvailable:"):

@@ -20,6 +20,7 @@ from tuning.recipe_parts import (
     BottleneckRecipe,
     CadenceRecipe,
     DataRecipe,
+    DevicesRecipe,
     DistillRecipe,
     DpoRecipe,
     FullRecipe,
@@ -51,6 +52,12 @@ class Recipe(RecipePart):
     compile_layers: bool = Field(
         False, description="On a GPU, fuse the small kernels of each layer: about a minute at the start of a run."
     )
+    activations: Literal["auto", "kept", "recomputed"] = Field(
+        "auto",
+        description="What layers keep for the backward pass: all, or their input alone, from which the rest is "
+        "computed again (a third more time). `auto` recomputes where the rest would not fit.",
+    )
+    devices: DevicesRecipe = DevicesRecipe()
     lora: LoraRecipe | None = None
     virtual: VirtualRecipe | None = None
     bottleneck: BottleneckRecipe | None = None
@@ -227,7 +234,7 @@ def stages_of(recipe: Recipe) -> list[Recipe]:
             detail = f"'{stage.method}' with '{values['adapter']}' cannot be trained on from what it writes"
             problem = FieldError(f"stages.{number}", detail, "not_a_stage")
             raise InvalidInput("The stages do not fit one another", code="invalid_recipe", errors=[problem])
-        for section in ("adapter", "export", "lora", "virtual", "bottleneck"):
+        for section in ("adapter", "export", "devices", "lora", "virtual", "bottleneck"):
             if values[section] != recipe.model_dump(mode="json")[section]:
                 problem = FieldError(f"stages.{number}.overrides", f"'{section}' is of all stages", "not_a_stage")
                 raise InvalidInput("The stages do not fit one another", code="invalid_recipe", errors=[problem])

@@ -40,6 +40,22 @@ class LoraRecipe(RecipePart):
         return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
 
 
+ONE_PROCESS: Final = "one"
+
+
+class DevicesRecipe(RecipePart):
+    """On how many devices a training runs, and what each of them holds."""
+
+    strategy: Literal["one", "ddp", "fsdp", "zero1", "zero2", "zero3"] = Field(
+        ONE_PROCESS,
+        description="`ddp`: the whole model on every GPU. `fsdp`, `zero3`: weights spread over them, for bases that "
+        "one does not hold. `zero1`, `zero2`: optimiser states, and gradients, spread.",
+    )
+    processes: int | None = Field(
+        None, ge=2, le=64, description="How many; default: every GPU that training may use, 2 without a GPU."
+    )
+
+
 class VirtualRecipe(RecipePart):
     """Trained tokens before the prompt (prefix and prompt tuning)."""
 

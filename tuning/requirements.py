@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from core.errors import InvalidInput, NotFound
 from core.settings import Settings
 from core.tables.tuning import TuningRun
-from tuning.kinds import Method, Serving, why_not_served
+from generation.adapters.forms import BOTTLENECK
+from generation.adapters.manifest import CONFIG_FILE
+from generation.engines.capability import refusal_of
+from tuning.kinds import AdapterKind, Method
+from tuning.launching import require_package
 from tuning.merge_sources import find_sources
 from tuning.recipe import DistillMethod, GrpoMethod, MergeMethod, Recipe, RlooMethod, stages_of
 from tuning.reward_accuracy import why_unproven
 
-
-def serving_of(settings: Settings) -> Serving:
-    """Which generator answers in this installation."""
-    return Serving.IN_PROCESS if settings.generation.engine == "transformers" else Serving.REMOTE
+_VIRTUAL_TYPES = {AdapterKind.PREFIX: "PREFIX_TUNING", AdapterKind.PROMPT: "PROMPT_TUNING"}
 
 
-def require_served(recipe: Recipe, serving: Serving) -> None:
+def require_served(session: Session, settings: Settings, tenant_id: str, recipe: Recipe) -> None:
     """Refuse what would be trained and could not answer anybody; a run for export may train it.
 
     Raises:
@@ -29,16 +32,43 @@ def require_served(recipe: Recipe, serving: Serving) -> None:
     """
     if recipe.export or recipe.method is Method.REWARD:
         return
-    reason = why_not_served(recipe.adapter, serving)
-    if reason is None and recipe.lora is not None and recipe.lora.experts:
-        reason = "factors on the weights of experts are mixed by no engine here"
+    ranks = _ranks_of(session, settings, tenant_id, recipe)
+    reason = refusal_of(settings, written_config(recipe, source_ranks=ranks))
     if reason is not None:
+        engine = settings.generation.engine
         raise InvalidInput(
-            f"adapter '{recipe.adapter}' cannot be served by the {serving} engine: {reason}. "
+            f"adapter '{recipe.adapter}' cannot be served by the engine '{engine}': {reason}. "
             'Ask with "export": true to train it for download',
             code="adapter_kind_not_served",
-            extra={"adapter": recipe.adapter.value, "engine": serving.value, "reason": reason},
+            extra={"adapter": recipe.adapter.value, "engine": engine, "reason": reason},
         )
+
+
+def written_config(recipe: Recipe, *, source_ranks: Sequence[int] = ()) -> dict[str, Any]:
+    """What `adapter_config.json` will say of the adapter that a recipe makes, as far as engines ask for it.
+
+    source_ranks: of the versions that are merged, as far as they are known.
+    `export.write_adapter` writes it; a test holds the two together.
+    """
+    kind = recipe.adapter
+    if isinstance(recipe, MergeMethod):
+        ranks = sum(source_ranks) if recipe.merge.combination == "cat" else next(iter(source_ranks), None)
+        return {"peft_type": "LORA", "r": recipe.merge.rank or ranks}
+    if kind in _VIRTUAL_TYPES:
+        return {"peft_type": _VIRTUAL_TYPES[kind]}
+    if kind is AdapterKind.BOTTLENECK and recipe.bottleneck is not None:
+        return {"peft_type": BOTTLENECK, "r": recipe.bottleneck.width}
+    if kind is AdapterKind.FULL and recipe.full is not None:
+        return {"peft_type": "LORA", "r": recipe.full.rank}
+    lora = recipe.factors
+    return {
+        "peft_type": "LORA",
+        "r": lora.rank * (2 if kind is AdapterKind.PISSA else 1),
+        "use_dora": kind is AdapterKind.DORA,
+        "target_parameters": ["experts"] if lora.experts else None,
+        "bias": "none",
+        "init_lora_weights": True,
+    }
 
 
 def require_parts(session: Session, settings: Settings, tenant_id: str, recipe: Recipe) -> None:
@@ -47,8 +77,9 @@ def require_parts(session: Session, settings: Settings, tenant_id: str, recipe: 
     Raises:
         NotFound: `reward_model_not_found` or `teacher_not_found`.
         InvalidInput: `no_judges`, a reward asks for judges and the settings name none; `reward_model_unproven`, see
-            `reward_accuracy`; `cannot_merge`, see `find_sources`.
+            `reward_accuracy`; `cannot_merge`, see `find_sources`; `deepspeed_missing`.
     """
+    require_package(recipe.devices.strategy)
     if isinstance(recipe, DistillMethod):
         teacher_folder(settings, recipe)
     if isinstance(recipe, MergeMethod):
@@ -83,6 +114,19 @@ def teacher_folder(settings: Settings, recipe: DistillMethod) -> Path:
     if Path(name).name != name or not (root / name / "config.json").is_file():
         raise NotFound(f"no teacher '{name}' below {root}", code="teacher_not_found")
     return root / name
+
+
+def _ranks_of(session: Session, settings: Settings, tenant_id: str, recipe: Recipe) -> list[int]:
+    """Ranks of the versions that a recipe merges, as far as their files are here; none for another recipe."""
+    if not isinstance(recipe, MergeMethod):
+        return []
+    found = []
+    for version in find_sources(session, tenant_id, recipe, settings.adapters_dir):
+        path = settings.adapters_dir / version.digest / CONFIG_FILE
+        rank = json.loads(path.read_text("utf-8")).get("r") if path.is_file() else None
+        if isinstance(rank, int):
+            found.append(rank)
+    return found
 
 
 def judges_for(recipe: Recipe, settings: Settings) -> dict[str, str]:

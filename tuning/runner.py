@@ -41,7 +41,9 @@ from tuning.gate import GateReport, Verdict, judge
 from tuning.gpu_need import hold_gpu
 from tuning.items import read_items
 from tuning.kinds import Method
+from tuning.launching import launch_of, processes_of
 from tuning.looks import look_of
+from tuning.machines import has_gpu
 from tuning.margins import Margins
 from tuning.merge_sources import find_sources, parents_of, together
 from tuning.negatives import Search
@@ -53,10 +55,9 @@ from tuning.revision import code_revision
 from tuning.reward_accuracy import accuracy_of
 from tuning.run import Run, fetch_files, folder_of, keep_error, load_run
 from tuning.seen import record_lineage
-from tuning.service import has_gpu
 from tuning.sizes import RunSize, size_of
 from tuning.sources import load_rows, withhold
-from tuning.spec import MergePart, RewardSource, TrainSpec, parse_event, read_rows
+from tuning.spec import EXIT_INTERRUPTED, MergePart, RewardSource, TrainSpec, parse_event, read_rows
 
 if TYPE_CHECKING:
     from generation.models import BaseModelInfo
@@ -174,7 +175,7 @@ class TuningRunner:
         with lease.write() as session:
             row = session.get_one(TuningRun, run.id)
             row.dataset_version = found.dataset_version
-            told = {key: run.progress[key] for key in ("warnings",) if key in run.progress}
+            told = {key: run.progress[key] for key in ("warnings", "recipe_choice") if key in run.progress}
             row.progress = {**told, "preparation": found.to_json(), "files": files}
             record_lineage(session, run.id, found, parents)
             lease.hand_over(Task.TUNING_TRAIN)
@@ -203,7 +204,8 @@ class TuningRunner:
             environment = grant.environment if grant is not None else {}
             if not (folder / "trained").exists():
                 require_room(self._settings)
-                self._train(lease, run, base, folder, adapter, environment)
+                processes = len(grant.gpus) if grant is not None else processes_of(recipe, 0)
+                self._train(lease, run, base, folder, adapter, environment, processes)
                 (folder / "trained").write_text(content_digest(adapter), encoding="utf-8")
             if recipe.method is Method.REWARD:
                 self._keep(lease, run, folder, adapter, _REWARD_MODEL, None)
@@ -268,6 +270,7 @@ class TuningRunner:
         folder: Path,
         adapter: Path,
         environment: Mapping[str, str],
+        processes: int,
     ) -> None:
         recipe = parse_recipe(run.recipe)
         spec = TrainSpec(
@@ -296,9 +299,11 @@ class TuningRunner:
         lease.progress("train", TRAIN_SHARE[0])
         told = 0.0
         error: TsumugiError | None = None
+        interrupted = False
+        launch = launch_of(recipe, path, processes=processes, on_gpu=has_gpu(self._settings))
         with started(
-            "tuning.train",
-            [str(path)],
+            launch.module,
+            launch.arguments,
             folder=folder,
             memory_bytes=self._settings.tuning.worker_memory_bytes,
             environment={**environment, **judges_for(recipe, self._settings)},
@@ -308,6 +313,7 @@ class TuningRunner:
                 if event is None:
                     continue
                 curve.take(event)
+                interrupted = event.event == "interrupted"
                 if event.event == "error":
                     error = TsumugiError(event.detail or "training failed", code=event.code or "train_failed")
                 if time.monotonic() - told >= _TELL_EVERY_S:
@@ -317,7 +323,8 @@ class TuningRunner:
         self._tell(lease, run, curve)
         if end.status == 0 and adapter.is_dir():
             return
-        failure = end.failure("train")
+        # a launcher of several processes has a status of its own
+        failure = (replace(end, status=EXIT_INTERRUPTED) if interrupted else end).failure("train")
         keep_error(lease, run, "train", failure)
         if error is not None and failure.code != "out_of_memory":
             raise error

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -31,9 +30,10 @@ from core.types import JobKind, Scope
 from tuning.chain import BASE_START, START_PATTERN, check_parent, find_parent
 from tuning.datasets.fitness import unfit
 from tuning.kinds import Method
+from tuning.machines import RecipeChoice, choose_recipe
 from tuning.margins import Margins
-from tuning.recipe import Recipe, load_recipe, parse_recipe, recipe_names, stages_of
-from tuning.requirements import require_parts, require_served, serving_of
+from tuning.recipe import Recipe, load_recipe, parse_recipe, stages_of
+from tuning.requirements import require_parts, require_served
 from tuning.seeing import small_set
 from tuning.sets import choose_sets, closed_rows, count_rows, formats_of
 
@@ -89,6 +89,8 @@ class CheckedRequest:
     """[{code, detail}]: what the gate will not forgive, and what it will hardly see, known before any compute."""
     parent: AdapterVersion | None = None
     """Version that training starts from."""
+    choice: RecipeChoice | None = None
+    """Why this recipe, where the request named none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +158,11 @@ class TuningService:
         request = parse_request(body)
         if request.family in RESERVED_FAMILIES:
             raise InvalidInput(f"'{request.family}' is not a family's name", code="reserved_family")
-        recipe = self._recipe(request)
+        recipe, choice = self._recipe(request)
         stages = stages_of(recipe)
-        require_served(recipe, serving_of(self._settings))
         for stage in stages:
             require_parts(session, self._settings, tenant_id, stage)
+        require_served(session, self._settings, tenant_id, recipe)
         datasets = choose_sets(session, tenant_id, request.family, request.dataset_ids, formats_of(recipe))
         dataset_ids = [dataset.id for dataset in datasets]
         named = bool(request.dataset_ids)
@@ -169,12 +171,12 @@ class TuningService:
         if parent is not None:
             check_parent(session, parent, recipe, self._settings.adapters_dir)
         warnings = [*_unfit(datasets), *closed_rows(session, reader, datasets), *_seen_of(recipe, rows)]
-        return CheckedRequest(request.family, recipe, dataset_ids, rows, warnings, parent)
+        return CheckedRequest(request.family, recipe, dataset_ids, rows, warnings, parent, choice)
 
     def sets_of(self, session: Session, tenant_id: str, body: TuningRequest | Mapping[str, Any]) -> Sequence[str]:
         """Ids of the sets that a request would take; raises as `check` does for what it names."""
         request = parse_request(body)
-        formats = formats_of(self._recipe(request))
+        formats = formats_of(self._recipe(request)[0])
         return [one.id for one in choose_sets(session, tenant_id, request.family, request.dataset_ids, formats)]
 
     def add(self, session: WriteSession, requester: Requester, checked: CheckedRequest) -> TuningRun:
@@ -195,7 +197,7 @@ class TuningService:
             recipe=checked.recipe.model_dump(mode="json"),
             dataset_ids=list(checked.dataset_ids),
             parent_version_id=checked.parent.id if checked.parent is not None else None,
-            progress={"warnings": list(checked.warnings)} if checked.warnings else {},
+            progress=_told(checked),
             requested_by=requester.key_id,
             reader_groups=kept_groups(requester.reader),
         )
@@ -234,6 +236,7 @@ class TuningService:
         family = session.get_one(AdapterFamily, run.family_id)
         for stage in stages_of(recipe):
             require_parts(session, self._settings, run.tenant_id, stage)
+        require_served(session, self._settings, run.tenant_id, recipe)  # the engine may be another one by now
         wanted = session.scalars(
             select(Dataset.id).where(
                 Dataset.id.in_(run.dataset_ids), Dataset.deleted_at.is_(None), Dataset.retired_at.is_(None)
@@ -265,18 +268,19 @@ class TuningService:
             )
         return rows
 
-    def _recipe(self, request: TuningRequest) -> Recipe:
-        """The recipe that a request names, or the one of its method."""
+    def _recipe(self, request: TuningRequest) -> tuple[Recipe, RecipeChoice | None]:
+        """The recipe that a request names, or the one of its method, or of the machine and why."""
         if request.method is not None and request.method not in set(Method):
             raise InvalidInput(
                 f"method '{request.method}' is not supported; there are: {', '.join(Method)}",
                 code="method_not_supported",
                 errors=[FieldError("method", "not supported", "method_not_supported")],
             )
-        name = request.recipe
+        name, choice = request.recipe, None
         if name is None:
             named = request.method not in {None, Method.SFT.value}
-            name = str(request.method) if named else self.default_recipe()
+            choice = None if named else choose_recipe(self._settings)
+            name = str(request.method) if choice is None else choice.name
         overrides = {**(request.overrides or {}), **({"export": True} if request.export else {})}
         recipe = load_recipe(name, overrides)
         if request.method is not None and recipe.method != request.method:
@@ -285,11 +289,7 @@ class TuningService:
                 code="invalid_recipe",
                 errors=[FieldError("method", f"the recipe says '{recipe.method}'", "other_method")],
             )
-        return recipe
-
-    def default_recipe(self) -> str:
-        """`style` where there is a GPU to train on, else `style-cpu`."""
-        return "style" if has_gpu(self._settings) and "style" in recipe_names() else "style-cpu"
+        return recipe, choice
 
     def list(
         self, principal: Principal, *, limit: int = 50, cursor: str | None = None, family: str | None = None
@@ -358,11 +358,10 @@ def family_named(session: Session, tenant_id: str, name: str) -> AdapterFamily |
     return session.scalar(select(AdapterFamily).where(AdapterFamily.tenant_id == tenant_id, AdapterFamily.name == name))
 
 
-def has_gpu(settings: Settings) -> bool:
-    """Whether training will find a GPU, asked without importing torch."""
-    if settings.generation.device == "auto":
-        return Path("/dev/nvidiactl").exists()
-    return settings.generation.device == "cuda"
+def _told(checked: CheckedRequest) -> dict[str, Any]:
+    """What is known of a run before it starts."""
+    told: dict[str, Any] = {"warnings": list(checked.warnings)} if checked.warnings else {}
+    return told | ({"recipe_choice": checked.choice.to_json()} if checked.choice is not None else {})
 
 
 def _unfit(datasets: Sequence[Dataset]) -> Sequence[dict[str, str]]:

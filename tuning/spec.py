@@ -147,6 +147,8 @@ class TrainEvent(BaseModel):
     seconds: float | None = None
     device: str | None = None
     precision: str | None = None
+    processes: int | None = Field(None, description="How many train together; absent for one.")
+    recomputed: bool | None = Field(None, description="Layers keep their input alone; absent where they keep all.")
     code: str | None = None
     detail: str | None = None
 

@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from core.errors import DatasetRejected, InvalidInput, TsumugiError
+from core.processes import end_with_parent
 from tuning.audits import audit_loss
 from tuning.checkpoints import COMPLETE, last_complete_checkpoint, load_weights, step_of
+from tuning.child import cap_gpu_memory
 from tuning.clock import build_clock
 from tuning.events import Emit, EventWriter, StageEvents, StopRequest, build_reporter
 from tuning.export import write_adapter, write_merged
 from tuning.kinds import AdapterKind, Method
+from tuning.launching import world_size
 from tuning.lean_forward import use_lean_forward
 from tuning.merge import load_factors, merge_adapters
 from tuning.methods import build_trainer
@@ -177,6 +180,8 @@ def _start(built: Built, work: Work, checkpoint: Path | None) -> TrainEvent:
         resumed_from=step_of(checkpoint) if checkpoint else None,
         device="cuda" if work.on_gpu else "cpu",
         precision=str(work.dtype).removeprefix("torch."),
+        processes=work.processes if work.processes > 1 else None,
+        recomputed=built.trainer.args.gradient_checkpointing or None,
     )
 
 
@@ -223,6 +228,9 @@ def main(arguments: list[str]) -> int:
     with _own_stdout() as stream:
         emit = EventWriter(stream, speaks=os.environ.get("RANK", "0") == "0")
         stop = StopRequest()
+        if world_size() > 1:
+            end_with_parent()  # the launcher starts processes in sessions of their own, where no signal reaches them
+            cap_gpu_memory()
         try:
             status = train(load_spec(Path(arguments[0])), emit, stop)
             _leave_together()
@@ -234,7 +242,7 @@ def main(arguments: list[str]) -> int:
 
 def _leave_together() -> None:
     """End the process group, if there is one: a process that exits while others still talk to it makes them abort."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if world_size() < 2:
         return
     import torch.distributed as group
 

@@ -173,6 +173,23 @@ def rows_file(folder: Path) -> Path:
     return folder / "rows.jsonl"
 
 
+def test_several_gpus_are_lent_whole_or_not_at_all(jobs: JobStore, database: Database, tenant: Tenant) -> None:
+    lender = leases(database, [*TWO, Gpu(2, 40 * GIB)], serving_share=0.5)
+    first, second = (running(jobs, database, tenant, name) for name in "ab")
+    with lender.held(first, 15 * GIB, count=2) as grant:
+        assert grant is not None and [gpu.index for gpu in grant.gpus] == [0, 1]
+        assert grant.environment == {"CUDA_VISIBLE_DEVICES": "0,1", MEMORY_SHARE_VARIABLE: "0.1875"}
+        with pytest.raises(Postponed), lender.held(second, 1 * GIB, count=2):
+            pass
+        with lender.held(second, 1 * GIB) as beside:
+            assert beside is not None and beside.gpu.index == 0
+    with pytest.raises(InvalidInput, match="on 2") as refused, lender.held(first, 30 * GIB, count=2):
+        pass
+    assert refused.value.code == "gpu_too_small"
+    with pytest.raises(InvalidInput), lender.held(first, count=4):
+        pass
+
+
 def test_a_run_asks_for_what_it_is_estimated_to_need(
     jobs: JobStore, database: Database, tenant: Tenant, tmp_path: Path
 ) -> None:
@@ -185,8 +202,10 @@ def test_a_run_asks_for_what_it_is_estimated_to_need(
         assert grant is not None and 2 * GIB < grant.memory_bytes < 3 * GIB
         with hold_gpu(lender, second, tmp_path, recipe, rows) as beside:  # two small ones fit beside each other
             assert beside is not None and beside.memory_bytes == grant.memory_bytes
-    with hold_gpu(lender, first, tmp_path, load_recipe("dpo"), rows_of_pairs(rows)) as whole:
-        assert whole is not None and whole.memory_bytes == 40 * GIB, "of a reference nothing is estimated"
+    with hold_gpu(lender, first, tmp_path, load_recipe("dpo"), rows_of_pairs(rows)) as pairs:
+        assert pairs is not None and 2 * GIB < pairs.memory_bytes < 4 * GIB
+    with hold_gpu(lender, first, tmp_path, load_recipe("grpo"), rows) as whole:
+        assert whole is not None and whole.memory_bytes == 40 * GIB, "what writing answers takes is not estimated"
     small = [Gpu(0, 3 * 2**20)]
     with hold_gpu(leases(database, small, serving_share=0.0), first, tmp_path, recipe, rows) as all_of_it:
         assert all_of_it is not None and all_of_it.memory_bytes == 3 * 2**20, "no more than there is"

@@ -12,7 +12,8 @@ from core.errors import DatasetRejected
 from tuning.attach import Attached, attach, load_base
 from tuning.batches import BatchPlan
 from tuning.kinds import AdapterKind, Method
-from tuning.memory import available_memory, estimate_memory, longest_row, require_memory, what_would_fit
+from tuning.launching import world_size
+from tuning.memory import available_memory, estimate_memory, longest_row, recomputes, require_memory, what_would_fit
 from tuning.recipe import Recipe
 from tuning.spec import RewardSource, TrainRow
 
@@ -40,7 +41,7 @@ class Work:
     @property
     def processes(self) -> int:
         """Processes of the run."""
-        return int(os.environ.get("WORLD_SIZE", "1"))
+        return world_size()
 
     @property
     def rank(self) -> int:
@@ -58,11 +59,7 @@ class Work:
 
         from tuning.checkpoints import load_weights
 
-        shape: dict[str, Any] = {
-            "longest": min(longest_row(self.rows), self.recipe.batch.max_tokens),
-            "value_bytes": self.dtype.itemsize,
-            "by_tokens": self.on_gpu and self.recipe.method is Method.SFT,
-        }
+        shape = self._shape()
         estimate = estimate_memory(self.base_path, self.recipe, **shape)
         available = available_memory(torch.device("cuda" if self.on_gpu else "cpu"))
         if estimate.least > available:
@@ -72,6 +69,23 @@ class Work:
         if self.warm_start is not None:
             load_weights(attached.model, self.warm_start)
         return attached
+
+    def recomputes(self) -> bool:
+        """Whether layers compute again in the backward pass what they do not keep."""
+        import torch
+
+        kept = estimate_memory(self.base_path, self.recipe, **self._shape(), recomputed=False)
+        available = available_memory(torch.device("cuda" if self.on_gpu else "cpu"))
+        return recomputes(self.recipe, kept, available, on_gpu=self.on_gpu)
+
+    def _shape(self) -> dict[str, Any]:
+        """What estimates of memory go by."""
+        return {
+            "longest": min(longest_row(self.rows), self.recipe.batch.max_tokens),
+            "value_bytes": self.dtype.itemsize,
+            "by_tokens": self.on_gpu and self.recipe.method is Method.SFT,
+            "processes": self.processes,
+        }
 
     def arguments(self, plan: BatchPlan) -> dict[str, Any]:
         """The recipe's numbers as transformers' TrainingArguments, with none of TRL's defaults left to chance."""
@@ -96,7 +110,9 @@ class Work:
             "bf16": self.dtype is torch.bfloat16,
             "fp16": False,
             "use_cpu": not self.on_gpu,
-            "gradient_checkpointing": False,
+            "gradient_checkpointing": self.recomputes(),
+            # With PEFT, ZeRO 3 can only recompute the older way, which TRL then chooses.
+            "gradient_checkpointing_kwargs": None if recipe.devices.strategy == "zero3" else {"use_reentrant": False},
             "train_sampling_strategy": "random" if plan.order is None else "sequential",
             "logging_strategy": "steps",
             "logging_steps": cadence.log_steps,
