@@ -61,6 +61,8 @@ def use_packing(trainer: Any, wanted: str, kind: AdapterKind) -> str | None:
     reason: str | None
     if kind in VIRTUAL_KINDS:
         reason = f"adapter '{kind}' puts trained tokens before every row, and a packed sequence has one beginning"
+    elif trainer.args.gradient_checkpointing:
+        reason = "layers compute again in the backward pass, where nothing says any more which rows a pack holds"
     elif any(weight.is_meta or hasattr(weight, "ds_id") for weight in base.parameters()):
         reason = "weights are spread over the processes when they are loaded, so packing cannot be audited"
     elif not (by_row := use_row_attention(base)) and wanted == "auto":

@@ -35,8 +35,10 @@ LEARNT, HARDLY = 2.0, 0.3
 KINDS = {
     "style-cpu": LEARNT, "style-rslora": LEARNT, "style-dora": LEARNT, "style-pissa": LEARNT, "style-qlora": LEARNT,
     "style-bottleneck": LEARNT, "style-full": LEARNT, "style-prefix": HARDLY, "style-prompt": HARDLY,
+    "style-gpu": LEARNT, "style-8b": LEARNT, "style-8b-4bit": LEARNT,
 }  # fmt: skip
-ELSEWHERE = {"merge": "tests/unit/test_merge.py", "starter": "style-cpu by another clock"}
+LAUNCHED = dict.fromkeys(("style-ddp", "style-fsdp", "style-zero3"), "tests/integration/test_launched_training.py")
+ELSEWHERE = {"merge": "tests/unit/test_merge.py", "starter": "style-cpu by another clock", **LAUNCHED}
 
 
 @pytest.fixture(scope="module")
