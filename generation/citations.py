@@ -139,7 +139,7 @@ def find_support(claim: str, source: str, *, question: str = "") -> tuple[int, i
     return best[1][0], best[1][1], best[2]
 
 
-def _claims(answer: str) -> Iterator[tuple[int, int, list[int]]]:
+def cited_stretches(answer: str) -> Iterator[tuple[int, int, list[int]]]:
     """(start, end, passage numbers) of each cited stretch: the sentence, or part of one, before its markers."""
     previous = 0
     matches = list(MARKER.finditer(answer))
@@ -169,7 +169,7 @@ def cite(answer: str, passages: Sequence[Passage], *, question: str = "") -> lis
     any marker still gets citations for sentences that stand word for word in a passage: those are facts of matching.
     """
     citations = []
-    for start, end, numbers in _claims(answer):
+    for start, end, numbers in cited_stretches(answer):
         for number in numbers:
             if 1 <= number <= len(passages):
                 passage = passages[number - 1]

@@ -20,8 +20,15 @@ from core.settings import Settings, load_settings
 from core.tables import Tenant
 from core.tenants import create_tenant
 from tests.budget import register_profiles
+from tests.shown import ShownResults
 
 register_profiles()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Results are kept for `python -m tests.methods_table`, but not those of a mutant's copy or a mere collection."""
+    if not config.option.collectonly:
+        config.pluginmanager.register(ShownResults(), "shown-results")
 
 
 def redis_server_binary() -> Path:

@@ -170,7 +170,7 @@ class RewardRecipe(RecipePart):
 class Reward(RecipePart):
     """One term of the reward of an answer."""
 
-    kind: Literal["citation", "refusal", "format", "length", "reward_model", "judge"] = Field(
+    kind: Literal["grounding", "citation", "refusal", "format", "length", "reward_model", "judge"] = Field(
         description="Rules over the answer, a reward model of ours, or the judges of the settings."
     )
     weight: float = Field(1.0, gt=0, le=100, description="Factor on the term before all are added.")

@@ -66,7 +66,7 @@ def render_row(content: Mapping[str, Any], negatives: Sequence[PromptPassage], g
     prompt = render_grounded(question, shown, history=history)
     refusal = is_not_found(answer)
     return RenderedRow(
-        row=TrainRow(prompt=_as_turns(prompt), completion=answer),
+        row=TrainRow(prompt=_as_turns(prompt), completion=answer, passages=tuple(passage.text for passage in shown)),
         question=question,
         grounded=bool(own),
         refusal=refusal,

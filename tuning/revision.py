@@ -31,7 +31,7 @@ _SOURCES = {
         "negatives.py",
         "prepare.py",
     ),
-    "generation": ("prompt.py",),
+    "generation": ("prompt.py", "chat.py", "control_marks.py"),
 }
 
 

@@ -85,7 +85,8 @@ class TrainRow(BaseModel):
     """One example: what the model is shown, and what it must say. Only `completion` and its stop token carry loss.
 
     `rejected` makes it a pair, of which `completion` is the better half; `label` makes it a judged answer. `facts`,
-    `gold` and `refusal` are what the rules of GRPO and RLOO reward.
+    `gold` (numbers of the passages that hold them), `refusal` and `passages` (as the prompt numbers them, from 1) are
+    what the rules of GRPO and RLOO look at.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -97,6 +98,7 @@ class TrainRow(BaseModel):
     facts: tuple[str, ...] = ()
     gold: tuple[int, ...] = ()
     refusal: bool = False
+    passages: tuple[str, ...] = ()
 
 
 def read_rows(path: Path) -> list[TrainRow]:

@@ -65,7 +65,8 @@ def undecided(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_no_recipe_is_without_its_direction() -> None:
-    shown = {*KINDS, *ELSEWHERE, "dpo", "orpo", "kto", "reward", "grpo", "rloo", "distill", "style-then-preference"}
+    online = {"grpo", "rloo", "grounding", "distill"}
+    shown = {*KINDS, *ELSEWHERE, *online, "dpo", "orpo", "kto", "reward", "style-then-preference"}
     assert set(recipe_names()) == shown
 
 
@@ -166,15 +167,29 @@ def test_what_is_rewarded_becomes_more_frequent(
     assert sum(rewards[-3:]) > sum(rewards[:3])  # type: ignore[arg-type]
 
 
-def share_of(reader: Reader, adapter: Path) -> float:
-    """Share of drawn answers that stay within three characters."""
+def test_grounded_answers_become_more_frequent_by_the_matcher_alone(base: Path, reader: Reader, tmp_path: Path) -> None:
+    """Two answers that are as likely at first: one that its passage carries, and one that it does not."""
+    right, wrong = "9[1]", "8[1]"
+    rows = [*answers(right), *answers(wrong)]
+    start = train_toy(tmp_path / "start", base, rows, "style-cpu", batch__max_steps=40).adapter
+    more = {"facts": ["9"], "gold": [1], "passages": ["9"]}
+    toy = train_toy(
+        tmp_path / "grounded", base, answers(right, **more), "grounding", warm_start=start, batch__max_steps=12,
+        batch__rows=16, batch__accumulation=1, optimiser__learning_rate=0.002, online__new_tokens=8, online__beta=0.0,
+    )  # fmt: skip
+    before, after = (share_of(reader, one, lambda text: text.startswith("9[1]")) for one in (start, toy.adapter))
+    assert after > before + 0.12
+
+
+def share_of(reader: Reader, adapter: Path, counts: Any = lambda text: len(text) <= 3) -> float:
+    """Share of drawn answers that count: those that stay within three characters."""
     ids = torch.tensor([reader.prompt(number) for number in UNSEEN for _ in range(8)])
     torch.manual_seed(11)
     drawn = reader.model(adapter).generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=True, temperature=1.0, top_k=0
     )
     texts = reader.tokenizer.batch_decode(drawn[:, ids.shape[1] :], skip_special_tokens=True)
-    return sum(len(text) <= 3 for text in texts) / len(texts)
+    return sum(bool(counts(text)) for text in texts) / len(texts)
 
 
 def test_a_student_moves_to_its_teacher(base: Path, reader: Reader, polite: Toy, tmp_path: Path) -> None:

@@ -87,3 +87,44 @@ def test_judges_reach_the_training_process_by_environment_with_their_keys(monkey
         monkeypatch.setenv(name, value)
     assert Settings().tuning.judges == (judge,)
     assert "secret" not in json.dumps(asked.model_dump(mode="json"))
+
+
+PASSAGES = ["営業時間は9時から17時までです。定休日は水曜です。", "駐車場は30台分あります。"]
+FACT = "営業時間は9時から17時までです"
+
+
+@pytest.mark.parametrize(
+    ("answer", "worth"),
+    [
+        (f"{FACT} [1]。", 1.0),
+        (f"{FACT}［１］。", 1.0),
+        (f"{FACT} [2]。", 0.0),  # right, and cites what does not hold it
+        (f"{FACT}。", 0.0),  # right, and cites nothing
+        (f"{FACT} [7]。", 0.0),
+        ("営業時間は10時から18時までです [1]。", -1.0),
+        ("わかりません。", -1.0),
+        (REFUSAL, -0.5),
+        (f"{FACT} [1]。駐車場は30台分あります [2]。", 1.0 - 1 / 3),  # what nobody asked for: one number in three
+    ],
+)
+def test_grounding_pays_for_right_answers_with_citations_that_hold(answer: str, worth: float) -> None:
+    found = rewards.grounding(
+        completions=said(answer), reference=[f"{FACT} [1]"], facts=[[FACT]], refusal=[False], passages=[PASSAGES]
+    )
+    assert found == [pytest.approx(worth)]
+
+
+def test_grounding_pays_for_refusing_where_the_passage_is_missing_and_for_not_citing_what_is_not_there() -> None:
+    answers = [REFUSAL, f"{REFUSAL} [1]", f"{FACT} [1]", "はい。", "はい [1]。"]
+    found = rewards.grounding(
+        completions=said(*answers), reference=[REFUSAL] * 3 + ["はい。"] * 2, facts=[[]] * 5,
+        refusal=[True, True, True, False, False], passages=[PASSAGES[1:]] * 3 + [[]] * 2,
+    )  # fmt: skip
+    assert found == [1.0, -1.0, -1.0, 0.0, -0.5]
+
+
+def test_a_grounding_recipe_needs_no_judge_and_no_reward_model() -> None:
+    recipe = load_recipe("grounding")
+    kinds = {reward.kind: reward.weight for reward in recipe.online.rewards}  # type: ignore[attr-defined]
+    assert kinds["grounding"] > sum(weight for kind, weight in kinds.items() if kind != "grounding")
+    assert not {"judge", "reward_model"} & set(kinds) and judges_for(recipe, Settings()) == {}

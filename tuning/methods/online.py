@@ -127,6 +127,7 @@ def _prompts(chat: ChatFormat, rows: Sequence[TrainRow]) -> Any:
                 "facts": list(row.facts),
                 "gold": list(row.gold),
                 "refusal": row.refusal,
+                "passages": list(row.passages),
             }
             for row in rows
         ]

@@ -16,7 +16,7 @@ from core.errors import InvalidInput, Unavailable
 from core.language import language_of
 from core.settings import Settings
 from generation.chat import ChatFormat
-from generation.citations import MARKER, find_support
+from generation.citations import MARKER, cited_stretches, find_support
 from generation.prompt import is_not_found
 from tuning.recipe_parts import Reward
 from tuning.rubric import Ensemble, Pair
@@ -25,6 +25,7 @@ from tuning.spec import RewardSource
 RewardFunction = Callable[..., list[float | None]]
 """Called by TRL with `prompts`, `completions` (lists of turns), `completion_ids`, and the rows' columns by name."""
 
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _FULL_MARKS = 25.0
 """Five criteria of five points each."""
 
@@ -44,6 +45,47 @@ def citation(*, completions: Sequence[Any], facts: Any, gold: Any, refusal: Any,
             stated = sum(find_support(fact, text)[2] for fact in wanted) / len(wanted) if wanted else 1.0
             found.append(0.5 * right + 0.5 * stated - (0.5 if cited - set(holders) else 0.0))
     return found
+
+
+def grounding(
+    *, completions: Sequence[Any], reference: Any, facts: Any, refusal: Any, passages: Any, **_: Any
+) -> list[float | None]:
+    """Whether an answer is grounded, by the matcher that verifies citations in serving; no model judges.
+
+    Of a row that its passages answer: -1, plus what is right (share of the facts that it states, times the share of its
+    numbers that belong to them), plus what is verified (share of its cited stretches that a passage they cite carries):
+    a right answer without a citation, or with one that holds nothing of it, is worth no more than half. Refusing there
+    is -0.5: better than what is wrong. Of a row that they do not answer: 1 for refusing, -1 for anything else. A row
+    without passages has nothing to cite: -0.5 where it does.
+    """
+    return [
+        _grounded(text_of(turns), wanted, stated, bool(refuse), shown)
+        for turns, wanted, stated, refuse, shown in zip(completions, reference, facts, refusal, passages, strict=True)
+    ]
+
+
+def _grounded(text: str, reference: str, facts: Sequence[str], refuse: bool, passages: Sequence[str]) -> float:
+    stretches = [(text[start:end], numbers) for start, end, numbers in cited_stretches(text)]
+    refuses = is_not_found(text)
+    if refuse:
+        return 1.0 if refuses and not stretches else -1.0
+    if not passages:
+        return -0.5 if stretches else 0.0
+    if refuses:
+        return -0.5
+    stated = sum(find_support(fact, text)[2] for fact in facts) / len(facts) if facts else 1.0
+    numbers, known = (set(_NUMBER.findall(_plain(one))) for one in (text, " ".join([reference, *facts])))
+    exact = len(numbers & known) / len(numbers) if numbers else 1.0
+    carried = [
+        any(1 <= number <= len(passages) and find_support(claim, passages[number - 1])[2] for number in cited)
+        for claim, cited in stretches
+    ]
+    return -1.0 + stated * exact + (sum(carried) / len(carried) if carried else 0.0)
+
+
+def _plain(text: str) -> str:
+    """Without citation marks, digits of one width."""
+    return unicodedata.normalize("NFKC", MARKER.sub(" ", text))
 
 
 def refusal(*, completions: Sequence[Any], refusal: Any, **_: Any) -> list[float | None]:
@@ -137,6 +179,7 @@ def build_rewards(
     """
     folders = {source.run: source.path for source in sources}
     makers: Mapping[str, Callable[[Reward], RewardFunction]] = {
+        "grounding": lambda _: grounding,
         "citation": lambda _: citation,
         "refusal": lambda _: refusal,
         "format": lambda _: build_format(int(tokenizer.eos_token_id)),
