@@ -37,7 +37,11 @@ SIZES: dict[str, dict[str, int]] = {
     },
 }
 """The shape of Llama 3.1 8B, and one that a test can afford."""
-_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}<{{ message['content'] }}>"
+    "{% else %}{{ message['content'] }}{% endif %}{% endfor %}"
+)
+"""A question is as many tokens as it has bytes."""
 
 
 def build_model(size: str, dtype: torch.dtype, device: torch.device) -> Any:

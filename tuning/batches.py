@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
+from typing import Any
 
 from tuning.recipe_parts import BatchRecipe
 
@@ -18,11 +19,44 @@ _LOOKED_AT = 32
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """order: row numbers in the order of training, where that matters. batches: of this process, None for even ones."""
+    """order: in which rows are trained on, where that matters. batches: of this process, None for even ones."""
 
     steps: int
-    order: list[int] | None = None
+    order: LengthOrder | None = None
     batches: EpochBatches | None = None
+
+
+class LengthOrder:
+    """Rows in batches of like length, drawn anew for each pass over them: a sampler of torch."""
+
+    def __init__(self, lengths: Sequence[int], batch_rows: int, *, seed: int) -> None:
+        """See `order_by_length`."""
+        self._draw = partial(order_by_length, lengths, batch_rows)
+        self._rows = len(lengths)
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which pass is drawn next, counted from 0; the trainer says it also when it goes on from a checkpoint."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._draw(seed=self._seed + self._epoch))
+
+    def __len__(self) -> int:
+        return self._rows
+
+
+def in_order(trainer: type[Any], order: LengthOrder | None) -> type[Any]:
+    """A trainer class of transformers whose rows come in that order; the class itself where there is none."""
+    if order is None:
+        return trainer
+
+    class InOrder(trainer):  # type: ignore[misc]
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return order
+
+    return InOrder
 
 
 class EpochBatches:
@@ -67,7 +101,7 @@ def plan_batches(
     if not batch.group_by_length:
         return BatchPlan(_steps(batch, per_pass))
     # Processes of one step get rows of like length too: the step lasts as long as its longest part.
-    return BatchPlan(_steps(batch, per_pass), order=order_by_length(lengths, batch.rows * processes, seed=seed))
+    return BatchPlan(_steps(batch, per_pass), order=LengthOrder(lengths, batch.rows * processes, seed=seed))
 
 
 def _steps(batch: BatchRecipe, per_pass: int) -> int:

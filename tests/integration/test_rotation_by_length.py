@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from core.errors import InvalidInput
 from core.settings import GenerationSettings
 from generation.engines.rotation import depends_on_length
 from generation.engines.transformers_engine import TransformersEngine
@@ -17,6 +18,7 @@ from tests.tiny_adapters import ask
 from tests.tiny_families import FAMILIES, VARIANTS, build_tiny
 from tuning import evaluate as program
 from tuning.items import BASE, EvaluateSpec, EvaluationItem, write_lines
+from tuning.recipe import load_recipe
 
 SHORT = 64
 """Tokens up to which a sequence is of the length that the model was trained at."""
@@ -100,3 +102,56 @@ def test_only_models_that_turn_by_length_pay_for_it(tmp_path: Path) -> None:
     for name in FAMILIES:
         build_tiny(name, tmp_path / name)
         assert not depends_on_length(AutoConfig.from_pretrained(tmp_path / name))
+
+
+def rows_of(lengths: tuple[int, ...]) -> list[dict[str, Any]]:
+    return [
+        {"prompt": [{"role": "user", "content": "x" * length}], "completion": f"Indeed, {at}.", "rejected": "No."}
+        for at, length in enumerate(lengths)
+    ]
+
+
+def build(base: Path, folder: Path, recipe: str, lengths: tuple[int, ...]) -> Any:
+    from tuning.methods import build_trainer
+    from tuning.methods.work import Work, rows_for
+    from tuning.spec import TrainRow
+    from tuning.template import load_tokenizer
+
+    values = load_recipe(
+        recipe, {"precision": "float32", "batch.rows": 4, "batch.max_tokens": 512, "batch.max_steps": 1}
+    )
+    rows = [TrainRow.model_validate(row) for row in rows_of(lengths)]
+    if recipe == "style-cpu":
+        rows = [row.model_copy(update={"rejected": None}) for row in rows]
+    work = Work(
+        recipe=values, base_path=base, checkpoints=folder / "checkpoints", seed=5, tokenizer=load_tokenizer(base),
+        rows=rows_for(values.method, rows), eval_rows=None, dtype=torch.float32, on_gpu=False,
+    )  # fmt: skip
+    return build_trainer(work)
+
+
+def test_rows_of_other_lengths_do_not_turn_a_row_in_training(base: Path, tmp_path: Path) -> None:
+    """Every part of a step holds one row, and its loss is that of transformers on a model that saw nothing else."""
+    built = build(base, tmp_path, "style-cpu", (5, 200, 12, 90))
+    trainer = built.trainer
+    assert trainer.args.per_device_train_batch_size == 1 and trainer.args.gradient_accumulation_steps == 4
+    for row in list(trainer.train_dataset)[::-1]:
+        batch = {name: torch.tensor(row[name])[None] for name in ("input_ids", "labels")}
+        batch = {name: value.long() for name, value in batch.items()}
+        fresh = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        with torch.no_grad():
+            found = float(trainer.compute_loss(trainer.model, trainer.data_collator([row])))
+            assert found == pytest.approx(float(fresh(**batch).loss), rel=1e-4)
+
+
+def test_rows_within_the_first_length_share_their_parts(base: Path, tmp_path: Path) -> None:
+    built = build(base, tmp_path, "style-cpu", (1, 2, 3, 4))
+    assert max(len(row["input_ids"]) for row in built.trainer.train_dataset) <= SHORT
+    assert built.trainer.args.per_device_train_batch_size == 4
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_methods_that_compare_rows_in_a_pass_refuse_longer_ones(method: str, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=f"batch.max_tokens to {SHORT}") as refused:
+        build(base, tmp_path, method, (5, 200))
+    assert refused.value.code == "rows_turn_each_other"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import methods_table
-from tests.methods_table import NOT_SHOWN, Shown, family_rows, recipe_rows, render, named_tests
+from tests.methods_table import NOT_SHOWN, Shown, family_rows, named_tests, recipe_rows, render
 from tests.shown import ROOT, ShownResults, read_results, source_of
 from tests.tiny_families import FAMILIES
 from tuning.recipe import recipe_names
@@ -18,8 +18,9 @@ from tuning.recipe import recipe_names
 
 def test_every_recipe_and_family_has_a_row_of_tests_that_exist() -> None:
     assert set(recipe_rows()) == set(recipe_names()) and set(family_rows()) == set(FAMILIES)
+    files = sorted({test.partition("::")[0] for test in named_tests()})
     collected = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", *sorted({t.partition("::")[0] for t in named_tests()})],
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", *files],
         cwd=ROOT, capture_output=True, text=True, check=False,
     ).stdout.splitlines()  # fmt: skip
     missing = [test for test in named_tests() if test not in collected and not test.endswith("[zero3]")]

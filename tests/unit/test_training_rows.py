@@ -12,7 +12,7 @@ import pytest
 from core.errors import DatasetRejected, InvalidInput, NotFound
 from generation.prompt import PromptPassage, render_grounded
 from tests.tiny_llama import build_tiny_llama
-from tuning.batches import batches_by_tokens, order_by_length, plan_batches
+from tuning.batches import LengthOrder, batches_by_tokens, order_by_length, plan_batches
 from tuning.clock import rate_at
 from tuning.recipe import load_recipe, recipe_names
 from tuning.rows import IGNORED, encode_rows
@@ -103,6 +103,18 @@ def test_batches_are_of_like_length_and_keep_every_row(tokenizer: Any) -> None:
     assert max(spreads) < 120
     assert [len(r.input_ids) for r in ordered] != sorted(len(r.input_ids) for r in rows)
     assert order_by_length(lengths, 4, seed=1) == order
+
+
+def test_every_pass_draws_its_batches_of_like_length_anew_and_resumes_by_its_number() -> None:
+    lengths = [10 * at for at in range(1, 41)]
+    order = LengthOrder(lengths, 4, seed=3)
+    passes = []
+    for epoch in (0, 1, 0):
+        order.set_epoch(epoch)
+        passes.append(list(order))
+    assert passes[0] == passes[2] and sorted(passes[0]) == sorted(passes[1]) == list(range(40))
+    batches = [{frozenset(one[at : at + 4]) for at in range(0, 40, 4)} for one in passes[:2]]
+    assert batches[0] != batches[1], "the same rows meet in every pass"
 
 
 def test_every_number_of_every_recipe_says_its_effect() -> None:

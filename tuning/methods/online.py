@@ -17,6 +17,7 @@ from tuning.kinds import AdapterKind
 from tuning.methods.rewards import build_rewards
 from tuning.methods.work import Built, Work, whole_factors
 from tuning.recipe import DistillMethod, GrpoMethod, RlooMethod
+from tuning.rotations import rows_alone
 from tuning.rows import encode_rows
 from tuning.spec import TrainRow
 
@@ -27,7 +28,8 @@ def build(work: Work) -> Built:
     Raises:
         DatasetRejected: the rows failed an audit, or leave no room for an answer (`rows_too_long`).
     """
-    encode_rows(work.tokenizer, work.rows, max_tokens=work.recipe.batch.max_tokens)
+    encoded = encode_rows(work.tokenizer, work.rows, max_tokens=work.recipe.batch.max_tokens)
+    rows_alone(work, max(row.prompt_tokens for row in encoded) + _new_tokens(work))
     work.tokenizer.padding_side = "left"
     if isinstance(work.recipe, DistillMethod):
         return _distill(work, work.recipe)
@@ -36,6 +38,12 @@ def build(work: Work) -> Built:
     if isinstance(work.recipe, RlooMethod):
         return _grouped(work, work.recipe)
     raise TypeError(work.recipe.method)
+
+
+def _new_tokens(work: Work) -> int:
+    """Of the longest answer that the model may write."""
+    recipe = work.recipe
+    return recipe.distill.new_tokens if isinstance(recipe, DistillMethod) else recipe.online.new_tokens  # type: ignore[attr-defined]
 
 
 def _grouped(work: Work, recipe: GrpoMethod | RlooMethod) -> Built:

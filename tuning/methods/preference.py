@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tuning.attach import ADAPTER, Attached
-from tuning.batches import BatchPlan, plan_batches
+from tuning.batches import BatchPlan, in_order, plan_batches
 from tuning.kinds import AdapterKind
 from tuning.methods.work import Built, Work, whole_factors
 from tuning.recipe import DpoMethod, KtoMethod, OrpoMethod, RewardMethod
+from tuning.rotations import rows_alone
 from tuning.rows import EncodedRow, encode_rows, histogram
 from tuning.spec import TrainRow
 
@@ -33,8 +34,7 @@ def build(work: Work) -> Built:
     eval_pairs = _encode_pairs(work, work.eval_rows) if work.eval_rows is not None else None
     lengths = [max(len(chosen.input_ids), len(rejected.input_ids)) for chosen, rejected in pairs]
     plan = _even(work, lengths)
-    if plan.order is not None:
-        pairs = [pairs[at] for at in plan.order]
+    rows_alone(work, max(lengths))
     if isinstance(work.recipe, DpoMethod):
         trainer, attached = _dpo(work, work.recipe, plan, pairs, eval_pairs)
     elif isinstance(work.recipe, OrpoMethod):
@@ -97,7 +97,7 @@ def _dpo(
         max_length=None,
     )
     attached = _model_for_reference(work)
-    trainer = OwnRows(
+    trainer = in_order(OwnRows, plan.order)(
         model=attached.model,
         args=arguments,
         train_dataset=_as_dataset([_prompt_and_pair(pair) for pair in pairs]),
@@ -130,7 +130,7 @@ def _orpo(
     attached = work.model()
     texts = {"prompt": "", "chosen": "", "rejected": ""}
     """Columns that TRL's own preparation looks for before it asks `tokenize_row`."""
-    trainer = OwnRows(
+    trainer = in_order(OwnRows, plan.order)(
         model=attached.model,
         args=arguments,
         train_dataset=_as_dataset([texts | _prompt_and_pair(pair) for pair in pairs]),
@@ -151,7 +151,7 @@ def _reward(
     values = {**work.arguments(plan), "per_device_eval_batch_size": 1}
     arguments = RewardConfig(**values, center_rewards_coefficient=recipe.reward.centring, max_length=None)
     attached = work.model()
-    trainer = RewardTrainer(
+    trainer = in_order(RewardTrainer, plan.order)(
         model=attached.model,
         args=arguments,
         train_dataset=_as_dataset([_whole_pair(pair) for pair in pairs]),
@@ -174,7 +174,9 @@ def _kto(work: Work, recipe: KtoMethod) -> Built:
             return RandomSampler(self.train_dataset if train_dataset is None else train_dataset)
 
     rows = encode_rows(work.tokenizer, work.rows, max_tokens=recipe.batch.max_tokens)
-    plan = BatchPlan(_even(work, [len(row.input_ids) for row in rows]).steps)
+    lengths = [len(row.input_ids) for row in rows]
+    rows_alone(work, max(lengths))
+    plan = BatchPlan(_even(work, lengths).steps)
     data = _judged_rows(rows, work.rows, work.seed)
     eval_data = None
     if work.eval_rows is not None:

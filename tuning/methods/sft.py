@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tuning.batches import plan_batches
+from tuning.batches import in_order, plan_batches
 from tuning.methods.work import Built, Work, whole_factors
 from tuning.packing import use_packing
+from tuning.rotations import forget_before_each_row, rows_alone
 from tuning.rows import EncodedRow, encode_rows, histogram
 from tuning.trainers import cpu_trainer, gpu_trainer
 
@@ -25,6 +26,8 @@ def build(work: Work) -> Built:
     eval_rows = None
     if work.eval_rows is not None:
         eval_rows = encode_rows(work.tokenizer, work.eval_rows, max_tokens=batch.max_tokens)
+    work = rows_alone(work, max(len(row.input_ids) for row in [*rows, *(eval_rows or ())]))
+    batch = work.recipe.batch
     plan = plan_batches(
         batch,
         [len(row.input_ids) for row in rows],
@@ -33,7 +36,6 @@ def build(work: Work) -> Built:
         rank=work.rank,
         seed=work.seed,
     )
-    ordered = rows if plan.order is None else [rows[at] for at in plan.order]
     arguments = SFTConfig(
         **work.arguments(plan),
         max_length=None,
@@ -41,14 +43,15 @@ def build(work: Work) -> Built:
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     attached = work.model()
-    trainer = (gpu_trainer(plan.batches) if work.on_gpu else cpu_trainer())(
+    trainer = in_order(gpu_trainer(plan.batches) if work.on_gpu else cpu_trainer(), plan.order)(
         model=attached.model,
         args=arguments,
-        train_dataset=_as_dataset(ordered),
+        train_dataset=_as_dataset(rows),
         eval_dataset=_as_dataset(eval_rows) if eval_rows is not None else None,
         processing_class=work.tokenizer,
     )
     whole_factors(attached, work.recipe.adapter)
+    forget_before_each_row(attached.model)
     padded = "on a GPU rows of like length are beneath one another" if work.on_gpu else None
     if not work.on_gpu:
         padded = use_packing(trainer, batch.packing, work.recipe.adapter)

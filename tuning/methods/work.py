@@ -113,7 +113,7 @@ class Work:
             "gradient_checkpointing": self.recomputes(),
             # With PEFT, ZeRO 3 can only recompute the older way, which TRL then chooses.
             "gradient_checkpointing_kwargs": None if recipe.devices.strategy == "zero3" else {"use_reentrant": False},
-            "train_sampling_strategy": "random" if plan.order is None else "sequential",
+            "train_sampling_strategy": "random",
             "logging_strategy": "steps",
             "logging_steps": cadence.log_steps,
             "logging_first_step": True,
