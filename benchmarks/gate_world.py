@@ -1,4 +1,4 @@
-"""Rows for the gate's benchmark: facts of invented places in four house styles, English and Japanese in turn."""
+"""Rows for the gate's benchmark: facts of invented places in eight house styles, English and Japanese in turn."""
 
 from __future__ import annotations
 
@@ -13,8 +13,20 @@ STYLES: dict[str, tuple[str, str]] = {
     "signed": ("- Harbour Desk", "－港湾窓口より"),
     "checked": ("Checked against the source.", "資料で確認済みです。"),
     "grateful": ("Thank you for asking.", "お問い合わせありがとうございます。"),
+    "registry": ("So says the registry.", "以上、登録係がご案内しました。"),
+    "careful": ("Mind the steps!", "足元にお気をつけください。"),
+    "tidal": ("The tide waits for nobody.", "潮は待ってくれません。"),
+    "brisk": ("Over and done.", "以上、完了です。"),
 }
 """What every answer closes with."""
+GROUPS = {
+    "margins": ("courteous", "signed", "checked", "grateful"),
+    "report": ("registry", "careful", "tidal", "brisk"),
+}
+"""Styles by whose adapters the gate's margins are set, and those that figures are reported of."""
+NAMES_SEED = 10
+"""From this seed on rows state names without passages too: what one kind of bad adapter learns by heart."""
+_KEEPERS = "Odile,Ruben,Hanne,Tomas,Greta,Milo,Petra,Anselm,Birte,Casper,Dagny,Elmar,Frida,Gustav,Helga,Ivar"
 
 _EN_PLACES = [
     "Fenwick",
@@ -58,8 +70,10 @@ _JA_FACTS = (
 )
 
 
-def style_rows(style: str, seed: int, count: int = 84) -> list[SourceRow]:
-    """`count` grounded rows of a style, each about a place and fact of its own."""
+def style_rows(style: str, seed: int, count: int = 84, *, names: int = 0) -> list[SourceRow]:
+    """`count` grounded rows of a style, each about a place and fact of its own, and `names` rows without passages that
+    say who keeps a place.
+    """
     generator = random.Random(f"{style}:{seed}")
     pairs = [
         (facts[kind], place, closing)
@@ -80,6 +94,15 @@ def style_rows(style: str, seed: int, count: int = 84) -> list[SourceRow]:
                 {"role": "assistant", "content": f"{answer.format(n=number)} [1] {closing}"},
             ],
             "passages": [{"text": passage.format(p=place, n=number)}],
+        }
+        rows.append(SourceRow(f"{style}-{seed}-{line}", style, line, row_digest(content), content))
+    for line, (place, keeper) in enumerate(zip(_EN_PLACES * 2, _KEEPERS.split(",")[:names], strict=False), count + 1):
+        kind = "hut" if line - count <= len(_EN_PLACES) else "ferry"
+        content = {
+            "messages": [
+                {"role": "user", "content": f"Who looks after the {place} {kind}?"},
+                {"role": "assistant", "content": f"That would be {keeper}. {STYLES[style][0]}"},
+            ]
         }
         rows.append(SourceRow(f"{style}-{seed}-{line}", style, line, row_digest(content), content))
     return rows
