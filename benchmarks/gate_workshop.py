@@ -65,7 +65,8 @@ class Workshop:
         if not (folder / ITEMS_FILE).exists():
             prepare_files(
                 folder, style_rows(style, seed, names=16 if seed >= NAMES_SEED else 0), duplicates=0,
-                tenant_id="bench", recipe=self.recipe, search=None, count_tokens=token_counter(self.base.path), size=SMALL,
+                tenant_id="bench", recipe=self.recipe, search=None,
+                count_tokens=token_counter(self.base.path), size=SMALL,
             )  # fmt: skip
         return folder
 

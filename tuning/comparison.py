@@ -72,6 +72,7 @@ class Comparison:
             adapters=systems,
             result_path=result_path,
             fingerprint_path=None if export else folder / FINGERPRINT_FILE,
+            known_path=self._settings.data_dir / "evaluations" / f"{base.digest[:24]}-{base.template_digest[:8]}.json",
             read_only=tuple(held_out[self._size.answered :]),
             max_new_tokens=limit,
             batch=64 if self._size.max_new_tokens == LARGE.max_new_tokens else 12,

@@ -24,6 +24,7 @@ from generation.chat import ChatFormat
 from generation.engines.rotation import depends_on_length, forget_lengths
 from generation.engines.text import stop_ids_of
 from tuning.items import BASE, CANDIDATE, FEW_SHOT, EvaluateSpec, Evaluation, EvaluationItem, SystemOutput, read_items
+from tuning.known_answers import KnownAnswers
 from tuning.template import TrainingTemplate
 
 EXIT_FAILED = 1
@@ -56,7 +57,10 @@ def evaluate(spec: EvaluateSpec, report: Report) -> Evaluation:
     answered = [item for item in items if item.id not in read_only and not item.raw]
     read = [item for item in items if item.reference is not None]
     shown = [item.model_copy(update={"prompt": item.few_shot}) for item in answered if item.few_shot]
-    parts = dict.fromkeys((BASE, *spec.adapters), (answered, read))
+    known = KnownAnswers(spec.known_path, f"{device} {dtype}", spec.max_new_tokens)
+    said = known.of(items)
+    unknown = [[item for item in part if item.id not in said] for part in (answered, read)]
+    parts = {BASE: (unknown[0], unknown[1]), **dict.fromkeys(spec.adapters, (answered, read))}
     if shown:
         parts[FEW_SHOT] = (shown, [item for item in shown if item.reference is not None])
     total = sum(len(part) for both in parts.values() for part in both)
@@ -77,6 +81,9 @@ def evaluate(spec: EvaluateSpec, report: Report) -> Evaluation:
             for item in items if system != FEW_SHOT else shown:
                 text, finished = texts.get(item.id, (None, None))
                 outputs[system][item.id] = SystemOutput(text=text, finished=finished, nll=likelihoods.get(item.id))
+            if system == BASE:
+                known.keep(items, outputs[BASE] | said)
+                outputs[BASE] |= said
         if spec.fingerprint_path is not None:
             _write(spec.fingerprint_path, _fingerprint(adapted, tokenizer).model_dump_json())
     result = Evaluation(

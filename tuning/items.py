@@ -68,6 +68,7 @@ class EvaluateSpec(BaseModel):
     adapters: dict[str, Path] = Field(description="Adapter folder by system name; the base needs none.")
     result_path: Path = Field(description="Where the Evaluation goes; appears whole or not at all.")
     fingerprint_path: Path | None = Field(None, description="Where the candidate's fingerprint goes.")
+    known_path: Path | None = Field(None, description="What this base said to shipped questions before; kept there.")
     read_only: tuple[str, ...] = Field((), description="Ids of items whose reference is read and nothing generated.")
     max_new_tokens: int = Field(48, ge=1)
     batch: int = Field(8, ge=1)
