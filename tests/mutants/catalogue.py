@@ -11,6 +11,8 @@ _CITATIONS = "tests/unit/test_citations.py::"
 _EVIDENCE = "tests/unit/test_canary_evidence.py::"
 _CANARY = "tests/contract/test_api_canary.py::"
 _ACCESS = "tests/contract/test_api_access.py::"
+_CHATS = "tests/unit/test_family_chat.py::"
+_ROWS = "tests/unit/test_training_rows.py::"
 _REWARDED = (f"{_DIRECTIONS}test_what_is_rewarded_becomes_more_frequent",)
 
 MUTANTS = (
@@ -207,5 +209,27 @@ MUTANTS = (
         "a-family-serves-every-group", "generation/adapters/routing.py",
         "if family is None or not _serves(session, family, groups):", "if family is None:",
         (f"{_CANARY}test_a_family_for_some_groups_does_not_exist_for_others",),
+    ),
+    Mutant(
+        "control-tokens-act-from-passages", "generation/chat.py",
+        'content = self._marks.sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", content)', "pass",
+        (f"{_CHATS}test_no_token_of_the_family_opens_in_a_passage_a_question_or_an_earlier_turn[mixtral]",),
+    ),
+    Mutant(
+        "answers-end-anywhere", "generation/chat.py",
+        "return next((int(one) for one in ids if one in added), None)", "return min(added, default=None)",
+        (f"{_CHATS}test_an_answer_ends_with_the_token_that_the_template_ends_it_with[gemma]",),
+    ),
+    Mutant(
+        "any-citation-is-verified", "tuning/methods/rewards.py",
+        "any(1 <= number <= len(passages) and find_support(claim, passages[number - 1])[2] for number in cited)",
+        "bool(cited)",
+        ("tests/unit/test_rewards.py::test_grounding_pays_for_right_answers_with_citations_that_hold",),
+    ),
+    Mutant(
+        "passes-repeat-their-batches", "tuning/batches.py",
+        "self._draw = partial(order_by_length, lengths, batch_rows)",
+        "self._draw = lambda seed, fixed=seed: order_by_length(lengths, batch_rows, seed=fixed)",
+        (f"{_ROWS}test_every_pass_draws_its_batches_of_like_length_anew_and_resumes_by_its_number",),
     ),
 )  # fmt: skip
