@@ -173,6 +173,8 @@ def print_gate(run: dict[str, Any]) -> None:
     console.print(f"gate: {verdict}; version {run.get('adapter_version') or '-'}", markup=False)
     for reason in report.get("reasons", []):
         console.print(f"  {reason}", markup=False)
+    for note in report.get("notes", [])[:1]:  # which look this is, and what it may err
+        console.print(f"  {note}", markup=False)
 
 
 def _overrides(pairs: list[str]) -> dict[str, Any] | None:

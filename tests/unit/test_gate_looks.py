@@ -6,19 +6,24 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from core.access import Principal
 from core.database import Database
 from core.errors import Unavailable
 from core.settings import JudgeSettings, Settings
-from core.tables import AdapterFamily, Dataset, DatasetRow, RunRow, Tenant, TuningRun
+from core.tables import AdapterFamily, AdapterVersion, Dataset, DatasetRow, RunDocument, RunRow, Tenant, TuningRun
 from core.tables.base import utc_now
 from core.types import Scope
+from erasure.find import Wanted, find_traces
 from tests.unit.test_tuning_gate import ITEMS, right_answer, styled, system
+from tuning.chain import Parent, gone_sources
 from tuning.comparison import Comparison
 from tuning.items import BASE, CANDIDATE, Evaluation
 from tuning.looks import look_of
+from tuning.prepare import Preparation
 from tuning.run import Run
+from tuning.seen import record_lineage
 from tuning.sizes import SMALL
 
 
@@ -100,3 +105,31 @@ def test_a_judge_that_is_down_ends_the_attempt_and_rejects_nothing(
     with pytest.raises(Unavailable) as failed:
         Comparison(database, asked, SMALL).ask_judges(run, ITEMS, evaluation, [], lambda: looked.append(1))
     assert failed.value.code == "judge_unavailable" and failed.value.retryable and looked
+
+
+@pytest.mark.parametrize(("use", "learnt"), [("evaluated", False), ("negative", True), ("row", True)])
+def test_a_document_that_was_only_asked_about_taints_no_version_but_its_files_go(
+    database: Database, tenant: Tenant, use: str, learnt: bool
+) -> None:
+    Family(database, tenant.id)
+    with database.write() as session:
+        session.add(TuningRun(id="run_1", tenant_id=tenant.id, family_id="fam_1", method="sft"))
+        version = AdapterVersion(
+            id="adv_1", tenant_id=tenant.id, family_id="fam_1", version="v1", digest="0" * 64, status="candidate",
+            source="run", run_id="run_1", manifest={},
+        )  # fmt: skip
+        session.add(version)
+        session.flush()
+        session.add(RunDocument(run_id="run_1", document_id="doc_gone", generation=1, use=use))
+        session.add(TuningRun(id="run_2", tenant_id=tenant.id, family_id="fam_1", method="sft"))
+        session.flush()
+        parent = Parent("adv_1", "house@v1", "0" * 64, "run_1", None, [])
+        found = Preparation("v", 1, 1, 0, 0, evaluated_documents=[("doc_new", 2)])
+        record_lineage(session, "run_2", found, [parent])
+    with database.read() as session:
+        traces = find_traces(session, Wanted(tenant.id, frozenset({"doc_gone"})))
+        assert traces.runs == ({"run_1", "run_2"} if learnt else {"run_1"}), "a child learns what its parent learnt"
+        assert traces.versions == ({"adv_1"} if learnt else set())
+        assert gone_sources(session, session.get_one(AdapterVersion, "adv_1")) == (["doc_gone"] if learnt else [])
+        asked = session.scalars(select(RunDocument).where(RunDocument.document_id == "doc_new")).one()
+        assert (asked.run_id, asked.generation, asked.use) == ("run_2", 2, "evaluated")
