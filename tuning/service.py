@@ -28,14 +28,11 @@ from core.tables.jobs import Job
 from core.tables.tuning import TuningRun
 from core.types import JobKind, Scope
 from tuning.chain import BASE_START, START_PATTERN, check_parent, find_parent
-from tuning.datasets.fitness import unfit
 from tuning.kinds import Method
 from tuning.machines import RecipeChoice, choose_recipe
-from tuning.margins import Margins
 from tuning.recipe import Recipe, load_recipe, parse_recipe, stages_of
 from tuning.requirements import require_parts, require_served
-from tuning.seeing import small_set
-from tuning.sets import choose_sets, closed_rows, count_rows, formats_of
+from tuning.sets import choose_sets, count_rows, formats_of, told_before
 
 FAMILY_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 """No ':' and no '@': they separate the parts of a model name."""
@@ -170,7 +167,7 @@ class TuningService:
         parent = find_parent(session, tenant_id, request.family, request.start_from)
         if parent is not None:
             check_parent(session, parent, recipe, self._settings.adapters_dir)
-        warnings = [*_unfit(datasets), *closed_rows(session, reader, datasets), *_seen_of(recipe, rows)]
+        warnings = told_before(session, reader, datasets, recipe, rows)
         return CheckedRequest(request.family, recipe, dataset_ids, rows, warnings, parent, choice)
 
     def sets_of(self, session: Session, tenant_id: str, body: TuningRequest | Mapping[str, Any]) -> Sequence[str]:
@@ -249,7 +246,7 @@ class TuningService:
                 check_parent(session, start_from, recipe, self._settings.adapters_dir)
             except InvalidInput:
                 start_from = None
-        warnings = [*_unfit(datasets), *closed_rows(session, reader, datasets), *_seen_of(recipe, rows)]
+        warnings = told_before(session, reader, datasets, recipe, rows)
         ids = [dataset.id for dataset in datasets]
         return self.add(session, requester, CheckedRequest(family.name, recipe, ids, rows, warnings, start_from))
 
@@ -362,15 +359,6 @@ def _told(checked: CheckedRequest) -> dict[str, Any]:
     """What is known of a run before it starts."""
     told: dict[str, Any] = {"warnings": list(checked.warnings)} if checked.warnings else {}
     return told | ({"recipe_choice": checked.choice.to_json()} if checked.choice is not None else {})
-
-
-def _unfit(datasets: Sequence[Dataset]) -> Sequence[dict[str, str]]:
-    return unfit([(one.format, one.row_count, one.report) for one in datasets])
-
-
-def _seen_of(recipe: Recipe, rows: int) -> Sequence[dict[str, str]]:
-    """What the gate will hardly see with so few rows; a reward model passes no gate."""
-    return [] if recipe.method is Method.REWARD else small_set(rows, Margins())
 
 
 def _view(session: Session, run: TuningRun) -> RunView:

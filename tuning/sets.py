@@ -13,8 +13,12 @@ from core.database import ReadSession, WriteSession
 from core.errors import InvalidInput, NotFound
 from core.repositories.derived import rows_readable
 from core.tables.datasets import Dataset, DatasetRow
+from tuning.datasets.fitness import unfit
 from tuning.datasets.formats import DatasetFormat
+from tuning.kinds import Method
+from tuning.margins import Margins
 from tuning.recipe import Recipe, stages_of
+from tuning.seeing import small_set
 
 
 def formats_of(recipe: Recipe) -> frozenset[DatasetFormat]:
@@ -98,3 +102,16 @@ def closed_rows(
         return []
     detail = f"{count} rows rest on documents that this key may not read; they are left out"
     return [{"code": "rows_not_readable", "detail": detail}]
+
+
+def told_before(
+    session: ReadSession | WriteSession, reader: Principal, datasets: Sequence[Dataset], recipe: Recipe, rows: int
+) -> list[dict[str, str]]:
+    """[{code, detail}]: what the gate will not forgive of some sets, what the reader may not use of them, and what the
+    gate will hardly see with so few rows; a reward model passes no gate.
+    """
+    return [
+        *unfit([(one.format, one.row_count, one.report) for one in datasets]),
+        *closed_rows(session, reader, datasets),
+        *([] if recipe.method is Method.REWARD else small_set(rows, Margins())),
+    ]

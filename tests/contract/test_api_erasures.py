@@ -376,7 +376,7 @@ def test_a_version_may_serve_until_a_clean_training_has_passed(world: World, adm
     traces(api, api.tenant)
     recipe = TuningService(api.database, api.services.jobs, api.services.settings)
     with api.database.write() as session:
-        checked = recipe._recipe(TuningRequest(family="house", recipe="style-cpu"))
+        checked, _ = recipe._recipe(TuningRequest(family="house", recipe="style-cpu"))
         session.get_one(TuningRun, RUN).recipe = checked.model_dump(mode="json")
     waiting = world.erase(admin, document_id=DOCUMENT, retire="after_retrain")
     assert waiting["status"] == "waiting" and waiting["certificate"] is None
@@ -435,7 +435,7 @@ def test_a_clean_training_goes_back_to_before_the_first_that_saw_it(world: World
     traces(api, api.tenant)
     more_rows(api)
     service = TuningService(api.database, api.services.jobs, api.services.settings)
-    recipe = service._recipe(TuningRequest(family="house", recipe="style-cpu")).model_dump(mode="json")
+    recipe = service._recipe(TuningRequest(family="house", recipe="style-cpu"))[0].model_dump(mode="json")
     with api.database.write() as session:
         session.get_one(TuningRun, RUN).recipe = recipe
     trained_on(api, "run_" + "d" * 32)
