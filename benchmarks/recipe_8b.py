@@ -118,7 +118,7 @@ def figures(found: dict[str, Any], served: dict[str, Any], seconds: dict[str, fl
         "steps": training.get("step"), "tokens": curve[-1]["tokens"] if curve else None,
         "train_s": training.get("seconds"),
         "tokens_per_s": round(curve[-1]["tokens"] / training["seconds"]) if curve and training.get("seconds") else None,
-        "evaluate_s": report.get("seconds"), "verdict": report.get("verdict"), "version": shown["adapter_version"],
+        "evaluate_s": seconds.pop("evaluate_s"), "verdict": report.get("verdict"), "version": shown["adapter_version"],
         **{name: round(value, 2) for name, value in seconds.items()},
         "upload_s": round(found["upload_s"], 2), "run_s": round(found["run_s"], 1),
         **{name: round(value, 2) if isinstance(value, float) else value for name, value in served.items()},
@@ -160,6 +160,8 @@ def main(arguments: list[str]) -> int:
             with service.client() as client:
                 overrides = {"batch.max_steps": given.steps, "cadence.log_steps": 1}
                 found = run(client, rows_file(given.rows), given.recipe, overrides, given.timeout)
+                file = service.data_dir / "runs" / found["run"]["id"] / "evaluation.json"
+                seconds["evaluate_s"] = json.loads(file.read_text("utf-8"))["seconds"]
                 served = serve(client, found["run"]["adapter_version"])
         finally:
             service.stop()

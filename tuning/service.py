@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,7 +23,6 @@ from core.settings import Settings
 from core.tables.adapters import AdapterFamily, AdapterVersion
 from core.tables.base import new_id
 from core.tables.datasets import Dataset
-from core.tables.jobs import Job
 from core.tables.tuning import TuningRun
 from core.types import JobKind, Scope
 from tuning.chain import BASE_START, START_PATTERN, check_parent, find_parent
@@ -32,6 +30,7 @@ from tuning.kinds import Method
 from tuning.machines import RecipeChoice, choose_recipe
 from tuning.recipe import Recipe, load_recipe, parse_recipe, stages_of
 from tuning.requirements import require_parts, require_served
+from tuning.run_view import RunView, view_of
 from tuning.sets import choose_sets, count_rows, formats_of, told_before
 
 FAMILY_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -88,36 +87,6 @@ class CheckedRequest:
     """Version that training starts from."""
     choice: RecipeChoice | None = None
     """Why this recipe, where the request named none."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunView:
-    """A run with its job and result."""
-
-    id: str
-    family: str
-    method: str
-    recipe: str
-    recipe_values: dict[str, Any]
-    dataset_ids: list[str]
-    dataset_version: str | None
-    parent: str | None
-    """FAMILY@VERSION that training started from; None is the base."""
-    schedule_id: str | None
-    requested_by: str | None
-    status: str
-    """That of the job."""
-    progress: dict[str, Any]
-    warnings: list[dict[str, str]]
-    """[{code, detail}]: what the request was told of its sets."""
-    loss_curve: list[dict[str, Any]]
-    gate_report: dict[str, Any] | None
-    adapter_version: str | None
-    """FAMILY@VERSION, once registered."""
-    adapter_status: str | None
-    reasons: list[str]
-    job: Job | None
-    created_at: datetime
 
 
 class TuningService:
@@ -303,7 +272,7 @@ class TuningService:
             query = query.where(behind)
         query = query.order_by(TuningRun.created_at.desc(), TuningRun.id.desc()).limit(checked_limit(limit) + 1)
         with self._db.read() as session:
-            return cut_page([_view(session, run) for run in session.scalars(query)], limit)
+            return cut_page([view_of(session, run) for run in session.scalars(query)], limit)
 
     def get(self, principal: Principal, run_id: str) -> RunView:
         """One run with its loss curve, gate report and job.
@@ -332,7 +301,7 @@ class TuningService:
             run = session.get(TuningRun, run_id)
             if run is None or run.tenant_id != tenant_id:
                 raise NotFound(f"no tuning run '{run_id}'")
-            return _view(session, run)
+            return view_of(session, run)
 
 
 def parse_request(body: TuningRequest | Mapping[str, Any]) -> TuningRequest:
@@ -359,36 +328,3 @@ def _told(checked: CheckedRequest) -> dict[str, Any]:
     """What is known of a run before it starts."""
     told: dict[str, Any] = {"warnings": list(checked.warnings)} if checked.warnings else {}
     return told | ({"recipe_choice": checked.choice.to_json()} if checked.choice is not None else {})
-
-
-def _view(session: Session, run: TuningRun) -> RunView:
-    family = session.get_one(AdapterFamily, run.family_id)
-    version = session.get(AdapterVersion, run.adapter_version_id) if run.adapter_version_id else None
-    job = session.get(Job, run.job_id) if run.job_id else None
-    return RunView(
-        id=run.id,
-        family=family.name,
-        method=run.method,
-        recipe=str(run.recipe.get("name", "")),
-        recipe_values=run.recipe,
-        dataset_ids=run.dataset_ids,
-        dataset_version=run.dataset_version,
-        parent=_parent_name(session, run, family),
-        schedule_id=run.schedule_id,
-        requested_by=run.requested_by,
-        status=job.status if job is not None else "unknown",
-        progress=run.progress,
-        warnings=list(run.progress.get("warnings", [])),
-        loss_curve=run.loss_curve,
-        gate_report=run.gate_report,
-        adapter_version=f"{family.name}@{version.version}" if version is not None else None,
-        adapter_status=version.status if version is not None else None,
-        reasons=list(version.reasons) if version is not None else [],
-        job=job,
-        created_at=run.created_at,
-    )
-
-
-def _parent_name(session: Session, run: TuningRun, family: AdapterFamily) -> str | None:
-    parent = session.get(AdapterVersion, run.parent_version_id) if run.parent_version_id else None
-    return f"{family.name}@{parent.version}" if parent is not None else None

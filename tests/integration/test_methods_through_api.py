@@ -31,6 +31,7 @@ from tuning import evaluate as evaluation
 from tuning.child import ChildEnd
 from tuning.events import StopRequest
 from tuning.items import EvaluateSpec
+from tuning.machines import choose_recipe
 from tuning.runner import TuningRunner
 from tuning.sizes import RunSize
 from tuning.spec import TrainEvent, load_spec
@@ -241,6 +242,19 @@ def test_a_teacher_corrects_the_students_own_answers(world: World) -> None:
     build_tiny("qwen3", world.settings.models_dir / "teachers" / "teacher")
     run = world.run([dataset], method="distill", overrides={"distill.new_tokens": 6})
     assert run["adapter_version"] == "house@v1" and run["loss_curve"][0]["loss"] > 0
+
+
+def test_a_run_that_names_no_recipe_says_which_it_took_and_why(world: World) -> None:
+    dataset = world.upload(answers())
+    ask = {"family": "h", "dataset_ids": [dataset]}
+    shown = [
+        world.client.post("/v1/admin/tuning-runs", json={**ask, **named}).json()
+        for named in ({}, {"method": "sft"}, {"recipe": "style-rslora"})
+    ]
+    choice = choose_recipe(world.settings).to_json()
+    assert choice["why"]
+    assert [run["progress"].get("recipe_choice") for run in shown] == [choice, choice, None]
+    assert [run["recipe"] for run in shown] == [choice["name"], choice["name"], "style-rslora"]
 
 
 def test_a_method_and_its_rows_must_fit(world: World) -> None:
