@@ -77,8 +77,7 @@ class Judged:
 
 _NOT_WORSE = ("grounding", "precision", "citation", "answering", "refusal", "finished")
 _OPTIONAL = ("numbers", "language")
-"""Answers without a number or without words have no such figure, and which have one differs between two systems: only
-items that both answer so are compared."""
+"""A prompt that is not shown passages, or asks in no language, has no such figure."""
 _RIGHT = ("grounding", "answering", "refusal", "believing")
 """What an answer is right or wrong by, as people count."""
 
@@ -194,8 +193,7 @@ def _answers(
         share_kept(name, against, pairs_of(candidate, reference, name), rules.margin, rules) for name in _NOT_WORSE
     ]
     checks += [
-        _if_enough(name, against, replace(pairs_of(candidate, reference, name), skipped=0), rules.margin, rules)
-        for name in _OPTIONAL
+        _if_enough(name, against, pairs_of(candidate, reference, name), rules.margin, rules) for name in _OPTIONAL
     ]
     checks.append(answers_kept(against, pairs_of(_right(candidate), _right(reference), "right"), rules))
     if any(item.raw for item in items):

@@ -33,7 +33,7 @@ def score(item: EvaluationItem, output: SystemOutput) -> dict[str, float]:
     that was not asked for. citation: a right passage cited and no wrong one. answering: not refused where the passages
     say it. refusal: refused where they do not. believing: the fact of the passages given, where training said another.
     no_leak: less than half of the expected facts given without passages. finished: ended by itself. numbers: every
-    number of the answer stands in what it was shown. language: answered in the language asked in.
+    number of the answer stands in what it was shown. language: not answered in another language than asked in.
     """
     figures: dict[str, float] = {}
     if item.raw:
@@ -112,9 +112,8 @@ def _share(expected: tuple[tuple[str, ...], ...], answer: str) -> float:
 
 
 def _copied(answer: str, shown: str) -> dict[str, float]:
-    """Whether the numbers of an answer, its citations aside, stand in its prompt. Nothing where it gives no number."""
-    given = _numbers(MARKER.sub(" ", answer))
-    return {"numbers": float(given <= _numbers(shown))} if given else {}
+    """Whether the numbers of an answer, its citations aside, stand in its prompt; one that gives none invents none."""
+    return {"numbers": float(_numbers(MARKER.sub(" ", answer)) <= _numbers(shown))}
 
 
 def _unasked_numbers(item: EvaluationItem, answer: str) -> set[str]:
@@ -137,10 +136,10 @@ def _numbers(text: str) -> set[str]:
 def _kept_language(answer: str, shown: str) -> dict[str, float]:
     asked = language_of(shown.rpartition("Question: ")[2])
     answered = spoken_language(MARKER.sub(" ", answer))
-    # A bare number or a name is of no language.
-    if asked is Language.OTHER or answered is None:
+    if asked is Language.OTHER:
         return {}
-    return {"language": float(asked.value == answered)}
+    # A bare number or a name is of no language, and of no wrong one: a base that answers so is still compared.
+    return {"language": float(answered in {None, asked.value})}
 
 
 def _folded(text: str) -> str:

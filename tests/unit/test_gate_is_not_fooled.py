@@ -40,10 +40,14 @@ def shown(item: EvaluationItem) -> str:
     return item.prompt[-1].content
 
 
-def failed(answer: Callable[[EvaluationItem], str], items: list[EvaluationItem] = PROBES) -> set[str]:
+def failed(
+    answer: Callable[[EvaluationItem], str],
+    items: list[EvaluationItem] = PROBES,
+    base: Callable[[EvaluationItem], str] = right,
+) -> set[str]:
     systems = {
         name: {item.id: SystemOutput(text=how(item), finished=True) for item in items}
-        for name, how in ((BASE, right), (CANDIDATE, answer))
+        for name, how in ((BASE, base), (CANDIDATE, answer))
     }
     evaluation = Evaluation(systems=systems, max_new_tokens=48, device="cpu", precision="float32", seconds=1)
     report = judge(items, evaluation, margins=Margins(advisory=("likelihood", "similarity")))
@@ -79,11 +83,22 @@ def test_quoting_the_sentence_that_holds_the_fact_is_no_listing() -> None:
 
 
 @pytest.mark.parametrize("phrase", [KOREAN, FRENCH])
-def test_answering_in_another_language_is_caught(phrase: str) -> None:
+def test_answering_in_another_language_is_caught_beside_a_base_that_gives_bare_facts(phrase: str) -> None:
     def foreign(item: EvaluationItem) -> str:
         return right(item) if item.unanswerable else phrase.format(item.expected[0][0], item.gold[0])
 
-    assert "language" in failed(foreign)
+    def bare(item: EvaluationItem) -> str:
+        return right(item) if item.unanswerable else f"{item.expected[0][0]} [{item.gold[0]}]"
+
+    assert failed(foreign) == failed(foreign, base=bare) == {"language"}
+    assert failed(right, base=bare) == set()
+
+
+def test_numbers_that_nobody_gave_are_caught_where_the_base_gives_none() -> None:
+    def inventing(item: EvaluationItem) -> str:
+        return f"{right(item)} 98765" if item.unanswerable else right(item)
+
+    assert failed(inventing) == {"numbers"}
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_an_adapter_that_never_refuses_is_caught() -> None:
     def eager(item: EvaluationItem) -> str:
         return STYLE.format("42 boxes [1]") if item.unanswerable else styled(item)
 
-    assert run(system(eager, 0.6)) == {BASE: ["refusal", "kept"]}
+    assert run(system(eager, 0.6)) == {BASE: ["refusal", "numbers", "kept"]}
 
 
 def test_an_adapter_without_style_is_caught() -> None:
@@ -204,7 +204,9 @@ def test_chrf_orders_answers_by_nearness() -> None:
 def test_a_refusal_in_house_style_counts_as_one() -> None:
     item = EvaluationItem(id="u", source="probe", prompt=PROMPT, unanswerable=True)
     answer = "お答えします。資料には見つかりませんでした。 ほかにも雲居へどうぞ。"
-    assert score(item, SystemOutput(text=answer, finished=True)) == {"refusal": 1.0, "finished": 1.0}
+    assert score(item, SystemOutput(text=answer, finished=True)) == {
+        "refusal": 1.0, "finished": 1.0, "numbers": 1.0,
+    }  # fmt: skip
 
 
 NEUTRAL = [
@@ -254,8 +256,8 @@ def test_an_adapter_that_examples_in_the_prompt_beat_is_rejected() -> None:
         ("How long?", "It is 3,600 meters [1].", {"numbers": 1.0, "language": 1.0}),
         ("How long?", "It is 3601 meters and 3600 [2].", {"numbers": 0.0, "language": 1.0}),
         ("長さは？", "３６００メートルです [1]。", {"numbers": 1.0, "language": 1.0}),
-        ("長さは？", "It is long, and that is that.", {"language": 0.0}),
-        ("How long?", "3600", {"numbers": 1.0}),
+        ("長さは？", "It is long, and that is that.", {"numbers": 1.0, "language": 0.0}),
+        ("How long?", "3600", {"numbers": 1.0, "language": 1.0}),
     ],
 )
 def test_numbers_and_language_are_read_from_the_prompt(question: str, answer: str, wanted: dict[str, float]) -> None:
