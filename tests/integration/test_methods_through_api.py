@@ -24,8 +24,8 @@ from core.tables import AdapterVersion
 from core.tables.lineage import RunRow
 from generation.models import BaseModelInfo
 from tests.api_app import Api, build_api
-from tests.tiny_families import build_tiny
 from tests.tiny_llama import build_tiny_llama
+from tests.toy_training import build_toy_base
 from tuning import comparison, runner
 from tuning import evaluate as evaluation
 from tuning.child import ChildEnd
@@ -239,7 +239,7 @@ def test_a_teacher_corrects_the_students_own_answers(world: World) -> None:
     dataset = world.upload(answers())
     missing = world.client.post("/v1/admin/tuning-runs", json={"family": "h", "method": "distill"})
     assert (missing.status_code, missing.json()["code"]) == (404, "teacher_not_found")
-    build_tiny("qwen3", world.settings.models_dir / "teachers" / "teacher")
+    build_toy_base(world.settings.models_dir / "teachers" / "teacher")
     run = world.run([dataset], method="distill", overrides={"distill.new_tokens": 6})
     assert run["adapter_version"] == "house@v1" and run["loss_curve"][0]["loss"] > 0
 
