@@ -20,6 +20,7 @@ import httpx
 MIB = 2**20
 HALF_SENT = 1_100
 AT_ONCE = 8
+REPORT = "They came late, were counted twice, and were put where there was room; who asks is told so in writing. " * 4
 
 
 @dataclass
@@ -46,6 +47,15 @@ class Attacker:
             told = type(error).__name__
         with self._lock:
             self.answers[told] = self.answers.get(told, 0) + 1
+
+    def make_ready(self, text: str, filename: str) -> None:
+        """Have a document read before the attack begins."""
+        headers = {"Authorization": f"Bearer {self.key}"}
+        with httpx.Client(base_url=self.url, timeout=120, headers=headers, trust_env=False) as client:
+            answer = client.post("/v1/documents", json={"text": text, "filename": filename}).raise_for_status()
+            job = answer.json()["items"][0]["job"]
+            while job["status"] in {"queued", "running"} and not self.over.wait(0.2):
+                job = client.get(f"/v1/jobs/{job['id']}").raise_for_status().json()
 
     def upload(self, files: list[tuple[str, bytes]], **fields: str) -> None:
         """Documents as one request."""
@@ -210,10 +220,13 @@ def many_documents(attacker: Attacker) -> None:
 
 
 def many_questions(attacker: Attacker) -> None:
-    """Forty questions at once, for the longest answers."""
-    body = {"max_tokens": 256, "temperature": 1.0, "adapter": "base"}
+    """Forty questions at once, for the longest answers: of a document of its own, in a form that only a model gives."""
+    matters = "\n\n".join(f"# Matter {n}\n\nMatter {n} is about {n * 7} boxes. " + REPORT for n in range(40))
+    attacker.make_ready(matters, "matters.md")
+    body = {"max_tokens": 256, "temperature": 1.0, "adapter": "base", "response_format": {"type": "json_object"}}
     attacker.flood(
-        lambda n: attacker.send("POST", "/v1/ask", json={**body, "question": f"Tell all about matter {n}."}), 40
+        lambda n: attacker.send("POST", "/v1/ask", json={**body, "question": f"What is matter {n % 40} about? ({n})"}),
+        40,
     )
 
 
