@@ -154,7 +154,8 @@ class AnswerService:
         retrieved = time.perf_counter()
         observe_stage("retrieve", retrieved - begun)
         tracing.record("retrieve", retrieved - begun, passages=len(passages))
-        reason = self._refusal(found, evidence, parameters.refuse if quotes else None)
+        quotable = quotes and not reads_well(evidence)
+        reason = self._refusal(found, evidence, parameters.refuse if quotable else None)
         handle: GenerationHandle | None = None
         request = None
         shots = tuple(

@@ -28,7 +28,7 @@ from generation.canary.shadow import ShadowRequest
 from generation.citations import cite
 from generation.curated import Curated
 from generation.deliberation import Deliberation
-from generation.evidence.compose import ComposedAnswer, Verdict, lines_as_json
+from generation.evidence.compose import AnsweredBy, ComposedAnswer, Verdict, lines_as_json
 from generation.evidence.stage import Evidence
 from generation.json_answers import cite_json
 from generation.prompt import is_not_found, not_found_text
@@ -128,7 +128,9 @@ class AnswerStream:
         result = self._handle.result() if self._handle is not None else None
         reason = draft.refusal_reason
         verdict = self._handle.verdict if isinstance(self._handle, ComposedAnswer) else draft.verdict
-        if verdict is None and reason is None and draft.curated is None and is_not_found(answer):
+        if verdict is not None:
+            reason = NOT_IN_PASSAGES if verdict.answered_by is AnsweredBy.NOBODY else None
+        elif reason is None and draft.curated is None and is_not_found(answer):
             reason = NOT_IN_PASSAGES
         confidence = None if draft.curated else verdict.confidence if verdict else draft.evidence.confidence
         provenance = draft.provenance

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -14,10 +13,7 @@ from generation.evidence.computed import Computed
 from generation.evidence.computing.calculations import Operation
 from generation.evidence.parameters import EvidenceParameters
 from generation.evidence.stage import Evidence, Line
-from generation.prompt import is_not_found
-
-_LONG_PROSE = 96
-"""Columns from which a sentence is better said in the model's words."""
+from generation.prompt import is_not_found, not_found_text
 
 
 class AnsweredBy(StrEnum):
@@ -26,6 +22,7 @@ class AnsweredBy(StrEnum):
     MODEL = "model"
     LINE = "line"
     COMPUTED = "computed"
+    NOBODY = "nobody"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +108,26 @@ def decide(
     *,
     styled: bool,
 ) -> Verdict:
-    """Choose between the model's words and the best line. Arguments as of `ComposedAnswer`.
+    """Choose between the model's words and the best line, or refuse. Arguments as of `ComposedAnswer`.
 
     Over rows, forms and headed rules the line is right far more often than what a small model makes of it (0.78 against
-    0.48 of 196 office questions on which both stand on one line); over long running text the model says it shorter and
-    as rightly (docs/adr/0021). An adapter's words are taken wherever the evidence bears them out.
+    0.48 of 196 office questions on which both stand on one line); over running text the model is (docs/adr/0021). An
+    adapter's words are taken wherever the evidence bears them out.
     """
     refused = is_not_found(text) or not text
     citations = () if refused else tuple(cite(text, passages, question=question))
     supported = bool(citations) and all(citation.verified for citation in citations)
     said = ModelSaid(refused, supported)
-    borne_out_by = evidence.lines if styled else evidence.lines[:1] if reads_well(evidence) else ()
-    if supported and any(_overlaps(citation, line) for citation in citations for line in borne_out_by):
+    agreed = supported and _borne_out(citations, evidence.lines[:1])
+    near = supported and _borne_out(citations, evidence.lines)
+    if supported and reads_well(evidence):
+        confidence = parameters.after_reading(evidence.confidence, agreed=agreed, near=near)
+        evidence = replace(evidence, confidence=confidence)
+    elif not (styled and near):
+        supported = False
+    if evidence.confidence < parameters.refuse:
+        return Verdict(not_found_text(question), AnsweredBy.NOBODY, evidence.confidence, (), said)
+    if supported:
         sure = _sure(evidence, parameters)
         marked = tuple(replace(citation, verified=citation.verified and sure) for citation in citations)
         return Verdict(text, AnsweredBy.MODEL, evidence.confidence, marked, said)
@@ -130,9 +135,12 @@ def decide(
 
 
 def reads_well(evidence: Evidence) -> bool:
-    """Whether the best line is running text of a length that a small model says shorter and as rightly."""
-    best = evidence.lines[0]
-    return best.prose and _width(best.passage.text) >= _LONG_PROSE
+    """Whether the best line is running text, which even a small model reads well and says shorter."""
+    return bool(evidence.lines) and evidence.lines[0].prose
+
+
+def _borne_out(citations: Sequence[Citation], lines: Sequence[Line]) -> bool:
+    return any(_overlaps(citation, line) for citation in citations for line in lines)
 
 
 def line_verdict(evidence: Evidence, parameters: EvidenceParameters) -> Verdict:
@@ -150,11 +158,6 @@ def _overlaps(citation: Citation, line: Line) -> bool:
     place = line.passage
     same = (citation.document_id, citation.generation) == (place.document_id, place.generation)
     return same and citation.start < place.end and place.start < citation.end
-
-
-def _width(text: str) -> int:
-    """Columns of a text: a wide character counts two."""
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def quoted(line: Line, *, verified: bool) -> tuple[str, Citation]:

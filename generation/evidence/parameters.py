@@ -35,18 +35,28 @@ class Weights:
 class EvidenceParameters:
     """own, foreign, uncompared: see `Weights`; the last where nothing compares meanings.
 
+    read: over running text, how sure the model is, from the log-odds of the line and whether it bears the words out.
     Below `refuse` a question is refused, below `verify` nothing is verified.
     """
 
     own: Weights
     foreign: Weights
     uncompared: Weights
+    read: Mapping[str, float]
     refuse: float
     verify: float
 
     def to_json(self) -> dict[str, Any]:
         """The stored form, as `parse_parameters` reads it."""
         return asdict(self)
+
+    def after_reading(self, confidence: float, *, agreed: bool, near: bool) -> float:
+        """Probability that what the model made of running text is right, its quotes found there.
+
+        agreed: they stand in the best line. near: in one of the best few.
+        """
+        odds = math.log(max(confidence, 1e-4) / max(1 - confidence, 1e-4))
+        return _logistic(_weighed(self.read, {"odds": odds, "agreed": float(agreed), "near": float(near)}))
 
 
 def parse_parameters(stored: Mapping[str, Any]) -> EvidenceParameters:
@@ -59,6 +69,7 @@ def parse_parameters(stored: Mapping[str, Any]) -> EvidenceParameters:
         own=own,
         foreign=foreign,
         uncompared=uncompared,
+        read=_floats(stored["read"]) if "read" in stored else shipped_parameters().read,
         refuse=float(stored["refuse"]),
         verify=float(stored["verify"]),
     )

@@ -183,10 +183,12 @@ class Pool:
             for text in parts
         ]
         tells = [self.tells(text) for text in parts]
-        if not self.wanted:  # no kind of value is asked for: parts that tell amounts of one unit tell the same of each
-            alike = amounts_alike([text.folded for text in parts])
-            tells = [one or other for one, other in zip(tells, alike, strict=True)]
+        amounts = not self.wanted and not any(tells)
+        if amounts:  # no kind of value is asked for: parts that tell amounts in one unit tell the same of several
+            tells = amounts_alike([text.folded for text in parts])
         meant = narrowed(covers, [one and complete(text.folded) for one, text in zip(tells, parts, strict=True)])
+        if amounts and meant is not None and meant == tells.index(True):
+            return None  # the first also holds what leads in to all of them
         kinds = {kind for kind in self.wanted if any(holds(kind, text.folded) for text in parts)}
         return meant if meant is None or all(holds(kind, parts[meant].folded) for kind in kinds) else None
 
@@ -215,18 +217,20 @@ class Pool:
 
     def _column(self, candidate: Candidate) -> int | None:
         """Of a whole row the candidate of the one column that the question names more of than of any other."""
-        unit = self.unit_of(candidate)
-        if candidate.form is not Form.UNIT or len(unit.cells) < _WIDE_ROW or Wanted.LIST in self.question.wanted:
+        cells = self.cells[candidate.first]
+        if candidate.form is not Form.UNIT or len(cells) < _WIDE_ROW or Wanted.LIST in self.question.wanted:
             return None
-        covers = [  # what the question says itself names the row, and is not what it asks for
-            0.0 if key or (value.folded and value.folded in self.question.folded) else self.share(header.terms)
-            for key, (header, value) in zip(self._named(candidate.first), self.cells[candidate.first], strict=True)
-        ]
+        covers = [self._asked(*cell, key) for key, cell in zip(self._named(candidate.first), cells, strict=True)]
         second, best = sorted(covers)[-2:]
         if best <= second + 1e-9:
             return None
         cell = (Form.CELL, candidate.first, covers.index(best))
         return next((at for at, one in enumerate(self.candidates) if (one.form, one.first, one.cell) == cell), None)
+
+    def _asked(self, header: Reading, value: Reading, key: bool) -> float:
+        """Share of the question that a column's header says; what the question says itself only names the row."""
+        named = key or (value.folded and value.folded in self.question.folded)
+        return 0.0 if named or not header.asked else self.share(header.terms)
 
     def _repeats(self, candidate: Candidate) -> bool:
         """Whether what stands behind a label is only what the question itself says."""

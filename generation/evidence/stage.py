@@ -16,7 +16,7 @@ from generation.evidence.parameters import CONFIDENCE_FEATURES, EvidenceParamete
 from generation.evidence.pool import Pool, Siblings, pool_of
 from generation.evidence.question import Wanted
 from generation.evidence.ranking import FEATURES, features, scores
-from generation.evidence.units import UnitKind
+from generation.evidence.units import UnitKind, is_stamped
 from generation.evidence.western import with_western_years
 from retrieval.lexical import tokenize
 
@@ -42,7 +42,7 @@ class Line:
     probability: float
     """Share of the ranker's belief among all candidates."""
     prose: bool
-    """A sentence of running text without headings: what a small model reads well."""
+    """A sentence of running text, under no heading and in no log: what a small model reads well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ def _line(pool: Pool, candidate: Candidate, probability: float) -> Line:
         ),
         kind="cell" if candidate.form is Form.CELL else unit.kind.value,
         probability=round(probability, 6),
-        prose=unit.kind is UnitKind.SENTENCE and not unit.heading,
+        prose=unit.kind is UnitKind.SENTENCE and not unit.heading and not is_stamped(unit.text),
     )
 
 

@@ -34,6 +34,18 @@ def test_of_parts_that_tell_amounts_in_one_unit_the_one_asked_for_is_given(
     assert pool.candidates[pool.narrow(0)].text == answer
 
 
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        ("employer share of the pension", "Pension: you pay 5 % of the salary, the company 7 %, each month."),
+        ("当日に取り消すと取消料はかかりますか", "※取消料：前日17時以降は3,300円、当日は5,500円を申し受けます。"),
+    ],
+)
+def test_the_first_of_them_is_not_taken_for_what_leads_in_to_all(question: str, text: str) -> None:
+    pool = pool_of(question, [passage(text)], TODAY)
+    assert pool.narrow(0) == 0
+
+
 def test_amounts_are_alike_only_in_one_unit() -> None:
     assert amounts_alike(["m8が12~15n・m", "m10が25n・m", "月に1度"]) == [True, True, False]
     assert amounts_alike(["3円", "4kg"]) == [False, False]
@@ -53,6 +65,8 @@ def test_of_a_row_the_column_is_given_that_the_question_names_more_of() -> None:
     assert answer.form is Form.CELL and "11,400" in answer.text and "9,300" not in answer.text
     pool = pool_of("楓ホールの料金表は？", [passage(rows)], TODAY)
     assert pool.narrow(row) == row, "no column is named"
+    pool = pool_of("総務課長のメールは", [passage("氏名: 東 | 部署: 総務課 | 役職: 課長 | 連絡: a@b.example")], TODAY)
+    assert pool.narrow(0) == 0, "課 of 部署 and 役職 names none of them"
 
 
 @pytest.mark.parametrize("text", ["6.3kw", "40km", "120ppm", "2nd", "35m"])
