@@ -81,8 +81,8 @@ class AnswerBody(ResponseBody):
     refusal_reason: str | None
     citations: list[CitationBody]
     provenance: dict[str, Any] = Field(
-        description="The versions behind it; `answered_by` (line, model, computed) and, where it was computed, "
-        "the `operation`. While a canary runs, `trial`: the `arm`, and whether it was `drawn_by` conversation, user or "
+        description="The versions behind it; `answered_by` (line, model, computed, nobody) and, where "
+        "computed, the `operation`. While a canary runs, `trial`: the `arm`, and whether it was `drawn_by` conversation, user or "
         "request."
     )
     usage: dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -151,6 +152,43 @@ def test_an_adapters_words_are_given_where_they_are_borne_out() -> None:
     assert decide(said, question, evidence, shown, PARAMETERS, styled=True).text == said
     plain = decide(said, question, evidence, shown, PARAMETERS, styled=False)
     assert plain.answered_by is AnsweredBy.LINE and plain.model is not None and plain.model.supported
+
+
+CANAL = passage(
+    "瀬野運河は1887年に着工し、四年後に開通した。設計は技師の大庭恭介による。当初は木材の運搬に使われた。"
+    "開通の式には県令が出席し、沿岸の村々は三日にわたって祝った。現在は散歩道として知られる。",
+    filename="passage.txt",
+)
+
+
+def test_over_running_text_the_models_words_are_given_where_it_bears_them_out() -> None:
+    question = "瀬野運河を設計したのは誰か"
+    evidence = asked(question, CANAL)
+    assert evidence.lines[0].prose
+    said = decide("大庭恭介 [1]", question, evidence, [CANAL], PARAMETERS, styled=False)
+    assert (said.text, said.answered_by) == ("大庭恭介 [1]", AnsweredBy.MODEL)
+    agreed = decide("瀬野運河 [1]", question, evidence, [CANAL], PARAMETERS, styled=False)
+    assert agreed.confidence <= said.confidence, "what stands in the best line is at least as sure as what does not"
+    invented = decide("黒木善吉 [1]", question, evidence, [CANAL], PARAMETERS, styled=False)
+    assert "黒木" not in invented.text
+
+
+def test_over_running_text_a_models_refusal_is_kept_where_the_line_is_not_sure() -> None:
+    question = "瀬野運河の通行料を決めた法令は何か"
+    evidence = replace(asked(question, CANAL), confidence=PARAMETERS.refuse - 0.01)
+    refused = decide("資料には見つかりませんでした。", question, evidence, [CANAL], PARAMETERS, styled=False)
+    assert refused.answered_by is AnsweredBy.NOBODY and not refused.citations
+    sure = replace(evidence, confidence=PARAMETERS.refuse + 0.01)
+    line = decide("資料には見つかりませんでした。", question, sure, [CANAL], PARAMETERS, styled=False)
+    assert line.answered_by is AnsweredBy.LINE
+
+
+def test_lines_of_a_log_are_no_running_text() -> None:
+    log = passage(
+        "2026-04-02T10:15:03+09:00 INFO pump7 started by sakata\n2026-04-02T10:19:44+09:00 WARN pump7 pressure low\n",
+        filename="pump.log",
+    )
+    assert not asked("Who started pump7?", log).lines[0].prose
 
 
 def test_candidates_in_another_language_are_told_apart() -> None:
