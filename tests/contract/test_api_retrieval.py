@@ -214,7 +214,7 @@ def test_answers_read_the_section_and_cite_the_page_of_the_quote(service: Servic
 
 
 def test_what_does_not_fit_the_prompt_is_cut_back_to_what_was_found(service: Service, settings: Settings) -> None:
-    service.put("rules.txt", "\n\n".join(f"Rule {n}: visitors of building {n} sign the book." for n in range(80)))
+    service.put("rules.txt", "\n\n".join(f"The visitors of building {n} sign the book." for n in range(80)))
     answers = service.api.services.answers
     narrow = settings.generation.model_copy(update={"context_tokens": 700, "max_tokens": 32})
     answers._settings = settings.model_copy(update={"generation": narrow})
