@@ -154,8 +154,7 @@ class AnswerService:
         retrieved = time.perf_counter()
         observe_stage("retrieve", retrieved - begun)
         tracing.record("retrieve", retrieved - begun, passages=len(passages))
-        quotable = quotes and not reads_well(evidence)
-        reason = self._refusal(found, evidence, parameters.refuse if quotable else None)
+        reason = self._refusal(found, evidence, parameters.refuse if quotes and not reads_well(evidence) else None)
         handle: GenerationHandle | None = None
         request = None
         shots = tuple(

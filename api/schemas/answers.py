@@ -82,8 +82,8 @@ class AnswerBody(ResponseBody):
     citations: list[CitationBody]
     provenance: dict[str, Any] = Field(
         description="The versions behind it; `answered_by` (line, model, computed, nobody) and, where "
-        "computed, the `operation`. While a canary runs, `trial`: the `arm`, and whether it was `drawn_by` conversation, user or "
-        "request."
+        "computed, the `operation`. While a canary runs, `trial`: the `arm`, and whether it was `drawn_by` "
+        "conversation, user or request."
     )
     usage: dict[str, Any]
     timings_ms: dict[str, Any]

@@ -120,8 +120,8 @@ def decide(
     said = ModelSaid(refused, supported)
     agreed = supported and _borne_out(citations, evidence.lines[:1])
     near = supported and _borne_out(citations, evidence.lines)
-    if supported and reads_well(evidence):
-        confidence = parameters.after_reading(evidence.confidence, agreed=agreed, near=near)
+    if (supported or refused) and reads_well(evidence):
+        confidence = parameters.after_reading(evidence.confidence, agreed=agreed, near=near, refused=refused)
         evidence = replace(evidence, confidence=confidence)
     elif not (styled and near):
         supported = False

@@ -50,13 +50,14 @@ class EvidenceParameters:
         """The stored form, as `parse_parameters` reads it."""
         return asdict(self)
 
-    def after_reading(self, confidence: float, *, agreed: bool, near: bool) -> float:
-        """Probability that what the model made of running text is right, its quotes found there.
+    def after_reading(self, confidence: float, *, agreed: bool, near: bool, refused: bool) -> float:
+        """Probability that what is said over running text is right: the model's words, their quotes found there.
 
-        agreed: they stand in the best line. near: in one of the best few.
+        agreed: they stand in the best line. near: in one of the best few. refused: the model found nothing, so that the
+        line would be given.
         """
         odds = math.log(max(confidence, 1e-4) / max(1 - confidence, 1e-4))
-        return _logistic(_weighed(self.read, {"odds": odds, "agreed": float(agreed), "near": float(near)}))
+        return _logistic(_weighed(self.read, {"odds": odds, "agreed": agreed, "near": near, "refused": refused}))
 
 
 def parse_parameters(stored: Mapping[str, Any]) -> EvidenceParameters:

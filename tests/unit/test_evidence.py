@@ -178,7 +178,7 @@ def test_over_running_text_a_models_refusal_is_kept_where_the_line_is_not_sure()
     evidence = replace(asked(question, CANAL), confidence=PARAMETERS.refuse - 0.01)
     refused = decide("資料には見つかりませんでした。", question, evidence, [CANAL], PARAMETERS, styled=False)
     assert refused.answered_by is AnsweredBy.NOBODY and not refused.citations
-    sure = replace(evidence, confidence=PARAMETERS.refuse + 0.01)
+    sure = replace(evidence, confidence=0.999)
     line = decide("資料には見つかりませんでした。", question, sure, [CANAL], PARAMETERS, styled=False)
     assert line.answered_by is AnsweredBy.LINE
 
