@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -134,7 +134,7 @@ def world(settings: Settings, base: BaseModelInfo) -> Iterator[World]:
         runner = TuningRunner(
             system.db, blobs, registry, settings, base=lambda: base, size=SMALLEST, search=system.retrieval.searcher
         )
-        tuning = Tuning(tuning.datasets, tuning.service, tuning.schedules, runner, tuning.builder)
+        tuning = replace(tuning, runner=runner)
         engine = FakeEngine()
         engine.pieces = (f"The code is {WORD}, ", f"says {NAME} [1].")
         stamp = Stamp(index_version="iv", embedder="fake")
