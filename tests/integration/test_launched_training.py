@@ -23,6 +23,8 @@ from tuning.spec import TrainEvent, TrainRow, TrainSpec, parse_event
 from tuning.train import train
 
 STEPS = 4
+MANY_STEPS = 200
+"""More than a busy machine takes between a step and the stop that it is the sign for."""
 STRATEGIES = ["ddp", "fsdp", *(["zero2", "zero3"] if find_spec("deepspeed") else [])]
 
 
@@ -95,17 +97,18 @@ def test_a_stop_reaches_all_processes_and_the_training_goes_on_from_there(
 ) -> None:
     import psutil
 
-    spec = spec_of(tmp_path / "run", base, rows=4, steps=40, strategy=strategy, processes=2)
+    spec = spec_of(tmp_path / "run", base, rows=4, steps=MANY_STEPS, strategy=strategy, processes=2)
     first = launched(spec, stop_after=3)
     left = [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or [])]
     assert not psutil.wait_procs(left, timeout=20)[1], "a process outlived the training"
     checkpoint = last_complete_checkpoint(tmp_path / "run" / "run" / "checkpoints")
-    assert checkpoint is not None and max(event.step or 0 for event in first) < 40
+    assert checkpoint is not None and max(event.step or 0 for event in first) < MANY_STEPS
     reached = int(checkpoint.name.rpartition("-")[2])
+    assert reached < MANY_STEPS
     again = launched(spec)
     assert again[0].resumed_from == reached
     assert next(event.step for event in again if event.event == "step") == reached + 1
-    assert again[-1].event == "done" and again[-1].step == 40
+    assert again[-1].event == "done" and again[-1].step == MANY_STEPS
 
 
 def test_a_machine_has_the_processes_that_a_recipe_asks_for() -> None:
