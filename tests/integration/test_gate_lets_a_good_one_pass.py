@@ -28,7 +28,7 @@ from tuning.sizes import RunSize
 
 NEW_TOKENS = 40
 SIZE = RunSize(
-    answered=16, read=16, grounded=110, refusals=90, refused=4, leaks=2, conflicts=2,
+    answered=8, read=8, grounded=90, refusals=40, refused=4, leaks=2, conflicts=2,
     min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS,
 )  # fmt: skip
 LEARN = {
