@@ -9,7 +9,7 @@ from sqlalchemy import select, text, tuple_
 
 from core.database import ReadSession, WriteSession
 from core.errors import NotFound
-from core.paging import Page, after_cursor, checked_limit, cut_page
+from core.paging import Page, cut_page, newest_page
 from core.tables.operations import AuditEntry
 
 SYSTEM = "system"
@@ -54,10 +54,7 @@ def list_entries(
         query = query.where(AuditEntry.action == action)
     if object_id is not None:
         query = query.where(AuditEntry.object_id == object_id)
-    behind = after_cursor(AuditEntry.created_at, AuditEntry.id, cursor)
-    if behind is not None:
-        query = query.where(behind)
-    query = query.order_by(AuditEntry.created_at.desc(), AuditEntry.id.desc()).limit(checked_limit(limit) + 1)
+    query = newest_page(query, AuditEntry, cursor, limit)
     return cut_page(session.scalars(query).all(), limit)
 
 

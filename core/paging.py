@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, and_, or_
+from sqlalchemy import ColumnElement, Select, and_, or_
 
 from core.errors import FieldError, InvalidInput
 from core.moments import as_utc
@@ -86,6 +86,18 @@ def after_cursor(created_at: Any, row_id: Any, cursor: str | None) -> ColumnElem
         return None
     moment, last_id = decode_cursor(cursor)
     return or_(created_at < moment, and_(created_at == moment, row_id < last_id))
+
+
+def newest_page(query: Select[Row], of: Any, cursor: str | None, limit: int) -> Select[Row]:
+    """The rows behind a cursor, newest first, one more than a page holds: for `cut_page`. of: their mapped class.
+
+    Raises:
+        InvalidInput: `invalid_cursor`, `invalid_limit`.
+    """
+    behind = after_cursor(of.created_at, of.id, cursor)
+    if behind is not None:
+        query = query.where(behind)
+    return query.order_by(of.created_at.desc(), of.id.desc()).limit(checked_limit(limit) + 1)
 
 
 def cut_page(rows: Sequence[Row], limit: int) -> Page[Row]:

@@ -14,7 +14,7 @@ from core.database import Database, WriteSession
 from core.errors import Conflict, Forbidden, InvalidInput, NotFound
 from core.jobs import JobStore
 from core.names import one_spelling
-from core.paging import Page, after_cursor, checked_limit, cut_page
+from core.paging import Page, cut_page, newest_page
 from core.tables import AuditEntry, DatasetRow, Document, Erasure, Job, RowSource, RunDocument, TuningRun
 from core.tenants import DEFAULT_TENANT, find_tenant
 from core.types import JobKind, JobStatus, Scope
@@ -165,10 +165,7 @@ class ErasureService:
         """Newest first."""
         principal.require(Scope.ADMIN)
         query = select(Erasure).where(Erasure.tenant_id == principal.tenant_id)
-        behind = after_cursor(Erasure.created_at, Erasure.id, cursor)
-        if behind is not None:
-            query = query.where(behind)
-        query = query.order_by(Erasure.created_at.desc(), Erasure.id.desc()).limit(checked_limit(limit) + 1)
+        query = newest_page(query, Erasure, cursor, limit)
         with self._db.read() as session:
             return cut_page([_view(session, row) for row in session.scalars(query)], limit)
 

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from core.access import Principal, access_filter, documents_visible
 from core.database import Database
 from core.errors import Conflict, NotFound
-from core.paging import Page, after_cursor, checked_limit, cut_page, decode_ordinal, encode_ordinal
+from core.paging import Page, checked_limit, cut_page, decode_ordinal, encode_ordinal, newest_page
 from core.ports import BlobStore
 from core.repositories.documents import serving_chunk_set, visible_document
 from core.tables.documents import ChunkRow, Collection, Document, DocumentGeneration
@@ -66,10 +66,7 @@ class DocumentCatalogue:
             query = query.where(Document.error["code"].as_string() == error_code)
         if retryable is not None:
             query = query.where(Document.error["retryable"].as_boolean().is_(retryable))
-        behind = after_cursor(Document.created_at, Document.id, cursor)
-        if behind is not None:
-            query = query.where(behind)
-        query = query.order_by(Document.created_at.desc(), Document.id.desc()).limit(checked_limit(limit) + 1)
+        query = newest_page(query, Document, cursor, limit)
         with self._db.read() as session:
             return cut_page(session.scalars(query).all(), limit)
 

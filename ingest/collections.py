@@ -13,7 +13,7 @@ from core.access import Principal, access_filter, documents_visible
 from core.database import Database, WriteSession
 from core.errors import Conflict, NotFound
 from core.jobs import JobStore
-from core.paging import Page, after_cursor, checked_limit, cut_page
+from core.paging import Page, cut_page, newest_page
 from core.repositories.documents import DEFAULT_COLLECTION, SET_ASIDE
 from core.tables.base import utc_now
 from core.tables.documents import Collection, Document
@@ -49,10 +49,7 @@ class Collections:
                 Collection.id.in_(readable)
                 | Collection.id.not_in(filled.where(Document.tenant_id == principal.tenant_id))
             )
-        behind = after_cursor(Collection.created_at, Collection.id, cursor)
-        if behind is not None:
-            query = query.where(behind)
-        query = query.order_by(Collection.created_at.desc(), Collection.id.desc()).limit(checked_limit(limit) + 1)
+        query = newest_page(query, Collection, cursor, limit)
         with self._db.read() as session:
             page = cut_page(session.scalars(query).all(), limit)
             counted = (

@@ -20,7 +20,7 @@ from core.audit import record
 from core.database import Database
 from core.errors import InvalidInput, NotFound
 from core.jobs import JobLease, JobStore
-from core.paging import Page, after_cursor, checked_limit, cut_page
+from core.paging import Page, cut_page, newest_page
 from core.settings import TuningSettings
 from core.tables.base import new_id
 from core.tables.jobs import Job
@@ -132,12 +132,9 @@ class JudgeService:
         """Newest first."""
         principal.require(Scope.ADMIN)
         query = select(JudgeCalibration).where(JudgeCalibration.tenant_id == principal.tenant_id)
-        behind = after_cursor(JudgeCalibration.created_at, JudgeCalibration.id, cursor)
-        if behind is not None:
-            query = query.where(behind)
-        query = query.order_by(JudgeCalibration.created_at.desc(), JudgeCalibration.id.desc())
+        query = newest_page(query, JudgeCalibration, cursor, limit)
         with self._db.read() as session:
-            rows = session.scalars(query.limit(checked_limit(limit) + 1))
+            rows = session.scalars(query)
             return cut_page([_view(session, row) for row in rows], limit)
 
 

@@ -20,7 +20,7 @@ from core.access import Principal, in_the_name_of, kept_groups
 from core.audit import record
 from core.database import Database, WriteSession, lock_name
 from core.errors import Conflict, FieldError, InvalidInput, NotFound, TsumugiError
-from core.paging import Page, after_cursor, checked_limit, cut_page
+from core.paging import Page, cut_page, newest_page
 from core.tables.base import new_id, utc_now
 from core.tables.jobs import Job
 from core.tables.tuning import Schedule, TuningRun
@@ -112,10 +112,7 @@ class SchedulesService:
         """Newest first."""
         principal.require(Scope.TUNE)
         query = select(Schedule).where(Schedule.tenant_id == principal.tenant_id)
-        behind = after_cursor(Schedule.created_at, Schedule.id, cursor)
-        if behind is not None:
-            query = query.where(behind)
-        query = query.order_by(Schedule.created_at.desc(), Schedule.id.desc()).limit(checked_limit(limit) + 1)
+        query = newest_page(query, Schedule, cursor, limit)
         with self._db.read() as session:
             return cut_page([_view(schedule) for schedule in session.scalars(query)], limit)
 

@@ -18,7 +18,7 @@ from core.audit import record
 from core.database import Database, WriteSession, lock_name
 from core.errors import FieldError, InvalidInput, NotFound
 from core.jobs.store import JobStore
-from core.paging import Page, after_cursor, checked_limit, cut_page
+from core.paging import Page, cut_page, newest_page
 from core.settings import Settings
 from core.tables.adapters import AdapterFamily, AdapterVersion
 from core.tables.base import new_id
@@ -267,10 +267,7 @@ class TuningService:
             query = query.join(AdapterFamily, AdapterFamily.id == TuningRun.family_id).where(
                 AdapterFamily.name == family
             )
-        behind = after_cursor(TuningRun.created_at, TuningRun.id, cursor)
-        if behind is not None:
-            query = query.where(behind)
-        query = query.order_by(TuningRun.created_at.desc(), TuningRun.id.desc()).limit(checked_limit(limit) + 1)
+        query = newest_page(query, TuningRun, cursor, limit)
         with self._db.read() as session:
             return cut_page([view_of(session, run) for run in session.scalars(query)], limit)
 

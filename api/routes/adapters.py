@@ -28,7 +28,7 @@ from api.uploads import in_store, read_upload
 from core.access import Principal
 from core.contents import Content, work_folder
 from core.errors import FieldError, InvalidInput
-from core.paging import after_cursor, cut_page
+from core.paging import cut_page, newest_page
 from core.repositories.lineage import SourceKind, versions_that_saw
 from core.tables import AdapterFamily, AdapterVersion, AliasEvent
 from core.types import Scope
@@ -86,10 +86,7 @@ def list_families(
             ]
         seen = {one.id for one in found}
         query = query.where(AdapterFamily.id.in_({one.family_id for one in found}))
-    behind = after_cursor(AdapterFamily.created_at, AdapterFamily.id, page.cursor)
-    if behind is not None:
-        query = query.where(behind)
-    query = query.order_by(AdapterFamily.created_at.desc(), AdapterFamily.id.desc()).limit(page.limit + 1)
+    query = newest_page(query, AdapterFamily, page.cursor, page.limit)
     with services.db.read() as session:
         cut = cut_page(session.scalars(query).all(), page.limit)
         bodies = family_bodies(session, cut.items)
@@ -121,10 +118,7 @@ def list_history(family: str, caller: Caller, services: ServicesOf, page: PageQu
     with services.db.read() as session:
         found = find_family(session, caller, family)
         query = select(AliasEvent).where(AliasEvent.family_id == found.id, AliasEvent.tenant_id == caller.tenant_id)
-        behind = after_cursor(AliasEvent.created_at, AliasEvent.id, page.cursor)
-        if behind is not None:
-            query = query.where(behind)
-        query = query.order_by(AliasEvent.created_at.desc(), AliasEvent.id.desc()).limit(page.limit + 1)
+        query = newest_page(query, AliasEvent, page.cursor, page.limit)
         cut = cut_page(session.scalars(query).all(), page.limit)
     return AliasEventList(
         items=[AliasEventBody.model_validate(event) for event in cut.items], next_cursor=cut.next_cursor

@@ -15,7 +15,7 @@ from core.access import Principal
 from core.audit import record
 from core.database import ReadSession, insert_new
 from core.errors import FieldError, InvalidInput
-from core.paging import after_cursor, cut_page
+from core.paging import cut_page, newest_page
 from core.tables import AdapterAlias, AdapterVersion, CanaryTrial, FamilyPolicy
 from core.tables.base import utc_now
 from core.types import Scope
@@ -70,10 +70,7 @@ def list_trials(family: str, caller: Caller, services: ServicesOf, page: PageQue
     with services.db.read() as session:
         found = find_family(session, caller, family)
         query = select(CanaryTrial).where(CanaryTrial.family_id == found.id)
-        behind = after_cursor(CanaryTrial.created_at, CanaryTrial.id, page.cursor)
-        if behind is not None:
-            query = query.where(behind)
-        query = query.order_by(CanaryTrial.created_at.desc(), CanaryTrial.id.desc()).limit(page.limit + 1)
+        query = newest_page(query, CanaryTrial, page.cursor, page.limit)
         cut = cut_page(session.scalars(query).all(), page.limit)
         names = _names(session, found.id)
     return TrialList(

@@ -19,7 +19,7 @@ from api.streaming import EventStream, sse
 from core.access import Principal, access_filter, documents_visible
 from core.errors import Conflict, NotFound
 from core.notify import job_topic
-from core.paging import after_cursor, cut_page
+from core.paging import cut_page, newest_page
 from core.tables import Document, Job
 from core.types import JobKind, JobStatus, Scope
 
@@ -83,11 +83,9 @@ def list_jobs(
         query = query.where(Job.error["code"].as_string() == code)
     if document_id is not None:
         query = query.where(Job.subject_id == document_id)
-    behind = after_cursor(Job.created_at, Job.id, page.cursor)
-    if behind is not None:
-        query = query.where(behind)
+    query = newest_page(query, Job, page.cursor, page.limit)
     with services.db.read() as session:
-        rows = session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(page.limit + 1)).all()
+        rows = session.scalars(query).all()
     cut = cut_page(rows, page.limit)
     return JobList(items=[JobBody.model_validate(job) for job in cut.items], next_cursor=cut.next_cursor)
 

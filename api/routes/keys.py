@@ -17,7 +17,7 @@ from api.services import Services
 from core import audit, keys
 from core.access import Principal
 from core.errors import Forbidden, NotFound
-from core.paging import after_cursor, cut_page
+from core.paging import cut_page, newest_page
 from core.tables import ApiKey
 from core.tenants import find_tenant
 from core.types import Scope
@@ -107,11 +107,9 @@ def rotate_key(key_id: str, body: RotateRequest, request: Request, caller: Calle
 def list_keys(caller: Caller, services: ServicesOf, page: PageQuery, tenant: TenantQuery = None) -> KeyList:
     """Keys, newest first, revoked ones too."""
     query = select(ApiKey).where(ApiKey.tenant_id == tenant_id_of(services, caller, tenant))
-    behind = after_cursor(ApiKey.created_at, ApiKey.id, page.cursor)
-    if behind is not None:
-        query = query.where(behind)
+    query = newest_page(query, ApiKey, page.cursor, page.limit)
     with services.db.read() as session:
-        rows = session.scalars(query.order_by(ApiKey.created_at.desc(), ApiKey.id.desc()).limit(page.limit + 1)).all()
+        rows = session.scalars(query).all()
     cut = cut_page(rows, page.limit)
     return KeyList(items=[KeyBody.model_validate(key) for key in cut.items], next_cursor=cut.next_cursor)
 

@@ -14,7 +14,7 @@ from api.schemas.admin import AuditBody, AuditList, TenantBody, TenantList, Tena
 from api.security import Caller, GuardedRoute, ServicesOf, needs
 from core import audit
 from core.errors import Conflict
-from core.paging import after_cursor, cut_page
+from core.paging import cut_page, newest_page
 from core.tables import Document, Job, Tenant
 from core.tenants import DEFAULT_TENANT, create_tenant, find_tenant
 from core.types import JobStatus, Scope
@@ -43,11 +43,9 @@ def add_tenant(body: TenantRequest, request: Request, caller: Caller, services: 
 def list_tenants(services: ServicesOf, page: PageQuery) -> TenantList:
     """All tenants, newest first."""
     query = select(Tenant)
-    behind = after_cursor(Tenant.created_at, Tenant.id, page.cursor)
-    if behind is not None:
-        query = query.where(behind)
+    query = newest_page(query, Tenant, page.cursor, page.limit)
     with services.db.read() as session:
-        rows = session.scalars(query.order_by(Tenant.created_at.desc(), Tenant.id.desc()).limit(page.limit + 1)).all()
+        rows = session.scalars(query).all()
     cut = cut_page(rows, page.limit)
     return TenantList(items=[TenantBody.model_validate(tenant) for tenant in cut.items], next_cursor=cut.next_cursor)
 

@@ -22,7 +22,7 @@ from core.jobs.turns import first_waiting, tenants_waiting
 from core.jobs.worker_id import worker_id
 from core.notify import Notifier, job_topic
 from core.outbox import Outbox
-from core.paging import Page, after_cursor, checked_limit, cut_page
+from core.paging import Page, cut_page, newest_page
 from core.ports import TaskQueue
 from core.queue import FIRST_TASK_OF_KIND, Task
 from core.settings import Settings
@@ -202,10 +202,7 @@ class JobStore:
             query = query.where(Job.subject_id == subject_id)
         if error_code is not None:
             query = query.where(Job.error["code"].as_string() == error_code)
-        behind = after_cursor(Job.created_at, Job.id, cursor)
-        if behind is not None:
-            query = query.where(behind)
-        query = query.order_by(Job.created_at.desc(), Job.id.desc()).limit(checked_limit(limit) + 1)
+        query = newest_page(query, Job, cursor, limit)
         with self._db.read() as session:
             return cut_page(session.scalars(query).all(), limit)
 

@@ -16,7 +16,7 @@ from core.database import Database, ReadSession, WriteSession, lock_name
 from core.errors import Conflict, InvalidInput, NotFound
 from core.jobs import JobStore
 from core.jobs.store import FINAL
-from core.paging import Page, after_cursor, checked_limit, cut_page
+from core.paging import Page, checked_limit, cut_page, newest_page
 from core.tables.base import new_id
 from core.tables.documents import Collection
 from core.tables.evaluations import EvaluationOutcome, EvaluationRun, EvaluationSet
@@ -121,12 +121,9 @@ class EvaluationService:
         """Newest first, without their questions."""
         principal.require(Scope.ADMIN)
         query = select(EvaluationSet).where(EvaluationSet.tenant_id == principal.tenant_id)
-        behind = after_cursor(EvaluationSet.created_at, EvaluationSet.id, cursor)
-        if behind is not None:
-            query = query.where(behind)
-        query = query.order_by(EvaluationSet.created_at.desc(), EvaluationSet.id.desc())
+        query = newest_page(query, EvaluationSet, cursor, limit)
         with self._db.read() as session:
-            rows = session.scalars(query.limit(checked_limit(limit) + 1)).all()
+            rows = session.scalars(query).all()
         return cut_page([_set_view(row) for row in rows], limit)
 
     def delete_set(self, principal: Principal, name_or_id: str, *, request_id: str | None = None) -> SetView:
@@ -227,12 +224,9 @@ class EvaluationService:
         query = select(EvaluationRun).where(EvaluationRun.tenant_id == principal.tenant_id)
         if name is not None:
             query = query.where(EvaluationRun.name == name)
-        behind = after_cursor(EvaluationRun.created_at, EvaluationRun.id, cursor)
-        if behind is not None:
-            query = query.where(behind)
-        query = query.order_by(EvaluationRun.created_at.desc(), EvaluationRun.id.desc())
+        query = newest_page(query, EvaluationRun, cursor, limit)
         with self._db.read() as session:
-            rows = session.scalars(query.limit(checked_limit(limit) + 1)).all()
+            rows = session.scalars(query).all()
             return cut_page([_run_view(row, session.get(Job, row.job_id)) for row in rows], limit)
 
     def outcomes(

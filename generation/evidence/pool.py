@@ -211,7 +211,7 @@ class Pool:
                     break
         else:
             column = self._column(candidate)
-            return self.narrow(column) if column is not None else at
+            return at if column is None else column
         places = [place for place, one in enumerate(self.candidates) if (one.form, one.first, one.text) == wanted]
         return self.narrow(places[0]) if places else at
 

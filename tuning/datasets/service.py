@@ -20,7 +20,7 @@ from core.contents import Content, sha256_of
 from core.database import Database, WriteSession
 from core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from core.language import language_of
-from core.paging import Page, after_cursor, checked_limit, cut_page
+from core.paging import Page, checked_limit, cut_page, newest_page
 from core.ports import BlobStore
 from core.repositories.blob_use import drop_unused, storing
 from core.repositories.derived import rows_readable, sets_with_hidden_rows
@@ -168,10 +168,7 @@ class DatasetService:
         query = select(Dataset).where(Dataset.tenant_id == principal.tenant_id, Dataset.deleted_at.is_(None))
         if family is not None:
             query = query.where(Dataset.family == family)
-        behind = after_cursor(Dataset.created_at, Dataset.id, cursor)
-        if behind is not None:
-            query = query.where(behind)
-        query = query.order_by(Dataset.created_at.desc(), Dataset.id.desc()).limit(checked_limit(limit) + 1)
+        query = newest_page(query, Dataset, cursor, limit)
         with self._db.read() as session:
             found = session.scalars(query).all()
             closed = sets_with_hidden_rows(session, principal, [dataset.id for dataset in found])

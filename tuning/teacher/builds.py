@@ -22,7 +22,7 @@ from core.audit import record
 from core.database import Database
 from core.errors import DatasetRejected, InvalidInput, NotFound, Unavailable
 from core.jobs import JobLease, JobStore
-from core.paging import Page, after_cursor, checked_limit, cut_page
+from core.paging import Page, cut_page, newest_page
 from core.settings import TeacherSettings, TuningSettings
 from core.tables.base import new_id
 from core.tables.builds import DatasetBuild, DatasetBuildStep
@@ -152,10 +152,7 @@ class BuildService:
         """Newest first."""
         principal.require(Scope.TUNE)
         query = select(DatasetBuild).where(DatasetBuild.tenant_id == principal.tenant_id)
-        behind = after_cursor(DatasetBuild.created_at, DatasetBuild.id, cursor)
-        if behind is not None:
-            query = query.where(behind)
-        query = query.order_by(DatasetBuild.created_at.desc(), DatasetBuild.id.desc()).limit(checked_limit(limit) + 1)
+        query = newest_page(query, DatasetBuild, cursor, limit)
         with self._db.read() as session:
             return cut_page(
                 [_shown(principal, one, session.get(Job, one.job_id)) for one in session.scalars(query)], limit
